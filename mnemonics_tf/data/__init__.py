@@ -1,0 +1,1 @@
+"""Class order, data sources and input pipelines."""

@@ -1,0 +1,129 @@
+"""From a model and a test set to the predictions of both heads."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf.data.augmentation import mirror
+from mnemonics_tf.data.image_set import ImageSet
+from mnemonics_tf.data.pipeline import Pipeline
+from mnemonics_tf.evaluation import metrics
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.models.incremental import Outputs
+
+#: what turns features into a prediction
+HEADS = ("classifier", "nme")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What both heads say of a test set.
+
+    Attributes:
+        labels: `[n]`, int32.
+        heads: name to predicted labels `[n]`, int32.
+    """
+
+    labels: np.ndarray
+    heads: dict[str, np.ndarray]
+
+    def summary(self, groups: Sequence[Sequence[int]]) -> dict[str, dict]:
+        """Returns, for each head, accuracy, group accuracies and the confusion matrix."""
+        num_classes = sum(len(group) for group in groups)
+        return {
+            head: {
+                "accuracy": metrics.accuracy(self.labels, predicted),
+                "group_accuracies": metrics.group_accuracies(self.labels, predicted, groups),
+                "confusion_matrix": metrics.confusion_matrix(
+                    self.labels, predicted, num_classes
+                ).tolist(),
+            }
+            for head, predicted in self.heads.items()
+        }
+
+
+class Evaluator:
+    """Runs one model, compiled once, over image sets.
+
+    Args:
+        predict: maps normalised images to outputs, without training.
+        pipeline: makes batches.
+        batch_size: over all replicas.
+        strategy: the distribution strategy the model lives in.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[tf.Tensor], Outputs],
+        pipeline: Pipeline,
+        batch_size: int,
+        strategy: tf.distribute.Strategy,
+    ):
+        self._pipeline = pipeline
+        self._batch_size = batch_size
+        self._strategy = strategy
+
+        def run(images):
+            outputs = predict(images)
+            return outputs.features, outputs.logits
+
+        # The batch is taken inside the graph, where its size is unknown: one trace serves all sizes.
+        self._run_next = tf.function(lambda iterator: strategy.run(run, (next(iterator),)))
+
+    def outputs(self, images: ImageSet, mirrored: bool = False) -> Outputs:
+        """Returns features `[n, d]` and logits `[n, classes]` as arrays, in the set's order.
+
+        Args:
+            images: what to run the model on.
+            mirrored: mirror every image left to right.
+        """
+        batches = self._pipeline.evaluation_batches(images, self._batch_size)
+        batches = batches.map(lambda batch: mirror(batch["image"]) if mirrored else batch["image"])
+        iterator = iter(self._strategy.experimental_distribute_dataset(batches))
+        features, logits = [], []
+        for _ in range(-(-len(images) // self._batch_size)):
+            replica_features, replica_logits = self._run_next(iterator)
+            features += self._strategy.experimental_local_results(replica_features)
+            logits += self._strategy.experimental_local_results(replica_logits)
+        return Outputs(
+            np.concatenate([part.numpy() for part in features]),
+            np.concatenate([part.numpy() for part in logits]),
+        )
+
+    def class_means(self, memory: ExemplarMemory, num_classes: int) -> np.ndarray:
+        """Returns the mean of each class's exemplars, `[classes, d]`, for the nearest-mean head.
+
+        For each exemplar the L2-normalised features of the image and of its left-right mirror image;
+        their average over the class, normalised again.
+
+        Source: Rebuffi et al., iCaRL, CVPR 2017, Eq. 2; the mirror image as in LUCIR's protocol.
+        """
+        images = memory.as_image_set()
+        sides = [self.outputs(images, mirrored).features for mirrored in (False, True)]
+        features = sum(_normalized(side) for side in sides)
+        means = np.stack([features[memory.labels == k].mean(axis=0) for k in range(num_classes)])
+        return _normalized(means)
+
+    def predict(self, images: ImageSet, class_means: np.ndarray) -> Predictions:
+        """Returns the predictions of both heads for a test set.
+
+        Args:
+            images: the test set, labels in class order.
+            class_means: `[classes, d]`, normalised.
+        """
+        outputs = self.outputs(images)
+        # Nearest of unit vectors: the largest inner product.
+        similarities = _normalized(outputs.features) @ class_means.T
+        return Predictions(
+            images.labels,
+            {
+                "classifier": outputs.logits.argmax(axis=1).astype(np.int32),
+                "nme": similarities.argmax(axis=1).astype(np.int32),
+            },
+        )
+
+
+def _normalized(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -1,0 +1,1 @@
+"""Exemplar memory, selection and learning."""

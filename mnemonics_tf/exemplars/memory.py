@@ -1,0 +1,106 @@
+"""The exemplar memory: what is kept of classes that have passed, within a budget."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from mnemonics_tf.data.image_set import ArrayImageSet
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.run_directory import read_arrays, write_arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How many exemplars may be kept (paper, Section 5.1).
+
+    Attributes:
+        per_class: setting (1): a fixed number for every class; None when `total` rules.
+        total: setting (2): a fixed number in all, shared evenly by the classes seen; older classes
+            give up exemplars as new ones arrive.
+    """
+
+    per_class: int | None = None
+    total: int | None = None
+
+    def __post_init__(self):
+        if (self.per_class is None) == (self.total is None):
+            raise UserError(
+                f"exemplars per class {self.per_class} and in total {self.total}: pass exactly one of "
+                "--exemplars_per_class and --exemplars_total"
+            )
+
+    def quota(self, num_seen: int) -> int:
+        """Returns how many exemplars a class may have once `num_seen` classes are known.
+
+        Raises:
+            UserError: if not even one exemplar a class fits.
+        """
+        quota = self.per_class if self.total is None else self.total // num_seen
+        if quota < 1:
+            raise UserError(
+                f"--exemplars_total={self.total} leaves no exemplar for each of {num_seen} classes: "
+                f"pass at least {num_seen}"
+            )
+        return quota
+
+
+class ExemplarMemory:
+    """Images and labels of the exemplars, a class after the other, best first within a class.
+
+    Attributes:
+        images: uint8 `[n, h, w, c]`.
+        labels: int32 `[n]`, ascending.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray):
+        self.images = images
+        self.labels = labels.astype(np.int32)
+        if images.dtype != np.uint8 or len(images) != len(labels) or np.any(np.diff(labels) < 0):
+            raise UserError(
+                f"an exemplar memory of dtype {images.dtype}, {len(images)} images and {len(labels)} "
+                "labels; expected uint8 images with ascending labels"
+            )
+
+    @classmethod
+    def empty(cls, image_shape: tuple[int, int, int]) -> "ExemplarMemory":
+        """Returns a memory without exemplars."""
+        return cls(np.zeros((0, *image_shape), np.uint8), np.zeros([0], np.int32))
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "ExemplarMemory":
+        """Reads what `save` wrote."""
+        arrays = read_arrays(path)
+        return cls(arrays["images"], arrays["labels"])
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the memory as an .npz, atomically."""
+        write_arrays(path, {"images": self.images, "labels": self.labels})
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes of the stored images, as the same number of plain images would take."""
+        return self.images.nbytes
+
+    def as_image_set(self) -> ArrayImageSet:
+        """Returns the exemplars for a pipeline."""
+        return ArrayImageSet(self.images, self.labels)
+
+    def extended(self, images: np.ndarray, labels: np.ndarray) -> "ExemplarMemory":
+        """Returns a memory with exemplars of new classes appended (Algorithm 1, line 20)."""
+        return ExemplarMemory(
+            np.concatenate([self.images, images]), np.concatenate([self.labels, labels])
+        )
+
+    def with_images(self, images: np.ndarray) -> "ExemplarMemory":
+        """Returns a memory in which the same exemplars have changed pixels."""
+        return ExemplarMemory(images, self.labels)
+
+    def trimmed(self, quota: int) -> "ExemplarMemory":
+        """Returns at most `quota` exemplars a class, the first ones (Algorithm 1, line 17)."""
+        starts = np.searchsorted(self.labels, self.labels, side="left")
+        keep = np.arange(len(self)) - starts < quota
+        return ExemplarMemory(self.images[keep], self.labels[keep])

@@ -1,0 +1,512 @@
+"""Meta-gradient: d(outer loss) / d(exemplars) through the SGD of a temporary model.
+
+The base level trains temporary parameters theta on the exemplars E for T steps, from zero velocity
+(Eq. 8, with a momentum mu that the paper leaves at 0):
+
+    v_{t+1}     = mu * v_t + grad_theta L_inner(theta_t; E[batch_t])
+    theta_{t+1} = theta_t - alpha * v_{t+1}
+
+The meta level asks how L_outer(theta_T) changes with every pixel of E (the gradient in Eq. 9 and
+10). Going backwards, with lambda and nu the derivatives of L_outer by theta and v, from
+lambda_T = dL_outer / dtheta_T and nu_T = 0:
+
+    a_t          = nu_{t+1} - alpha * lambda_{t+1}
+    p_t          = <grad_theta L_inner(theta_t; E[batch_t]), a_t>
+    dE[batch_t] += dp_t / dE                             (mixed product)
+    lambda_t     = lambda_{t+1} + dp_t / dtheta_t        (Hessian product)
+    nu_t         = mu * a_t
+
+The estimators differ in how, and how much of, this they compute:
+
+    sweep        exact; this recursion, keeping theta_0..theta_T and the activations of one step
+    unroll       exact; plain nested tapes, which keep the activations of all T steps
+    truncated    this recursion for the last K steps only
+    first_order  without Hessian product, and the mixed product as a difference of two gradients
+
+This module knows neither data sets nor networks: it takes loss functions and tensors.
+
+Source: Liu et al., "Mnemonics Training: Multi-Class Incremental Learning without Forgetting",
+CVPR 2020, Section 4.3.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf import errors
+
+Nest = Any  # A tensor, or tuples, lists and dicts of tensors.
+
+
+@dataclasses.dataclass(frozen=True)
+class BilevelProblem:
+    """What the base level minimises and how, and what the meta level measures (Eq. 7 and 8).
+
+    The losses are traced into graphs once, so they must be pure functions of their arguments and of
+    variables which they capture; these count as constants, and their values are read at every call.
+
+    Attributes:
+        inner_loss: (parameters, images [b, ...], labels [b], step input) -> scalar, L_c of Eq. 7b.
+        outer_loss: (parameters, outer input) -> scalar, L_c of Eq. 7a.
+        learning_rate: alpha_2 of Eq. 8.
+        momentum: heavy-ball momentum of the base level; 0 is the paper's plain gradient descent.
+        gradient_scale: the exemplar gradient is that of gradient_scale * outer loss, because the
+            gradient of a mean loss by one pixel is tiny. The reported outer loss stays unscaled.
+    """
+
+    inner_loss: Callable[[list[tf.Tensor], tf.Tensor, tf.Tensor, Nest], tf.Tensor]
+    outer_loss: Callable[[list[tf.Tensor], Nest], tf.Tensor]
+    learning_rate: float
+    momentum: float = 0.0
+    gradient_scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaGradientResult:
+    """One estimate.
+
+    Attributes:
+        outer_loss: scalar, the outer loss of the final parameters.
+        exemplar_gradient: [n, ...], derivative of gradient_scale * outer loss by the exemplars.
+        inner_losses: [T], the inner loss before each step.
+        final_parameters: theta_T, in the order of theta_0.
+    """
+
+    outer_loss: tf.Tensor
+    exemplar_gradient: tf.Tensor
+    inner_losses: tf.Tensor
+    final_parameters: list[tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class _BaseLevel:
+    """The tensors of one call: where the base level starts and what each of its steps sees."""
+
+    parameters: list[tf.Tensor]
+    exemplars: tf.Tensor
+    labels: tf.Tensor
+    batches: tf.Tensor
+    step_inputs: Nest
+
+    @property
+    def num_steps(self) -> int:
+        return self.batches.shape[0]
+
+    def step_arguments(self, step: int) -> tuple[tf.Tensor, tf.Tensor, Nest]:
+        """Returns (batch, labels of the batch, step input) of one step."""
+        batch = self.batches[step]
+        step_input = tf.nest.map_structure(lambda values: values[step], self.step_inputs)
+        return batch, tf.gather(self.labels, batch), step_input
+
+
+class MetaGradient(abc.ABC):
+    """Computes d(outer loss) / d(exemplars).
+
+    Build it once and use it often: its graphs are traced at the first estimate.
+    """
+
+    def estimate(
+        self,
+        parameters: Sequence[tf.Tensor],
+        exemplars: tf.Tensor,
+        labels: tf.Tensor,
+        batches: tf.Tensor,
+        step_inputs: Nest = (),
+        outer_input: Nest = (),
+    ) -> MetaGradientResult:
+        """Trains on the exemplars and differentiates the outer loss of the outcome (Eq. 8 and 9).
+
+        Shapes and dtypes which did not occur before cost a new trace; new values do not.
+
+        Args:
+            parameters: theta_0, float tensors or variables of any shapes; they are not changed.
+            exemplars: float [n, ...].
+            labels: int [n].
+            batches: int [T, b], the rows of `exemplars` which each of the T inner steps sees; T
+                times range(n) makes full batches. A row may occur more than once in a batch.
+            step_inputs: nest of tensors with leading axis T; slice t goes to the inner loss at
+                step t (augmentation seeds, real data that joins the batch).
+            outer_input: nest of tensors for the outer loss.
+
+        Returns:
+            The loss, the gradient and the course of the base level.
+
+        Raises:
+            ValueError: the arguments do not fit together, or the inner loss does not connect the
+                exemplars with the parameters by differentiable operations.
+        """
+        base_level = _BaseLevel(
+            parameters=[tf.convert_to_tensor(parameter) for parameter in parameters],
+            exemplars=tf.convert_to_tensor(exemplars),
+            labels=tf.convert_to_tensor(labels),
+            batches=tf.cast(batches, tf.int32),
+            step_inputs=tf.nest.map_structure(tf.convert_to_tensor, step_inputs),
+        )
+        _check(base_level)
+        return self._estimate(base_level, tf.nest.map_structure(tf.convert_to_tensor, outer_input))
+
+    @abc.abstractmethod
+    def _estimate(self, base_level: _BaseLevel, outer_input: Nest) -> MetaGradientResult:
+        """Does what `estimate` says, with arguments converted and checked."""
+
+
+class _TrainingMetaGradient(MetaGradient):
+    """What runs the base level itself: the compiled step of Eq. 8.
+
+    Args:
+        problem: the two losses and the base level's step.
+    """
+
+    def __init__(self, problem: BilevelProblem):
+        self._problem = problem
+        self._inner_step = tf.function(self._take_inner_step)
+
+    def _take_inner_step(self, parameters, velocity, exemplars, batch, labels, step_input):
+        """One step of Eq. 8: (theta_t, v_t) -> (theta_{t+1}, v_{t+1}, inner loss)."""
+        images = tf.gather(exemplars, batch)
+        loss, gradient = self._inner_gradient(parameters, images, labels, step_input)
+        velocity = _add_scaled(gradient, velocity, self._problem.momentum)
+        parameters = _add_scaled(parameters, velocity, -self._problem.learning_rate)
+        return parameters, velocity, loss
+
+    def _inner_gradient(self, parameters, images, labels, step_input):
+        """Returns the inner loss and its gradient by the parameters."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(parameters)
+            loss = self._problem.inner_loss(parameters, images, labels, step_input)
+        # A parameter which the inner loss does not use just stays where it is.
+        return loss, tape.gradient(loss, parameters, unconnected_gradients="zero")
+
+
+class _Reverse(_TrainingMetaGradient):
+    """Forward through the T steps, then backwards over the kept parameters theta_T..theta_0.
+
+    The compiled functions each cover one step and are called from Python: the activations of a step
+    are gone before the next one begins, so that memory grows by the parameters alone with T.
+
+    Args:
+        problem: the two losses and the base level's step.
+        last_steps: how many steps to go back; None goes back to the first.
+    """
+
+    def __init__(self, problem: BilevelProblem, last_steps: int | None = None):
+        super().__init__(problem)
+        self._last_steps = last_steps
+        self._outer_gradient = tf.function(self._differentiate_outer_loss)
+        self._reverse_step = tf.function(self._take_reverse_step)
+
+    def _estimate(self, base_level: _BaseLevel, outer_input: Nest) -> MetaGradientResult:
+        num_steps = base_level.num_steps
+        first_step = max(0, num_steps - (self._last_steps or num_steps))
+        parameters, trajectory, inner_losses = self._train(base_level, first_step)
+        outer_loss, adjoint = self._outer_gradient(parameters, outer_input)
+        velocity_adjoint = [tf.zeros_like(parameter) for parameter in parameters]
+        exemplar_gradient = tf.zeros_like(base_level.exemplars)
+        for step in reversed(range(first_step, num_steps)):
+            adjoint, velocity_adjoint, exemplar_gradient = self._reverse_step(
+                trajectory.pop(),
+                adjoint,
+                velocity_adjoint,
+                exemplar_gradient,
+                base_level.exemplars,
+                *base_level.step_arguments(step),
+            )
+        return MetaGradientResult(
+            outer_loss, exemplar_gradient, tf.stack(inner_losses), list(parameters)
+        )
+
+    def _train(self, base_level: _BaseLevel, first_step: int):
+        """Runs the base level.
+
+        Returns:
+            theta_T, the list of theta_first_step..theta_{T-1}, and the list of the T inner losses.
+        """
+        parameters = base_level.parameters
+        velocity = [tf.zeros_like(parameter) for parameter in parameters]
+        trajectory, inner_losses = [], []
+        for step in range(base_level.num_steps):
+            if step >= first_step:
+                trajectory.append(parameters)
+            parameters, velocity, loss = self._inner_step(
+                parameters, velocity, base_level.exemplars, *base_level.step_arguments(step)
+            )
+            inner_losses.append(loss)
+        return parameters, trajectory, inner_losses
+
+    def _differentiate_outer_loss(self, parameters, outer_input):
+        """Returns the outer loss and lambda_T."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(parameters)
+            loss = self._problem.outer_loss(parameters, outer_input)
+        adjoint = tape.gradient(loss, parameters, unconnected_gradients="zero")
+        return loss, [self._problem.gradient_scale * part for part in adjoint]
+
+    def _take_reverse_step(
+        self,
+        parameters,
+        adjoint,
+        velocity_adjoint,
+        exemplar_gradient,
+        exemplars,
+        batch,
+        labels,
+        step_input,
+    ):
+        """One step of the recursion: (lambda, nu, dE) of t+1 -> those of t."""
+        direction = _add_scaled(velocity_adjoint, adjoint, -self._problem.learning_rate)
+        hessian_product, mixed_product = self._products(
+            parameters, tf.gather(exemplars, batch), labels, step_input, direction
+        )
+        adjoint = _add_scaled(adjoint, hessian_product, 1.0)
+        velocity_adjoint = [self._problem.momentum * part for part in direction]
+        # Adds: an exemplar seen in several steps, or twice in one, collects all its parts.
+        exemplar_gradient = tf.tensor_scatter_nd_add(
+            exemplar_gradient, batch[:, tf.newaxis], mixed_product
+        )
+        return adjoint, velocity_adjoint, exemplar_gradient
+
+    @abc.abstractmethod
+    def _products(self, parameters, images, labels, step_input, direction):
+        """Returns the derivatives of <grad_theta inner loss, direction> by theta and images."""
+
+
+class ReverseSweep(_Reverse):
+    """`sweep` and `truncated`: Hessian and mixed product of a step at once, by nested tapes.
+
+    With `last_steps` None, or at least T, the gradient is exact. With K < T steps, what the earlier
+    steps do to parameters and velocity counts as constant, and their parameters are not kept.
+    """
+
+    def _products(self, parameters, images, labels, step_input, direction):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([parameters, images])
+            _, gradient = self._inner_gradient(parameters, images, labels, step_input)
+            product = _inner_product(gradient, direction)
+        # None marks what the product cannot depend on. That is sound for a parameter in which the
+        # loss is linear, and a mistake for the images.
+        *hessian_product, mixed_product = tape.gradient(product, [*parameters, images])
+        _check_connected(mixed_product)
+        hessian_product = [
+            tf.zeros_like(parameter) if part is None else part
+            for parameter, part in zip(parameters, hessian_product, strict=True)
+        ]
+        return hessian_product, mixed_product
+
+
+class FirstOrder(_Reverse):
+    """`first_order`: no gradient through a gradient, at 2/3 of the sweep's cost a step or less.
+
+    The Hessian product is dropped, so lambda stays lambda_T, and the mixed product is the central
+    difference of two image gradients, as in Liu et al., "DARTS", ICLR 2019, Eq. 8:
+
+        (grad_E L(theta + epsilon * a) - grad_E L(theta - epsilon * a)) / (2 * epsilon)
+
+    with epsilon * |a| = max(|theta|, 1) times the cube root of the machine epsilon, which balances
+    rounding against curvature. The difference presumes a smooth inner loss: every ReLU that changes
+    sides between the two points adds an error that no epsilon removes. Use it where the parameters
+    act after the last ReLU (a classifier on features), and measure it against `sweep` before
+    trusting it anywhere else.
+    """
+
+    def _products(self, parameters, images, labels, step_input, direction):
+        rounding = float(np.finfo(images.dtype.as_numpy_dtype).eps)
+        distance = rounding ** (1 / 3) * tf.maximum(tf.linalg.global_norm(parameters), 1.0)
+        epsilon = tf.math.divide_no_nan(distance, tf.linalg.global_norm(direction))
+        ahead = self._image_gradient(
+            _add_scaled(parameters, direction, epsilon), images, labels, step_input
+        )
+        behind = self._image_gradient(
+            _add_scaled(parameters, direction, -epsilon), images, labels, step_input
+        )
+        mixed_product = tf.math.divide_no_nan(ahead - behind, 2.0 * epsilon)
+        return [tf.zeros_like(parameter) for parameter in parameters], mixed_product
+
+    def _image_gradient(self, parameters, images, labels, step_input):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(images)
+            loss = self._problem.inner_loss(parameters, images, labels, step_input)
+        gradient = tape.gradient(loss, images)
+        _check_connected(gradient)
+        return gradient
+
+
+class Unroll(_TrainingMetaGradient):
+    """`unroll`: one tape around all T steps; the reference which the sweep is checked against.
+
+    The tape is eager and each step one call of a compiled function. A single graph of T steps takes
+    time to trace that grows with T, and from T = 10 on, with a ResNet-32, TensorFlow 2.21's graph
+    optimiser rejects it ("nodes in a cycle").
+    """
+
+    def __init__(self, problem: BilevelProblem):
+        super().__init__(problem)
+        self._outer_loss = tf.function(problem.outer_loss)
+
+    def _estimate(self, base_level: _BaseLevel, outer_input: Nest) -> MetaGradientResult:
+        parameters = base_level.parameters
+        velocity = [tf.zeros_like(parameter) for parameter in parameters]
+        inner_losses = []
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(base_level.exemplars)
+            for step in range(base_level.num_steps):
+                parameters, velocity, loss = self._inner_step(
+                    parameters, velocity, base_level.exemplars, *base_level.step_arguments(step)
+                )
+                inner_losses.append(loss)
+            outer_loss = self._outer_loss(parameters, outer_input)
+            scaled_loss = self._problem.gradient_scale * outer_loss
+        exemplar_gradient = tape.gradient(scaled_loss, base_level.exemplars)
+        _check_connected(exemplar_gradient)
+        return MetaGradientResult(
+            outer_loss,
+            tf.convert_to_tensor(exemplar_gradient),
+            tf.stack(inner_losses),
+            list(parameters),
+        )
+
+
+class OnFeatures(MetaGradient):
+    """Any estimator, on features in the place of images.
+
+    Where the base level trains only what follows the encoder (scope `classifier`), the features
+    F(E) are computed once, `estimator` gives dF, and dE is the vector-Jacobian product of the
+    encoder with dF. That is as exact as `estimator`, and T hardly matters to its cost. The inner
+    loss of `estimator` gets features as its images.
+
+    Args:
+        estimator: what computes the gradient by the features.
+        encode: images [m, ...] -> features [m, d], each image by itself (no batch statistics).
+        chunk_size: how many images are encoded and differentiated at a time; bounds the memory.
+    """
+
+    def __init__(
+        self,
+        estimator: MetaGradient,
+        encode: Callable[[tf.Tensor], tf.Tensor],
+        chunk_size: int = 256,
+    ):
+        self._estimator = estimator
+        self._encode = tf.function(encode)
+        self._pull_back = tf.function(self._multiply_by_jacobian)
+        self._chunk_size = chunk_size
+
+    def _estimate(self, base_level: _BaseLevel, outer_input: Nest) -> MetaGradientResult:
+        starts = range(0, base_level.exemplars.shape[0], self._chunk_size)
+        chunks = [base_level.exemplars[start : start + self._chunk_size] for start in starts]
+        features = tf.concat([self._encode(chunk) for chunk in chunks], axis=0)
+        result = self._estimator.estimate(
+            base_level.parameters,
+            features,
+            base_level.labels,
+            base_level.batches,
+            base_level.step_inputs,
+            outer_input,
+        )
+        cotangents = [
+            result.exemplar_gradient[start : start + self._chunk_size] for start in starts
+        ]
+        gradients = [self._pull_back(*pair) for pair in zip(chunks, cotangents, strict=True)]
+        return dataclasses.replace(result, exemplar_gradient=tf.concat(gradients, axis=0))
+
+    def _multiply_by_jacobian(self, images, cotangent):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(images)
+            features = self._encode(images)
+        gradient = tape.gradient(features, images, output_gradients=cotangent)
+        _check_connected(gradient)
+        return gradient
+
+
+#: Estimators by name: (problem, number of steps that `truncated` goes back) -> estimator.
+ESTIMATORS: dict[str, Callable[[BilevelProblem, int], MetaGradient]] = {
+    "sweep": lambda problem, truncated_steps: ReverseSweep(problem),
+    "unroll": lambda problem, truncated_steps: Unroll(problem),
+    "truncated": lambda problem, truncated_steps: ReverseSweep(problem, truncated_steps),
+    "first_order": lambda problem, truncated_steps: FirstOrder(problem),
+}
+
+
+def create(name: str, problem: BilevelProblem, truncated_steps: int = 1) -> MetaGradient:
+    """Builds an estimator.
+
+    Args:
+        name: one of `ESTIMATORS`.
+        problem: the two losses and the base level's learning rate.
+        truncated_steps: how many of the last inner steps `truncated` goes back; others ignore it.
+
+    Raises:
+        UserError: there is no such estimator, or `truncated_steps` is not positive.
+    """
+    if name not in ESTIMATORS:
+        raise errors.UserError(
+            f"Unknown meta-gradient estimator {name!r}: choose one of {', '.join(ESTIMATORS)}."
+        )
+    if truncated_steps < 1:
+        raise errors.UserError(
+            f"The truncated meta-gradient was told to go back {truncated_steps} inner steps: pass "
+            "1 or more."
+        )
+    return ESTIMATORS[name](problem, truncated_steps)
+
+
+def _add_scaled(tensors, increments, factor):
+    """Returns tensors + factor * increments, part by part."""
+    return [
+        tensor + factor * increment for tensor, increment in zip(tensors, increments, strict=True)
+    ]
+
+
+def _inner_product(left, right):
+    """Returns <left, right> over lists of tensors of the same shapes."""
+    return tf.add_n([tf.reduce_sum(a * b) for a, b in zip(left, right, strict=True)])
+
+
+def _check(base_level: _BaseLevel) -> None:
+    """Raises ValueError where the arguments of `estimate` do not fit together."""
+    exemplars, labels, batches = base_level.exemplars, base_level.labels, base_level.batches
+    floats = [exemplars, *base_level.parameters]
+    if not base_level.parameters or len({tensor.dtype for tensor in floats}) > 1:
+        raise ValueError(
+            "Parameters and exemplars must be tensors of one float dtype, got exemplars of "
+            f"{exemplars.dtype.name} and parameters of "
+            f"{sorted({parameter.dtype.name for parameter in base_level.parameters})}."
+        )
+    if not exemplars.dtype.is_floating:
+        raise ValueError(
+            f"Exemplars must be floats to have a gradient, got {exemplars.dtype.name}."
+        )
+    if labels.shape != exemplars.shape[:1]:
+        raise ValueError(
+            f"{exemplars.shape[0]} exemplars need labels of shape [{exemplars.shape[0]}], got "
+            f"{labels.shape}."
+        )
+    if batches.shape.rank != 2 or 0 in batches.shape:
+        raise ValueError(
+            "Batches must be of shape [T, b] with one step and one row or more, got "
+            f"{batches.shape}."
+        )
+    # On a GPU, tf.gather returns zeros for a row that does not exist.
+    lowest, highest = int(tf.reduce_min(batches)), int(tf.reduce_max(batches))
+    if lowest < 0 or highest >= exemplars.shape[0]:
+        raise ValueError(
+            f"Batches name rows {lowest} to {highest} of {exemplars.shape[0]} exemplars."
+        )
+    for values in tf.nest.flatten(base_level.step_inputs):
+        if values.shape[:1] != batches.shape[:1]:
+            raise ValueError(
+                f"Step inputs need a leading axis of T = {batches.shape[0]}, got {values.shape}."
+            )
+
+
+def _check_connected(image_gradient: tf.Tensor | None) -> None:
+    """Raises ValueError if the exemplars cannot influence the trained parameters."""
+    if image_gradient is None:
+        raise ValueError(
+            "The inner loss has no differentiable path from the exemplars to the gradient of the "
+            "parameters: pass images and parameters through TensorFlow operations only (no NumPy, "
+            "no tf.stop_gradient, no rounding or integer cast)."
+        )

@@ -1,0 +1,85 @@
+"""What every method shares: its losses, its classifier and what it may keep."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.models.incremental import IncrementalModel, Outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodSettings:
+    """The numbers that losses depend on.
+
+    Attributes:
+        classification_weight: lambda of Eq. 5; the distillation loss has weight 1 - lambda.
+        temperature: tau of Eq. 1b.
+    """
+
+    classification_weight: float
+    temperature: float
+
+
+class Method:
+    """A way to train Theta_i on new data and old exemplars.
+
+    A subclass defines `loss_parts`; the other members have defaults that suit most methods.
+
+    Attributes:
+        classifier: name of the classifier layer it uses.
+        prediction_head: `classifier` or `nme`: which head its own paper predicts with.
+        keeps_past_data: whether training data of earlier phases stays in reach (the upper bound only).
+    """
+
+    classifier: str = "linear"
+    prediction_head: str = "classifier"
+    keeps_past_data: bool = False
+
+    def __init__(self, settings: MethodSettings):
+        self.settings = settings
+
+    def loss_parts(
+        self,
+        batch: dict[str, tf.Tensor],
+        outputs: Outputs,
+        old_outputs: Outputs | None,
+        phase: Phase,
+    ) -> dict[str, tf.Tensor]:
+        """Returns the named parts of the loss, one number per example, factors included.
+
+        Args:
+            batch: `image`, `label` and `weight` of `[b, ...]`.
+            outputs: of the model in training.
+            old_outputs: of the frozen model of the phase before; None in phase 0.
+            phase: what is old and what is new.
+
+        Returns:
+            Name to `[b]`; the loss of the batch is the weighted sum over examples and parts.
+        """
+        raise NotImplementedError
+
+    def before_training(self, model: IncrementalModel, phase: Phase) -> None:
+        """Hook between the classifier's growth and the first step of a phase."""
+
+
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Softmax cross-entropy of each example, `[b]` (Eq. 2, on probabilities).
+
+    The paper prints the logarithm of the logit itself; the text says softmax cross-entropy, which is
+    what is computed here.
+    """
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+def distillation(logits: tf.Tensor, old_logits: tf.Tensor, temperature: float) -> tf.Tensor:
+    """Distillation loss of each example, `[b]`: -sum_k pi^_k log pi_k over the old classes (Eq. 1).
+
+    Args:
+        logits: of the new model, `[b, classes]`; only the old classes' columns count.
+        old_logits: of the frozen model, `[b, old classes]`.
+        temperature: tau; both logits are divided by it.
+    """
+    num_old = old_logits.shape[1]
+    targets = tf.nn.softmax(old_logits / temperature)
+    return tf.nn.softmax_cross_entropy_with_logits(targets, logits[:, :num_old] / temperature)

@@ -1,0 +1,1 @@
+"""Backbones, growing classifiers and weight transfer."""

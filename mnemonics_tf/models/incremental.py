@@ -1,0 +1,192 @@
+"""The incremental model: a backbone and a classifier that grows with every phase."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf.models.layers import (
+    CLASSIFIERS,
+    GrowingClassifier,
+    PlainWeights,
+    WeightTransferConvolution,
+)
+from mnemonics_tf.models.resnet import BACKBONES
+from mnemonics_tf.randomness import derive_seed
+
+#: what the inner loop of exemplar learning may train
+SCOPES = ("all", "transfer", "classifier")
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What it takes to build a model again.
+
+    Attributes:
+        backbone: a name in `BACKBONES`.
+        depth: number of layers.
+        image_shape: `(h, w, c)`.
+        classifier: a name in `CLASSIFIERS`.
+    """
+
+    backbone: str
+    depth: int
+    image_shape: tuple[int, int, int]
+    classifier: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a model says of a batch: features `[n, d]` and logits `[n, classes]`."""
+
+    features: tf.Tensor
+    logits: tf.Tensor
+
+
+class IncrementalModel:
+    """Theta_i: a backbone and a growing classifier over the classes seen so far.
+
+    Args:
+        architecture: what to build.
+        num_old: classes that earlier phases taught.
+        num_new: classes of the current phase.
+        seed: for initial weights; a class's first weights depend on it and on the class's label only.
+    """
+
+    def __init__(self, architecture: Architecture, num_old: int, num_new: int, seed: int):
+        self.architecture = architecture
+        self.seed = seed
+        build = BACKBONES[architecture.backbone]
+        self.backbone = build(architecture.image_shape, architecture.depth, seed)
+        self.classifier = self._build_classifier(num_old, num_new)
+        self.transfer = False
+
+    def _build_classifier(self, num_old: int, num_new: int) -> GrowingClassifier:
+        seed = derive_seed(self.seed, "classifier", num_old)
+        layer = CLASSIFIERS[self.architecture.classifier](num_old, num_new, seed=seed)
+        layer.build((None, self.feature_size))
+        return layer
+
+    @property
+    def feature_size(self) -> int:
+        """Dimension d of the features."""
+        return self.backbone.output_shape[-1]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the logits cover."""
+        return self.classifier.num_classes
+
+    def __call__(self, images: tf.Tensor, training: bool = False) -> Outputs:
+        """Maps normalised images `[n, h, w, c]` to features and logits."""
+        features = self.backbone(images, training=training)
+        return Outputs(features, self.classifier(features))
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All variables in a fixed order."""
+        return [*self.backbone.variables, *self.classifier.variables]
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """Those that model-level training changes."""
+        return [*self.backbone.trainable_variables, *self.classifier.trainable_variables]
+
+    def scope_variables(self, scope: str) -> list[keras.Variable]:
+        """Returns the variables that the inner loop of exemplar learning trains.
+
+        Args:
+            scope: `all` kernels, scales and affine parameters; `transfer`: scales, shifts and the
+                classifier; `classifier`: the classifier alone.
+        """
+        if scope == "classifier":
+            return list(self.classifier.variables)
+        names = {"transfer_scale", "gamma", "beta"} | ({"kernel"} if scope == "all" else set())
+        if scope == "all" and not self.transfer:
+            names.discard("transfer_scale")  # not in use before the switch: no gradient reaches it
+        backbone = [v for v in self.backbone.variables if v.name in names]
+        return [*backbone, *self.classifier.variables]
+
+    def convolutions(self) -> Iterator[WeightTransferConvolution]:
+        """Yields the backbone's convolutions."""
+        for layer in self.backbone.layers:
+            if isinstance(layer, WeightTransferConvolution):
+                yield layer
+
+    def enable_transfer(self) -> None:
+        """Switches weight transfer on: kernels freeze, scales start at 1; outputs do not change."""
+        self.transfer = True
+        for layer in self.convolutions():
+            layer.enable_transfer()
+
+    @contextlib.contextmanager
+    def exact_batch_statistics(self) -> Iterator[None]:
+        """Within it, training mode takes batch statistics that are right in second order."""
+        layers = [layer.normalization for layer in self.convolutions()]
+        for layer in layers:
+            layer.exact = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.exact = False
+
+    @contextlib.contextmanager
+    def plain_convolutions(self) -> Iterator[None]:
+        """Within it, inference runs plain convolutions whose weights were folded once, on entry.
+
+        Scales of weight transfer and normalisation are then part of the kernels, which are variables
+        of their own. For graphs that outlive the context: an export.
+        """
+        layers = list(self.convolutions())
+        for layer in layers:
+            layer.plain_weights = PlainWeights(*map(tf.Variable, layer.folded()))
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.plain_weights = None
+
+    def grow(self, num_new: int) -> None:
+        """Adds `num_new` classes; weights of the classes so far stay exactly as they are."""
+        grown = self._build_classifier(self.num_classes, num_new)
+        grown.copy_shared(self.classifier)
+        self.classifier = grown
+
+    def frozen_copy(self) -> "IncrementalModel":
+        """Returns a copy that shares no variable with this model and that nothing trains."""
+        copy = IncrementalModel(
+            self.architecture, self.classifier.num_old, self.classifier.num_new, self.seed
+        )
+        if self.transfer:
+            copy.enable_transfer()
+        copy.set_state(self.state())
+        copy.backbone.trainable = False
+        copy.classifier.trainable = False
+        return copy
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns all variables as arrays, by name."""
+        return {v.path: np.array(v.value) for v in self.variables}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Sets all variables from what `state` returned for a model of the same architecture."""
+        for variable in self.variables:
+            variable.assign(state[variable.path])
+
+    def functional_call(
+        self,
+        variables: Sequence[keras.Variable],
+        values: Sequence[tf.Tensor],
+        function: Callable[[], Outputs | tf.Tensor],
+    ):
+        """Runs `function` with tensors in the place of variables.
+
+        Gradients flow through `values`; the variables themselves are left alone, so that a temporary
+        model can be trained without touching this one (Eq. 8).
+        """
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return function()

@@ -1,0 +1,26 @@
+"""Stateless random numbers: one seed and a key decide every draw, so that a resumed run repeats them."""
+
+import hashlib
+
+import numpy as np
+import tensorflow as tf
+
+
+def derive_seed(seed: int, *key: str | int) -> int:
+    """Returns a 31-bit seed for the purpose that `key` names, e.g. `("shuffle", phase, epoch)`.
+
+    Different keys give unrelated seeds; the same seed and key always give the same one, on any machine.
+    """
+    text = "/".join([str(seed), *map(str, key)])
+    digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") & 0x7FFFFFFF
+
+
+def numpy_generator(seed: int, *key: str | int) -> np.random.Generator:
+    """Returns a NumPy generator for the purpose that `key` names."""
+    return np.random.default_rng(derive_seed(seed, *key))
+
+
+def stateless_seed(seed: int, *key: str | int) -> tf.Tensor:
+    """Returns the int32 `[2]` seed that `tf.random.stateless_*` take, for the purpose `key`."""
+    return tf.constant([derive_seed(seed, *key), derive_seed(seed, *key, "second")], tf.int32)

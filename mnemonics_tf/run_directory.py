@@ -1,0 +1,137 @@
+"""Where everything of a run lies, and how it is written: to a temporary name, then replaced."""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mnemonics_tf.errors import UserError
+
+
+@contextlib.contextmanager
+def user_error_on_disk_trouble(path: pathlib.Path) -> Iterator[None]:
+    """Turns a full or read-only disk into a message that names the path and the way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"the disk is full: could not write {path}; free some space and start the same "
+                "command again, it goes on where it stopped"
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(
+                f"{path} can't be written ({error.strerror}); pass a writable directory as --run_dir"
+            ) from error
+        raise
+
+
+def write_atomically(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> None:
+    """Writes a file so that at any moment either the old or the new one is whole.
+
+    Args:
+        path: the file.
+        write: called with a binary stream.
+
+    Raises:
+        UserError: if the disk is full or read-only; the old file stays.
+    """
+    temporary = path.with_name(f".tmp-{path.name}")
+    with user_error_on_disk_trouble(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file atomically."""
+    write_atomically(path, lambda stream: stream.write(text.encode()))
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON atomically, indented, with a newline at its end."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); restore it or use another --run_dir"
+        ) from error
+
+
+def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes named arrays as an .npz, atomically; slashes in names are kept."""
+    write_atomically(path, lambda stream: np.savez(stream, **arrays))
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads an .npz whole; never unpickles. The zip's checksums reveal damage.
+
+    Raises:
+        UserError: if the file is missing, damaged or holds Python objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; the run directory is incomplete") from error
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged or no array file ({error})") from error
+
+
+class RunDirectory:
+    """The files of one run.
+
+    Args:
+        root: the run's directory; made on the first write.
+    """
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = pathlib.Path(root)
+        self.flags = self.root / "flags.txt"
+        self.settings = self.root / "settings.json"
+        self.results = self.root / "results.json"
+        self.log = self.root / "log.txt"
+        self.export = self.root / "export"
+        self.tensorboard = self.root / "tensorboard"
+
+    def phase(self, index: int) -> pathlib.Path:
+        """Returns the directory of one phase."""
+        return self.root / "phases" / f"{index:02d}"
+
+    def record(self, index: int) -> pathlib.Path:
+        """Returns the file that closes a phase: it is written last, and its presence says 'done'."""
+        return self.phase(index) / "phase.json"
+
+    def model(self, index: int) -> pathlib.Path:
+        """Returns the arrays of Theta_i at the end of phase i."""
+        return self.phase(index) / "model.npz"
+
+    def exemplars(self, index: int) -> pathlib.Path:
+        """Returns the exemplar memory at the end of phase i."""
+        return self.phase(index) / "exemplars.npz"
+
+    def predictions(self, index: int) -> pathlib.Path:
+        """Returns what both heads predicted for the test set at the end of phase i."""
+        return self.phase(index) / "predictions.npz"

@@ -1,0 +1,26 @@
+"""What TensorBoard shows of a run."""
+
+import pathlib
+
+import tensorflow as tf
+
+
+class Summaries:
+    """Writes a run's event files.
+
+    Args:
+        directory: of the event files.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        self._writer = tf.summary.create_file_writer(str(directory))
+
+    def scalars(self, prefix: str, values: dict[str, float], step: int) -> None:
+        """Writes named numbers under `prefix/`."""
+        with self._writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(f"{prefix}/{name}", value)
+
+    def flush(self) -> None:
+        """Makes what was written visible to a reader."""
+        self._writer.flush()

@@ -1,0 +1,1 @@
+"""The model-level loop, its optimiser and its checkpoints."""

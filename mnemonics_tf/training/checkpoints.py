@@ -1,0 +1,92 @@
+"""What must survive a kill within a phase: one owner, whole files, the newest two."""
+
+import dataclasses
+import logging
+import pathlib
+
+import numpy as np
+
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.run_directory import read_arrays, write_arrays
+
+_LOGGER = logging.getLogger("mnemonics_tf")
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A moment within a phase.
+
+    Attributes:
+        stage: index of the stage it belongs to; all earlier stages are done.
+        position: how much of the stage is done (epochs or outer steps).
+        groups: arrays by group (`model`, `optimizer`, ...) and name.
+    """
+
+    stage: int
+    position: int
+    groups: dict[str, dict[str, np.ndarray]]
+
+
+class PhaseCheckpoints:
+    """Snapshots of one phase; a damaged newest one falls back to the one before it.
+
+    Args:
+        directory: of the phase.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        self._directory = directory
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Writes a snapshot and removes all but the two newest.
+
+        Raises:
+            UserError: if the disk is full or read-only.
+        """
+        arrays = {
+            f"{group}:{name}": array
+            for group, members in snapshot.groups.items()
+            for name, array in members.items()
+        }
+        arrays["moment"] = np.array([snapshot.stage, snapshot.position])
+        newest = self._files()[-1:]
+        number = int(newest[0].stem.split("-")[1]) + 1 if newest else 0
+        write_arrays(self._directory / f"checkpoint-{number:06d}.npz", arrays)
+        for path in self._files()[:-2]:
+            path.unlink()
+
+    def latest(self) -> Snapshot | None:
+        """Returns the newest snapshot that is whole, or None.
+
+        Raises:
+            UserError: if there are snapshots and none of them is whole.
+        """
+        files = self._files()
+        for path in reversed(files):
+            try:
+                return _parse(read_arrays(path))
+            except (UserError, KeyError) as error:
+                _LOGGER.warning("checkpoint %s is damaged, trying the one before: %s", path, error)
+        if files:
+            raise UserError(
+                f"no checkpoint in {self._directory} is whole; remove {self._directory} to start the "
+                "phase again"
+            )
+        return None
+
+    def clear(self) -> None:
+        """Removes all snapshots, once the phase is done."""
+        for path in self._files():
+            path.unlink()
+
+    def _files(self) -> list[pathlib.Path]:
+        return sorted(self._directory.glob("checkpoint-*.npz"))
+
+
+def _parse(arrays: dict[str, np.ndarray]) -> Snapshot:
+    stage, position = (int(value) for value in arrays.pop("moment"))
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        group, name = key.split(":", 1)
+        groups.setdefault(group, {})[name] = array
+    return Snapshot(stage, position, groups)
