@@ -1,4 +1,4 @@
-"""What a run says while it works: one line on a terminal, plain lines elsewhere, all of it in log.txt."""
+"""What a run says while it works: one line on a terminal, plain lines elsewhere, and log.txt."""
 
 import logging
 import pathlib
@@ -11,7 +11,7 @@ LOGGER = logging.getLogger("mnemonics_tf")
 
 
 def log_to(path: pathlib.Path) -> None:
-    """Sends messages to standard output and, with the time of day, to a log file that is appended to."""
+    """Sends messages to standard output and, with the time of day, to the end of a log file."""
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     for handler in list(LOGGER.handlers):

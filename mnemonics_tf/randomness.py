@@ -1,4 +1,4 @@
-"""Stateless random numbers: one seed and a key decide every draw, so that a resumed run repeats them."""
+"""Stateless random numbers: a seed and a key decide every draw, so a resumed run repeats them."""
 
 import hashlib
 
@@ -9,7 +9,8 @@ import tensorflow as tf
 def derive_seed(seed: int, *key: str | int) -> int:
     """Returns a 31-bit seed for the purpose that `key` names, e.g. `("shuffle", phase, epoch)`.
 
-    Different keys give unrelated seeds; the same seed and key always give the same one, on any machine.
+    Different keys give unrelated seeds; the same seed and key always give the same one, on any
+    machine.
     """
     text = "/".join([str(seed), *map(str, key)])
     digest = hashlib.blake2b(text.encode(), digest_size=4).digest()

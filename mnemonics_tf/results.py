@@ -1,4 +1,4 @@
-"""results.json: the accuracy matrix, every metric, the protocol's fingerprint, times; and its table."""
+"""results.json: accuracy matrix, every metric, the protocol's fingerprint, times; and its table."""
 
 import hashlib
 import json
@@ -49,7 +49,7 @@ def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Returns the phases of a run as a text table: accuracies of both heads, average, forgetting."""
+    """Returns a run as a text table: both heads' accuracy by phase, average, forgetting."""
     lines = ["phase  classes  " + "  ".join(f"{head:>10}" for head in HEADS)]
     for record in results["phases"]:
         columns = "  ".join(f"{record['heads'][head]['accuracy']:>10.2%}" for head in HEADS)

@@ -27,7 +27,8 @@ def user_error_on_disk_trouble(path: pathlib.Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise UserError(
-                f"{path} can't be written ({error.strerror}); pass a writable directory as --run_dir"
+                f"{path} can't be written ({error.strerror}); "
+                "pass a writable directory as --run_dir"
             ) from error
         raise
 
@@ -121,12 +122,17 @@ class RunDirectory:
         return self.root / "phases" / f"{index:02d}"
 
     def record(self, index: int) -> pathlib.Path:
-        """Returns the file that closes a phase: it is written last, and its presence says 'done'."""
+        """Returns the file that closes a phase: written last, its presence says 'done'."""
         return self.phase(index) / "phase.json"
 
     def model(self, index: int) -> pathlib.Path:
         """Returns the arrays of Theta_i at the end of phase i."""
         return self.phase(index) / "model.npz"
+
+    @property
+    def base_model(self) -> pathlib.Path:
+        """Returns the arrays of Theta_0 as trained, for runs that share it."""
+        return self.phase(0) / "base_model.npz"
 
     def exemplars(self, index: int) -> pathlib.Path:
         """Returns the exemplar memory at the end of phase i."""

@@ -112,6 +112,61 @@ class ExemplarSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class MnemonicsSettings:
+    """Exemplar-level learning (Eq. 7-10)."""
+
+    mnemonics_start: str = _setting("random", "Selection that learned exemplars start from.")
+    inner_scope: str = _setting("classifier", "What the inner loop of exemplar learning trains.")
+    inner_start: str = _setting(
+        "fresh_head",
+        "Where the inner loop begins: Theta_i, or Theta_i with a new random classifier for every "
+        "outer step.",
+    )
+    inner_steps: int = _setting(20, "T: SGD steps of the temporary model (Eq. 8).")
+    inner_learning_rate: float = _setting(0.1, "alpha_2 of Eq. 8.")
+    inner_momentum: float = _setting(0.0, "Momentum of the inner SGD.")
+    inner_batch_size: int = _setting(
+        0, "Exemplars in an inner batch, class-balanced; 0 takes all of the outer step's."
+    )
+    inner_batch_statistics: bool = _setting(
+        False, "Normalise by exact batch statistics in the inner loop; otherwise frozen ones."
+    )
+    inner_augmentation: bool = _setting(True, "Augment exemplars in the inner loop as in training.")
+    meta_gradient: str = _setting("sweep", "Estimator of the meta-gradient.")
+    truncated_steps: int = _setting(5, "Inner steps that the estimator 'truncated' goes back.")
+    exemplars_per_step: int = _setting(
+        250, "Exemplars that train the temporary model of one outer step; 0 takes all."
+    )
+    outer_batch_size: int = _setting(250, "Images the temporary model is measured on.")
+    outer_steps: int = _setting(200, "Outer steps that train new exemplars in a phase (Eq. 9).")
+    outer_optimizer: str = _setting(
+        "adam", "Optimiser of the pixels; the paper's SGD at 0.01 moves no pixel visibly."
+    )
+    outer_learning_rate: float = _setting(
+        0.01, "beta_1 of Eq. 9, in units of the normalised pixels."
+    )
+    outer_momentum: float = _setting(0.9, "Momentum of the outer optimiser 'sgd'.")
+    outer_halvings: int = _setting(4, "How often the outer learning rate is halved, evenly.")
+    train_beside_old: bool = _setting(
+        True, "Old exemplars stand beside the new ones while these learn (Problem 4b)."
+    )
+    validation_share: float = _setting(
+        0.1, "Share of a new class's training images held out to choose the best exemplars by."
+    )
+    validation_every: int = _setting(25, "Outer steps between two validations.")
+    patience: int = _setting(
+        0, "Validations without a better score after which learning stops; 0 means never."
+    )
+    adjust_old_exemplars: bool = _setting(False, "Adjust old exemplars in every phase (Eq. 10).")
+    adjust_subsets: int = _setting(2, "Subsets that old exemplars are split into (A and B: 2).")
+    adjust_steps: int = _setting(50, "Outer steps of the adjustment in a phase.")
+    adjust_learning_rate: float = _setting(0.005, "beta_2 of Eq. 10.")
+    skip_adjustment_if_too_few: bool = _setting(
+        False, "Leave adjustment out, instead of stopping, where a class has too few exemplars."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """All settings of a run, in groups."""
 
@@ -120,6 +175,7 @@ class Settings:
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     exemplar: ExemplarSettings = ExemplarSettings()
+    mnemonics: MnemonicsSettings = MnemonicsSettings()
 
     def __post_init__(self):
         _validate(self)
@@ -202,7 +258,7 @@ def _converted(name: str, kind: Any, value: Any) -> Any:
 
 
 def _validate(settings: Settings) -> None:
-    protocol, training = settings.protocol, settings.training
+    protocol, training, mnemonics = settings.protocol, settings.training, settings.mnemonics
     at_least = {
         "base_classes": (protocol.base_classes, 1),
         "num_phases": (protocol.num_phases, 0),
@@ -216,17 +272,38 @@ def _validate(settings: Settings) -> None:
         "weight_decay": (training.weight_decay, 0),
         "exemplars_per_class": (settings.exemplar.exemplars_per_class, 1),
         "exemplars_total": (settings.exemplar.exemplars_total, 0),
+        "inner_steps": (mnemonics.inner_steps, 1),
+        "inner_batch_size": (mnemonics.inner_batch_size, 0),
+        "truncated_steps": (mnemonics.truncated_steps, 1),
+        "exemplars_per_step": (mnemonics.exemplars_per_step, 0),
+        "outer_batch_size": (mnemonics.outer_batch_size, 1),
+        "outer_steps": (mnemonics.outer_steps, 1),
+        "outer_halvings": (mnemonics.outer_halvings, 0),
+        "validation_every": (mnemonics.validation_every, 1),
+        "patience": (mnemonics.patience, 0),
+        "adjust_subsets": (mnemonics.adjust_subsets, 2),
+        "adjust_steps": (mnemonics.adjust_steps, 1),
         "checkpoint_minutes": (settings.run.checkpoint_minutes, 0),
     }
     for name, (value, least) in at_least.items():
         if value < least:
             raise UserError(f"--{name}={value}: pass a number from {least} up")
-    for name in ("learning_rate", "finetune_learning_rate", "temperature", "learning_rate_decay"):
-        if getattr(training, name) <= 0:
-            raise UserError(f"--{name}={getattr(training, name)}: pass a number above 0")
-    for name in ("classification_weight", "momentum"):
-        if not 0 <= getattr(training, name) <= 1:
-            raise UserError(f"--{name}={getattr(training, name)}: pass a number from 0 to 1")
+    above_zero = {
+        training: ("learning_rate", "finetune_learning_rate", "temperature", "learning_rate_decay"),
+        mnemonics: ("inner_learning_rate", "outer_learning_rate", "adjust_learning_rate"),
+    }
+    for group, names in above_zero.items():
+        for name in names:
+            if getattr(group, name) <= 0:
+                raise UserError(f"--{name}={getattr(group, name)}: pass a number above 0")
+    shares = {
+        training: ("classification_weight", "momentum"),
+        mnemonics: ("inner_momentum", "outer_momentum", "validation_share"),
+    }
+    for group, names in shares.items():
+        for name in names:
+            if not 0 <= getattr(group, name) <= 1:
+                raise UserError(f"--{name}={getattr(group, name)}: pass a number from 0 to 1")
     milestones = training.learning_rate_milestones
     if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
         raise UserError(

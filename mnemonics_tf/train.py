@@ -1,7 +1,7 @@
 """Trains a class-incremental run: python -m mnemonics_tf.train --flagfile=configs/cifar100.flags.
 
-Without flags it runs the demo: scikit-learn's handwritten digits, 5 classes and then 5 phases of 1. The
-same command goes on with a run that was stopped.
+Without flags it runs the demo: scikit-learn's handwritten digits, 5 classes and then 5 phases of 1.
+The same command goes on with a run that was stopped.
 """
 
 import sys
@@ -12,9 +12,14 @@ from absl import app, flags, logging
 from mnemonics_tf import results, settings
 from mnemonics_tf.data.sources import SOURCES, create
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.exemplar_level import EXEMPLARS
+from mnemonics_tf.exemplars.metagradient import ESTIMATORS
+from mnemonics_tf.exemplars.pixel_optimizer import OUTER_OPTIMIZERS
 from mnemonics_tf.exemplars.selection import SELECTIONS
+from mnemonics_tf.exemplars.temporary_model import STARTS
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.methods import METHODS
+from mnemonics_tf.models.incremental import SCOPES
 from mnemonics_tf.models.resnet import BACKBONES
 from mnemonics_tf.progress import LOGGER, log_to
 from mnemonics_tf.run_directory import RunDirectory, user_error_on_disk_trouble
@@ -23,7 +28,12 @@ settings.define_flags(
     {
         "dataset": list(SOURCES),
         "method": list(METHODS),
-        "exemplars": list(SELECTIONS),
+        "exemplars": list(EXEMPLARS),
+        "mnemonics_start": list(SELECTIONS),
+        "inner_scope": list(SCOPES),
+        "inner_start": list(STARTS),
+        "meta_gradient": list(ESTIMATORS),
+        "outer_optimizer": list(OUTER_OPTIMIZERS),
         "backbone": list(BACKBONES),
     }
 )

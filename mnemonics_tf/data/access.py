@@ -2,7 +2,7 @@
 
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
-from mnemonics_tf.data.sources import DataSource
+from mnemonics_tf.data.source import DataSource
 
 
 class PhaseData:

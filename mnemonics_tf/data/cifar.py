@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mnemonics_tf.data.sources import InMemorySource, split_by_class
+from mnemonics_tf.data.source import InMemorySource, split_by_class
 from mnemonics_tf.errors import UserError
 
 _LOGGER = logging.getLogger("mnemonics_tf")

@@ -7,7 +7,7 @@ Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", 
 import numpy as np
 from sklearn import datasets
 
-from mnemonics_tf.data.sources import InMemorySource, split_by_class
+from mnemonics_tf.data.source import InMemorySource, split_by_class
 
 _NUM_CLASSES = 10
 _MAX_VALUE = 16  # grey levels are 0..16

@@ -12,8 +12,8 @@ class ImageSet(abc.ABC):
     """Labelled images addressed by index, loaded inside a TensorFlow graph.
 
     Random access by index keeps shuffling exact and repeatable, and lets a phase read only its own
-    classes. Labels are original class ids where a source hands a set out, and positions in the class
-    order after `relabel`.
+    classes. Labels are original class ids where a source hands a set out, and positions in the
+    class order after `relabel`.
 
     Attributes:
         labels: int32 `[n]`.
@@ -47,6 +47,12 @@ class ImageSet(abc.ABC):
     def relabel(self, labels: np.ndarray) -> "ImageSet":
         """Returns the same images under other labels (int `[n]`)."""
 
+    def load_all(self) -> np.ndarray:
+        """Returns all images, uint8 `[n, h, w, c]`; meant for small sets."""
+        if self.batched:
+            return self.load(tf.range(len(self), dtype=tf.int64)).numpy()
+        return np.stack([self.load(tf.constant(i, tf.int64)).numpy() for i in range(len(self))])
+
     def indices_of(self, label: int) -> np.ndarray:
         """Returns the indices of the images with `label`, ascending."""
         return np.flatnonzero(self.labels == label)
@@ -68,8 +74,8 @@ class ArrayImageSet(ImageSet):
     def __init__(self, images: np.ndarray, labels: np.ndarray):
         if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels):
             raise UserError(
-                f"images of dtype {images.dtype} and shape {images.shape} with {len(labels)} labels; "
-                "expected uint8 [n, height, width, channels] and n labels"
+                f"images of dtype {images.dtype} and shape {images.shape} with {len(labels)} "
+                "labels; expected uint8 [n, height, width, channels] and n labels"
             )
         self.images = images
         self.labels = np.asarray(labels, np.int32)

@@ -63,9 +63,9 @@ def concatenate(image_sets: Sequence[ImageSet]) -> ImageSet:
 class Pipeline:
     """Builds batches of normalised images.
 
-    Every batch is a dict of `image` float32 `[b, h, w, c]`, `label` int32 `[b]` and `weight` float32
-    `[b]`, the last being 1 / b: summed over all replicas, weighted losses are the batch's mean however
-    unevenly a short last batch is split.
+    Every batch is a dict of `image` float32 `[b, h, w, c]`, `label` int32 `[b]` and `weight`
+    float32 `[b]`, the last being 1 / b: summed over all replicas, weighted losses are the batch's
+    mean however unevenly a short last batch is split.
 
     Attributes:
         normalization: of the data source.

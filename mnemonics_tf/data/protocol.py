@@ -43,7 +43,8 @@ def class_order(num_classes: int, seed: int) -> tuple[int, ...]:
     """Returns NumPy's `RandomState(seed).shuffle` of the original class ids.
 
     With 100 classes and seed 1993 the order begins 68, 56, 78, 8, 23: the order of LUCIR and of the
-    paper's experiments on CIFAR-100. (iCaRL's published list, also known as 'seed 1993', is another.)
+    paper's experiments on CIFAR-100. (iCaRL's published list, also known as 'seed 1993', is
+    another.)
     """
     order = np.arange(num_classes)
     np.random.RandomState(seed).shuffle(order)

@@ -69,7 +69,7 @@ class Evaluator:
             outputs = predict(images)
             return outputs.features, outputs.logits
 
-        # The batch is taken inside the graph, where its size is unknown: one trace serves all sizes.
+        # The batch is taken inside the graph, where its size is unknown: one trace serves all.
         self._run_next = tf.function(lambda iterator: strategy.run(run, (next(iterator),)))
 
     def outputs(self, images: ImageSet, mirrored: bool = False) -> Outputs:
@@ -95,16 +95,16 @@ class Evaluator:
     def class_means(self, memory: ExemplarMemory, num_classes: int) -> np.ndarray:
         """Returns the mean of each class's exemplars, `[classes, d]`, for the nearest-mean head.
 
-        For each exemplar the L2-normalised features of the image and of its left-right mirror image;
-        their average over the class, normalised again.
+        For each exemplar the L2-normalised features of the image and of its left-right mirror
+        image; their average over the class, normalised again.
 
         Source: Rebuffi et al., iCaRL, CVPR 2017, Eq. 2; the mirror image as in LUCIR's protocol.
         """
         images = memory.as_image_set()
         sides = [self.outputs(images, mirrored).features for mirrored in (False, True)]
-        features = sum(_normalized(side) for side in sides)
+        features = sum(unit_length(side) for side in sides)
         means = np.stack([features[memory.labels == k].mean(axis=0) for k in range(num_classes)])
-        return _normalized(means)
+        return unit_length(means)
 
     def predict(self, images: ImageSet, class_means: np.ndarray) -> Predictions:
         """Returns the predictions of both heads for a test set.
@@ -115,7 +115,7 @@ class Evaluator:
         """
         outputs = self.outputs(images)
         # Nearest of unit vectors: the largest inner product.
-        similarities = _normalized(outputs.features) @ class_means.T
+        similarities = unit_length(outputs.features) @ class_means.T
         return Predictions(
             images.labels,
             {
@@ -125,5 +125,6 @@ class Evaluator:
         )
 
 
-def _normalized(vectors: np.ndarray) -> np.ndarray:
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """Returns vectors divided by their L2 norms along the last axis."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -37,10 +37,10 @@ def average_accuracy(phase_accuracies: Sequence[float]) -> float:
 
 
 def forgetting(matrix: Sequence[Sequence[float]]) -> float:
-    """Forgetting rate F = A_0^Z - A_N^Z: what accuracy on phase 0's test data was lost since phase 0.
+    """Forgetting rate F = A_0^Z - A_N^Z: the accuracy on phase 0's test data lost since phase 0.
 
-    The paper's Table 1 prints the difference the other way round; its text and its figures are as here:
-    positive when something was forgotten, lower is better.
+    The paper's Table 1 prints the difference the other way round; its text and its figures are as
+    here: positive when something was forgotten, lower is better.
 
     Args:
         matrix: row i holds the group accuracies of Theta_i; A_i^Z is its first entry.

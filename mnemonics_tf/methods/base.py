@@ -29,7 +29,8 @@ class Method:
     Attributes:
         classifier: name of the classifier layer it uses.
         prediction_head: `classifier` or `nme`: which head its own paper predicts with.
-        keeps_past_data: whether training data of earlier phases stays in reach (the upper bound only).
+        keeps_past_data: whether training data of earlier phases stays in reach (the upper bound
+            only).
     """
 
     classifier: str = "linear"
@@ -66,8 +67,8 @@ class Method:
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Softmax cross-entropy of each example, `[b]` (Eq. 2, on probabilities).
 
-    The paper prints the logarithm of the logit itself; the text says softmax cross-entropy, which is
-    what is computed here.
+    The paper prints the logarithm of the logit itself; the text says softmax cross-entropy, which
+    is what is computed here.
     """
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 

@@ -8,8 +8,8 @@ class LwF(Method):
 
     L = lambda L_c + (1 - lambda) L_d (Eq. 5); in phase 0, L = L_c.
 
-    Source: Li and Hoiem, Learning without Forgetting, TPAMI 2018; the paper's Section 4.2. As in the
-    paper's tables, exemplars are replayed, which the original method does not do.
+    Source: Li and Hoiem, Learning without Forgetting, TPAMI 2018; the paper's Section 4.2. As in
+    the paper's tables, exemplars are replayed, which the original method does not do.
     """
 
     def loss_parts(self, batch, outputs, old_outputs, phase):

@@ -53,7 +53,8 @@ class IncrementalModel:
         architecture: what to build.
         num_old: classes that earlier phases taught.
         num_new: classes of the current phase.
-        seed: for initial weights; a class's first weights depend on it and on the class's label only.
+        seed: for initial weights; a class's first weights depend on it and on the class's label
+            only.
     """
 
     def __init__(self, architecture: Architecture, num_old: int, num_new: int, seed: int):
@@ -138,8 +139,8 @@ class IncrementalModel:
     def plain_convolutions(self) -> Iterator[None]:
         """Within it, inference runs plain convolutions whose weights were folded once, on entry.
 
-        Scales of weight transfer and normalisation are then part of the kernels, which are variables
-        of their own. For graphs that outlive the context: an export.
+        Scales of weight transfer and normalisation are then part of the kernels, which are
+        variables of their own. For graphs that outlive the context: an export.
         """
         layers = list(self.convolutions())
         for layer in layers:
@@ -185,8 +186,8 @@ class IncrementalModel:
     ):
         """Runs `function` with tensors in the place of variables.
 
-        Gradients flow through `values`; the variables themselves are left alone, so that a temporary
-        model can be trained without touching this one (Eq. 8).
+        Gradients flow through `values`; the variables themselves are left alone, so that a
+        temporary model can be trained without touching this one (Eq. 8).
         """
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return function()

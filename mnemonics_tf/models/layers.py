@@ -18,8 +18,8 @@ class BatchNormalization(keras.layers.Layer):
 
     The layer has three ways to its statistics. Training uses TensorFlow's fused kernel. With
     `exact = True` the batch variance is mean((x - mean)^2) by plain operations: Keras' own layer
-    (`tf.nn.moments`) stops the gradient of the mean inside the variance, which makes gradients through
-    gradients silently wrong. Inference uses the moving statistics.
+    (`tf.nn.moments`) stops the gradient of the mean inside the variance, which makes gradients
+    through gradients silently wrong. Inference uses the moving statistics.
 
     Several replicas share their statistics (synchronised normalisation), so that a step does not
     depend on how many devices ran it.
@@ -90,7 +90,7 @@ class BatchNormalization(keras.layers.Layer):
             )
 
     def affine(self):
-        """Returns scale and offset, each `[c]`, that stand for the layer with its moving statistics."""
+        """Returns scale and offset, each `[c]`: the layer with its moving statistics."""
         scale = self.gamma.value * tf.math.rsqrt(self.moving_variance.value + EPSILON)
         return scale, self.beta.value - self.moving_mean.value * scale
 
@@ -109,8 +109,9 @@ class WeightTransferConvolution(keras.layers.Layer):
     Ordinary training (before the switch): y = norm(conv(x, W)).
     Weight transfer (after it):            y = norm(conv(x, W * s)),
     with W frozen and one scale s per pair of input and output channel, starting at 1, so that the
-    switch leaves the outputs as they are. The shift of weight transfer, one number per output channel,
-    is the normalisation's beta: a bias in front of a batch normalisation would be cancelled by its mean.
+    switch leaves the outputs as they are. The shift of weight transfer, one number per output
+    channel, is the normalisation's beta: a bias in front of a batch normalisation would be
+    cancelled by its mean.
 
     In inference the normalisation is folded into the kernel, y = conv(x, W * s * a) + b, which is
     faster than two steps and takes less memory inside the unrolled inner loop.
@@ -177,7 +178,7 @@ class WeightTransferConvolution(keras.layers.Layer):
         return kernel * self.transfer_scale.value if self.transfer else kernel
 
     def folded(self):
-        """Returns kernel `[k, k, in, out]` and bias `[out]` of the plain convolution this layer equals."""
+        """Returns kernel `[k, k, in, out]` and bias `[out]` of the plain convolution it equals."""
         scale, offset = self.normalization.affine()
         return self.effective_kernel() * scale, offset
 
@@ -194,9 +195,9 @@ class WeightTransferConvolution(keras.layers.Layer):
         return tf.nn.bias_add(self._convolve(inputs, kernel), tf.cast(bias, inputs.dtype))
 
     def _convolve(self, inputs, kernel):
-        # Padding is symmetric, (k - 1) / 2 on each side, as in PyTorch. With a stride TensorFlow's SAME
-        # pads one side more, so the padding is explicit there, and a step of its own: the convolution's
-        # own explicit padding takes three times as long on a CPU.
+        # Padding is symmetric, (k - 1) / 2 on each side, as in PyTorch. With a stride TensorFlow's
+        # SAME pads one side more, so the padding is explicit there, and a step of its own: the
+        # convolution's own explicit padding takes three times as long on a CPU.
         padding = "SAME"
         if self.stride > 1:
             pad = (self.kernel_size - 1) // 2
@@ -294,7 +295,8 @@ class LinearClassifier(GrowingClassifier):
 class CosineClassifier(GrowingClassifier):
     """Logits z_k = eta * cos(w_k, f) with one learned scale eta that starts at 1.
 
-    Source: Hou et al., Learning a Unified Classifier Incrementally via Rebalancing, CVPR 2019, Eq. 3.
+    Source: Hou et al., Learning a Unified Classifier Incrementally via Rebalancing, CVPR 2019,
+    Eq. 3.
     """
 
     kind = "cosine"

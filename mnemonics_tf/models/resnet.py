@@ -1,8 +1,8 @@
 """Residual networks as Keras models that map normalised images to features.
 
 Both follow the variants of LUCIR, whose protocol the paper uses: 1x1 convolutions with batch
-normalisation as shortcuts where the shape changes, and no ReLU after the last block, so that features
-keep their sign for the cosine classifier.
+normalisation as shortcuts where the shape changes, and no ReLU after the last block, so that
+features keep their sign for the cosine classifier.
 """
 
 import keras
@@ -61,7 +61,8 @@ def resnet_cifar(image_shape: tuple[int, int, int], depth: int, seed: int) -> ke
     """
     if depth < 8 or (depth - 2) % 6:
         raise UserError(
-            f"--depth={depth} is no depth of a CIFAR ResNet: pass 6n + 2, that is 8, 14, 20, 26, 32, ..."
+            f"--depth={depth} is no depth of a CIFAR ResNet: "
+            "pass 6n + 2, that is 8, 14, 20, 26, 32, ..."
         )
     builder = _Builder(seed)
     images = keras.Input(image_shape, name="images")

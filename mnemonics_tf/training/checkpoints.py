@@ -69,8 +69,8 @@ class PhaseCheckpoints:
                 _LOGGER.warning("checkpoint %s is damaged, trying the one before: %s", path, error)
         if files:
             raise UserError(
-                f"no checkpoint in {self._directory} is whole; remove {self._directory} to start the "
-                "phase again"
+                f"no checkpoint in {self._directory} is whole; "
+                f"remove {self._directory} to start the phase again"
             )
         return None
 

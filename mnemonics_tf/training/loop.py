@@ -15,7 +15,7 @@ from mnemonics_tf.training.optimization import OptimizationSettings, l2_gradient
 #: (batch, outputs, outputs of the old model or None) -> name to `[b]`
 LossParts = Callable[[dict, Outputs, Outputs | None], dict[str, tf.Tensor]]
 
-#: steps in one call of the graph; an epoch of CIFAR-100 is one call, a longer one reports in between
+#: steps in one call of the graph; an epoch of CIFAR-100 is one call
 STEPS_PER_CALL = 500
 
 
@@ -61,8 +61,8 @@ class TrainingLoop:
             *key: names the stage, e.g. `("train", phase)`.
 
         Returns:
-            Mean loss parts, `loss`, `accuracy` on the augmented training images, `learning_rate` and
-            `images_per_second`.
+            Mean loss parts, `loss`, `accuracy` on the augmented training images, `learning_rate`
+            and `images_per_second`.
 
         Raises:
             FloatingPointError: if the loss is not finite.

@@ -40,8 +40,9 @@ class OptimizationSettings:
 def make_optimizer(settings: OptimizationSettings, variables: Sequence[keras.Variable]):
     """Returns Keras' SGD with momentum, built for `variables`.
 
-    Its own `weight_decay` stays unused: Keras decouples it from momentum, which at momentum 0.9 makes it
-    about ten times weaker than the L2 of the paper's reference code; `l2_gradients` adds that one.
+    Its own `weight_decay` stays unused: Keras decouples it from momentum, which at momentum 0.9
+    makes it about ten times weaker than the L2 of the paper's reference code; `l2_gradients` adds
+    that one.
     """
     optimizer = keras.optimizers.SGD(settings.learning_rate, momentum=settings.momentum)
     optimizer.build(list(variables))

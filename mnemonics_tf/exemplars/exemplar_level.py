@@ -1,0 +1,326 @@
+"""The exemplar level of a phase: choose, train and adjust exemplars (Algorithm 1, lines 10-17)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
+from mnemonics_tf.data.pipeline import concatenate
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.evaluation.evaluator import unit_length
+from mnemonics_tf.exemplars.cost import check_memory
+from mnemonics_tf.exemplars.memory import Budget, ExemplarMemory
+from mnemonics_tf.exemplars.mnemonics import (
+    Course,
+    ExemplarLearner,
+    Exemplars,
+    LearningSettings,
+    OuterData,
+)
+from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings
+from mnemonics_tf.exemplars.probe import margins, probe_accuracy
+from mnemonics_tf.exemplars.selection import SELECTIONS
+from mnemonics_tf.exemplars.temporary_model import BaseLevelSettings, TemporaryModel
+from mnemonics_tf.models.layers import CosineClassifier
+from mnemonics_tf.progress import LOGGER, StageProgress
+from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.run_state import PhaseState, RunContext
+from mnemonics_tf.settings import MnemonicsSettings, Settings
+
+#: values of --exemplars: the selections, and learning from one of them
+EXEMPLARS = (*SELECTIONS, "mnemonics")
+
+
+def make_budget(settings: Settings) -> Budget:
+    """Returns the memory's budget that settings ask for."""
+    if settings.exemplar.exemplars_total:
+        return Budget(total=settings.exemplar.exemplars_total)
+    return Budget(per_class=settings.exemplar.exemplars_per_class)
+
+
+def make_new_exemplars(context: RunContext, state: PhaseState, stage: int) -> None:
+    """Makes E_i from D_i: selection, then learning where asked for (lines 10, 11).
+
+    Args:
+        context: of the run.
+        state: of the phase; its memory gets the new classes' exemplars.
+        stage: index of this stage, for checkpoints.
+    """
+    del stage  # the stage's result is saved at its end
+    wanted = context.settings.exemplar
+    quota = make_budget(context.settings).quota(state.phase.num_seen)
+    learned = wanted.exemplars == "mnemonics"
+    held_out, candidates = _hold_out(context, state, quota if learned else None)
+    selection = context.settings.mnemonics.mnemonics_start if learned else wanted.exemplars
+    chosen = candidates.subset(select(context, state, candidates, selection, quota))
+    memory = state.memory.extended(chosen.load_all(), chosen.labels)
+    if learned:
+        memory = _train_new(context, state, memory, candidates, held_out)
+    state.memory = memory
+
+
+def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> None:
+    """Adjusts the exemplars of old classes to Theta_i (Eq. 10; lines 12-16).
+
+    Args:
+        context: of the run.
+        state: of the phase; its memory's old exemplars change.
+        stage: index of this stage, for checkpoints.
+
+    Raises:
+        UserError: if a class has fewer exemplars than there are subsets and that is not allowed.
+    """
+    del stage
+    wanted, phase = context.settings.mnemonics, state.phase
+    if not wanted.adjust_old_exemplars or phase.index == 0:
+        return
+    memory = state.memory
+    old = memory.labels < phase.num_old
+    fewest = int(np.bincount(memory.labels[old], minlength=phase.num_old).min())
+    if fewest < wanted.adjust_subsets:
+        if wanted.skip_adjustment_if_too_few:
+            LOGGER.warning(
+                "adjustment left out: a class has %d exemplars for %d subsets",
+                fewest,
+                wanted.adjust_subsets,
+            )
+            return
+        raise UserError(
+            f"adjusting old exemplars splits each class into {wanted.adjust_subsets} subsets, but "
+            f"a class has {fewest} exemplars: keep more exemplars, lower --adjust_subsets, or pass "
+            "--skip_adjustment_if_too_few or --noadjust_old_exemplars"
+        )
+    rows = np.arange(len(memory)) if wanted.train_beside_old else np.flatnonzero(old)
+    exemplars = _as_exemplars(context, memory, rows, old)
+    outer = _outer_settings(wanted, wanted.adjust_learning_rate, wanted.adjust_steps)
+    learner = _learner(context, state, outer, len(rows))
+    progress = _progress(context, state, "adjust", outer.steps)
+    course = learner.adjust_old(
+        exemplars, wanted.adjust_subsets, progress.update, "adjust", phase.index
+    )
+    state.memory = memory.with_images(_stored(context, memory, rows, exemplars))
+    state.figures["adjust"] = _figures(state, memory, state.memory, old, course)
+
+
+def trim_memory(context: RunContext, state: PhaseState, stage: int) -> None:
+    """Lets classes give up what the budget takes from them (line 17)."""
+    del stage
+    quota = make_budget(context.settings).quota(state.phase.num_seen)
+    state.memory = state.memory.trimmed(quota)
+
+
+def select(
+    context: RunContext, state: PhaseState, images: ImageSet, selection: str, quota: int
+) -> np.ndarray:
+    """Returns indices into `images`: `quota` a new class, best first within a class."""
+    chosen = []
+    for label in state.phase.new_classes:
+        members = images.indices_of(label)
+        features = state.evaluator.outputs(images.subset(members)).features
+        generator = numpy_generator(context.seed, "exemplars", label)
+        chosen.append(members[SELECTIONS[selection](features, quota, generator)])
+    return np.concatenate(chosen)
+
+
+def _hold_out(
+    context: RunContext, state: PhaseState, quota: int | None
+) -> tuple[ImageSet | None, ImageSet]:
+    """Returns training images set aside to judge learned exemplars by, and the rest.
+
+    Without a quota (nothing is learned) all images remain candidates.
+    """
+    share = context.settings.mnemonics.validation_share
+    images = state.training_set
+    if quota is None or not share:
+        return None, images
+    held_out = np.zeros(len(images), bool)
+    for label in state.phase.new_classes:
+        members = images.indices_of(label)
+        # Never so many that too few candidates remain.
+        count = min(round(share * len(members)), len(members) - quota)
+        generator = numpy_generator(context.seed, "held out", label)
+        held_out[generator.permutation(members)[:count]] = True
+    if not held_out.any():
+        return None, images
+    return images.subset(np.flatnonzero(held_out)), images.subset(np.flatnonzero(~held_out))
+
+
+def _train_new(
+    context: RunContext,
+    state: PhaseState,
+    memory: ExemplarMemory,
+    candidates: ImageSet,
+    held_out: ImageSet | None,
+) -> ExemplarMemory:
+    """Trains E_i on D_i (Eq. 8, 9).
+
+    With `train_beside_old` the old exemplars stand in the inner batches and beside D_i in the outer
+    ones, and do not learn: that is Problem 4b, where Eq. 7 as printed has E_i and D_i alone.
+    """
+    wanted, phase = context.settings.mnemonics, state.phase
+    new = memory.labels >= phase.num_old
+    rows = np.arange(len(memory)) if wanted.train_beside_old else np.flatnonzero(new)
+    exemplars = _as_exemplars(context, memory, rows, new)
+    outer = _outer_settings(wanted, wanted.outer_learning_rate, wanted.outer_steps)
+    old = memory.as_image_set().subset(rows[~new[rows]])
+    outer_data = OuterData(
+        concatenate([candidates, old]),
+        context.pipeline.normalization,
+        wanted.outer_batch_size,
+        context.seed,
+    )
+    learner = _learner(context, state, outer, len(rows))
+    validate = _validation(context, state, exemplars, held_out)
+    progress = _progress(context, state, "exemplars", outer.steps)
+    course = learner.train_new(
+        exemplars, outer_data, validate, progress.update, "exemplars", phase.index
+    )
+    learned = memory.with_images(_stored(context, memory, rows, exemplars))
+    figures = _figures(state, memory, learned, new, course)
+    if validate:
+        rounded = context.pipeline.normalization.normalize(learned.images[rows]).numpy()
+        figures["held_out_accuracy"] = {
+            "start": course.validations[0][1],
+            "float": validate(exemplars.images),
+            "uint8": validate(rounded),
+        }
+    if context.settings.mnemonics.mnemonics_start != "herding":
+        herded = candidates.subset(
+            select(context, state, candidates, "herding", int(np.sum(new)) // phase.num_new)
+        )
+        figures["margin_herding"] = mean_margin(state, herded)
+    state.figures["exemplars"] = figures
+    return learned
+
+
+def _outer_settings(wanted: MnemonicsSettings, learning_rate: float, steps: int) -> OuterSettings:
+    return OuterSettings(
+        wanted.outer_optimizer, learning_rate, wanted.outer_momentum, wanted.outer_halvings, steps
+    )
+
+
+def _learner(
+    context: RunContext, state: PhaseState, outer: OuterSettings, num_rows: int
+) -> ExemplarLearner:
+    """Returns a learner around Theta_i, after checking that a step of it fits into memory."""
+    wanted, pipeline = context.settings.mnemonics, context.pipeline
+    base = BaseLevelSettings(
+        scope=wanted.inner_scope,
+        estimator=wanted.meta_gradient,
+        truncated_steps=wanted.truncated_steps,
+        start=wanted.inner_start,
+        steps=wanted.inner_steps,
+        learning_rate=wanted.inner_learning_rate,
+        momentum=wanted.inner_momentum,
+        batch_size=wanted.inner_batch_size,
+        batch_statistics=wanted.inner_batch_statistics,
+        augment=wanted.inner_augmentation,
+    )
+    per_step = min(wanted.exemplars_per_step or num_rows, num_rows)
+    check_memory(state.model.backbone, base, per_step, wanted.outer_batch_size)
+    normalization = pipeline.normalization
+    temporary_model = TemporaryModel(
+        state.model, base, pipeline.augmentation, normalization.black, context.seed
+    )
+    settings = LearningSettings(
+        exemplars_per_step=wanted.exemplars_per_step,
+        outer_batch_size=wanted.outer_batch_size,
+        validation_every=wanted.validation_every,
+        patience=wanted.patience,
+    )
+    return ExemplarLearner(temporary_model, settings, outer, normalization, context.seed)
+
+
+def _as_exemplars(
+    context: RunContext, memory: ExemplarMemory, rows: np.ndarray, learns: np.ndarray
+) -> Exemplars:
+    images = context.pipeline.normalization.normalize(memory.images[rows]).numpy()
+    return Exemplars(images, memory.labels[rows], learns[rows])
+
+
+def _stored(
+    context: RunContext, memory: ExemplarMemory, rows: np.ndarray, exemplars: Exemplars
+) -> np.ndarray:
+    """Returns the memory's images with what was learned, rounded to valid pixels."""
+    images = memory.images.copy()
+    learned = rows[exemplars.learns]
+    floats = tf.constant(exemplars.images[exemplars.learns])
+    images[learned] = context.pipeline.normalization.to_uint8(floats).numpy()
+    return images
+
+
+def _validation(
+    context: RunContext, state: PhaseState, exemplars: Exemplars, held_out: ImageSet | None
+) -> Callable[[np.ndarray], float] | None:
+    """Returns the score of the learning exemplars on held-out training images, or None."""
+    if held_out is None:
+        return None
+    held_out_features = state.evaluator.outputs(held_out).features
+    labels, learns = exemplars.labels[exemplars.learns], exemplars.learns
+    backbone = tf.function(lambda batch: state.model.backbone(batch))
+    batch_size = context.settings.training.evaluation_batch_size
+
+    def features_of(images: np.ndarray) -> np.ndarray:
+        starts = range(0, len(images), batch_size)
+        return np.concatenate(
+            [backbone(tf.constant(images[i : i + batch_size])).numpy() for i in starts]
+        )
+
+    def validate(images: np.ndarray) -> float:
+        features = features_of(images[learns])
+        return probe_accuracy(features, labels, held_out_features, held_out.labels)
+
+    return validate
+
+
+def _progress(context: RunContext, state: PhaseState, name: str, steps: int) -> StageProgress:
+    return StageProgress(state.phase.index, context.protocol.num_phases, name, steps)
+
+
+def _figures(
+    state: PhaseState,
+    before: ExemplarMemory,
+    after: ExemplarMemory,
+    changed: np.ndarray,
+    course: Course,
+) -> dict[str, Any]:
+    """Returns what results.json says of exemplars that learned, and shows them in TensorBoard."""
+    start = ArrayImageSet(before.images[changed], before.labels[changed])
+    end = ArrayImageSet(after.images[changed], after.labels[changed])
+    differences = end.images.astype(np.float32) - start.images
+    features = [unit_length(state.evaluator.outputs(images).features) for images in (start, end)]
+    return {
+        "count": int(changed.sum()),
+        "steps": len(course.meta_losses),
+        "stopped": course.stopped,
+        "meta_loss": thinned(course.meta_losses),
+        "validations": course.validations,
+        # Root mean square over an image's pixels, in grey levels of 255, averaged over images.
+        "pixel_distance": float(np.sqrt(np.square(differences).mean(axis=(1, 2, 3))).mean()),
+        # Between L2-normalised features, so at most 2.
+        "feature_distance": float(np.linalg.norm(features[1] - features[0], axis=1).mean()),
+        "clipped_share": float(np.isin(end.images, (0, 255)).mean()),
+        "margin_start": mean_margin(state, start),
+        "margin_end": mean_margin(state, end),
+    }
+
+
+def mean_margin(state: PhaseState, images: ImageSet) -> float:
+    """Returns the mean distance of images to Theta_i's nearest decision boundary, in feature space.
+
+    For a cosine classifier it is the distance of L2-normalised features and weights.
+    """
+    outputs = state.evaluator.outputs(images)
+    classifier = state.model.classifier
+    kernel, logits = np.array(classifier.kernel()), outputs.logits
+    if isinstance(classifier, CosineClassifier):
+        kernel = unit_length(kernel.T).T
+        logits = logits / float(classifier.scale.value)
+    return float(margins(images.labels, logits, kernel).mean())
+
+
+def thinned(values: list[float], most: int = 200) -> list[float]:
+    """Returns every k-th value so that at most `most` remain."""
+    return values[:: max(1, -(-len(values) // most))]

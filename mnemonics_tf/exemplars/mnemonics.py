@@ -1,0 +1,263 @@
+"""Exemplar-level learning: training new exemplars (Eq. 9) and adjusting old ones (Eq. 10).
+
+Both are one loop. In an outer step some exemplars train a temporary model, the model is measured on
+other data, and the exemplars that are meant to learn move against the gradient of that measure. What
+differs is which rows learn and what they are measured on.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf.data.image_set import ImageSet
+from mnemonics_tf.data.pipeline import Normalization
+from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings, PixelOptimizer
+from mnemonics_tf.exemplars.temporary_model import TemporaryModel, balanced_order
+from mnemonics_tf.progress import LOGGER
+from mnemonics_tf.randomness import numpy_generator
+
+#: a meta loss this many times the first one counts as diverged
+_DIVERGENCE = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningSettings:
+    """How exemplars learn, beside the base level and the optimiser.
+
+    Attributes:
+        exemplars_per_step: exemplars that train the temporary model of one outer step; 0 means all.
+        outer_batch_size: images that the temporary model is measured on.
+        validation_every: outer steps between two validations; the best exemplars are kept.
+        patience: validations without improvement after which learning stops; 0 means never.
+    """
+
+    exemplars_per_step: int
+    outer_batch_size: int
+    validation_every: int
+    patience: int
+
+
+@dataclasses.dataclass
+class Exemplars:
+    """Exemplars while they learn.
+
+    Attributes:
+        images: normalised, float32 `[n, h, w, c]`.
+        labels: `[n]`.
+        learns: bool `[n]`; the others stand beside them, unchanged, as Eq. 4b has it.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    learns: np.ndarray
+
+
+class OuterData:
+    """What a temporary model is measured on: a class-balanced batch for every outer step."""
+
+    def __init__(self, images: ImageSet, normalization: Normalization, batch_size: int, seed: int):
+        self._images = images
+        self._normalization = normalization
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def batch(self, *key: str | int) -> tuple[tf.Tensor, np.ndarray]:
+        """Returns normalised images `[m, h, w, c]` and labels `[m]` for the outer step `key`."""
+        labels = self._images.labels
+        order = balanced_order(labels, numpy_generator(self._seed, *key, "outer"))
+        rows = order[: self._batch_size]
+        chosen = self._images.subset(rows)
+        return self._normalization.normalize(chosen.load_all()), labels[rows]
+
+
+@dataclasses.dataclass
+class Course:
+    """How learning went; what a checkpoint must hold of it beside the pixels.
+
+    Attributes:
+        meta_losses: of every outer step.
+        validations: pairs of outer step and held-out score.
+        best: the exemplars with the best score so far, or the newest where nothing validates.
+        stopped: why learning ended before its last step, or None.
+    """
+
+    meta_losses: list[float]
+    validations: list[tuple[int, float]]
+    best: np.ndarray
+    stopped: str | None = None
+
+
+class ExemplarLearner:
+    """Learns exemplars through a temporary model.
+
+    Args:
+        temporary_model: computes meta-gradients.
+        settings: of the loop.
+        outer: of the meta level's optimiser.
+        normalization: gives the valid range of pixels.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        temporary_model: TemporaryModel,
+        settings: LearningSettings,
+        outer: OuterSettings,
+        normalization: Normalization,
+        seed: int,
+    ):
+        self._temporary_model = temporary_model
+        self._settings = settings
+        self._outer = outer
+        self._normalization = normalization
+        self._seed = seed
+
+    def train_new(
+        self,
+        exemplars: Exemplars,
+        outer_data: OuterData,
+        validate: Callable[[np.ndarray], float] | None,
+        report: Callable[[int, dict[str, float]], None],
+        *key: str | int,
+    ) -> Course:
+        """Trains the learning rows on the phase's data (Eq. 8, 9; Algorithm 1, line 11).
+
+        Args:
+            exemplars: E_i, and E_{0:i-1} as rows that do not learn.
+            outer_data: D_i.
+            validate: score of exemplars, higher is better, on held-out training images.
+            report: called after every outer step.
+            *key: names the phase.
+        """
+
+        def step_data(step):
+            rows = self._rows(np.arange(len(exemplars.labels)), exemplars.labels, *key, step)
+            return rows, *outer_data.batch(*key, step)
+
+        return self._learn(exemplars, step_data, validate, report, *key)
+
+    def adjust_old(
+        self,
+        exemplars: Exemplars,
+        num_subsets: int,
+        report: Callable[[int, dict[str, float]], None],
+        *key: str | int,
+    ) -> Course:
+        """Adjusts the learning rows, some of them measured on the rest (Eq. 10; lines 13-15).
+
+        The subsets are class-balanced. Outer steps go round them: in its turn a subset trains the
+        temporary model and moves, while its complement, as it stands by then, is what it is measured
+        on. Rows that do not learn belong to every subset's complement and to none of the subsets.
+
+        Args:
+            exemplars: E_{0:i-1}; E_i may stand beside them as rows that do not learn.
+            num_subsets: how many; the paper has two, A and B.
+            report: called after every outer step.
+            *key: names the phase.
+        """
+        subset = split_balanced(
+            exemplars.labels, num_subsets, numpy_generator(self._seed, *key, "subsets")
+        )
+        subset[~exemplars.learns] = -1
+
+        def step_data(step):
+            mine = np.flatnonzero(subset == step % num_subsets)
+            others = np.flatnonzero(subset != step % num_subsets)
+            rows = self._rows(mine, exemplars.labels, *key, step)
+            order = balanced_order(
+                exemplars.labels[others], numpy_generator(self._seed, *key, step, "outer")
+            )
+            chosen = others[order[: self._settings.outer_batch_size]]
+            return rows, tf.constant(exemplars.images[chosen]), exemplars.labels[chosen]
+
+        return self._learn(exemplars, step_data, None, report, *key)
+
+    def _rows(self, candidates: np.ndarray, labels: np.ndarray, *key: str | int) -> np.ndarray:
+        """Returns the class-balanced rows that train the temporary model of one outer step."""
+        size = self._settings.exemplars_per_step or len(candidates)
+        order = balanced_order(labels[candidates], numpy_generator(self._seed, *key, "rows"))
+        return np.sort(candidates[order[:size]])
+
+    def _learn(self, exemplars, step_data, validate, report, *key) -> Course:
+        optimizer = PixelOptimizer(
+            self._outer,
+            exemplars.images.shape,
+            self._normalization.black,
+            self._normalization.white,
+        )
+        course = Course([], [], exemplars.images.copy())
+        self._validate(course, exemplars, validate, 0)
+        for step in range(self._outer.steps):
+            started = time.monotonic()
+            rows, outer_images, outer_labels = step_data(step)
+            result = self._temporary_model.estimate(
+                tf.constant(exemplars.images[rows]),
+                exemplars.labels[rows],
+                outer_images,
+                outer_labels,
+                *key,
+                step,
+            )
+            loss, gradient = float(result.outer_loss), result.exemplar_gradient.numpy()
+            course.stopped = _trouble(loss, gradient, course.meta_losses)
+            if course.stopped:
+                LOGGER.warning("exemplar learning stopped at step %d: %s", step, course.stopped)
+                break
+            course.meta_losses.append(loss)
+            learning = exemplars.learns[rows]
+            optimizer.apply(exemplars.images, rows[learning], gradient[learning], step)
+            seconds = time.monotonic() - started
+            report(step + 1, {"meta_loss": loss, "images_per_second": len(rows) / seconds})
+            last = step + 1 == self._outer.steps
+            if last or (step + 1) % self._settings.validation_every == 0:
+                self._validate(course, exemplars, validate, step + 1)
+                if self._out_of_patience(course):
+                    course.stopped = "held-out accuracy no longer rises"
+                    break
+        exemplars.images = course.best
+        return course
+
+    def _validate(self, course: Course, exemplars: Exemplars, validate, step: int) -> None:
+        if validate is None:
+            course.best = exemplars.images.copy()
+            return
+        score = validate(exemplars.images)
+        if not course.validations or score > max(value for _, value in course.validations):
+            course.best = exemplars.images.copy()
+        course.validations.append((step, score))
+
+    def _out_of_patience(self, course: Course) -> bool:
+        if not self._settings.patience or not course.validations:
+            return False
+        scores = [score for _, score in course.validations]
+        return len(scores) - 1 - int(np.argmax(scores)) >= self._settings.patience
+
+
+def split_balanced(
+    labels: np.ndarray, num_subsets: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Returns the subset `[n]` of each row, as many rows of a class in each as can be.
+
+    Args:
+        labels: `[n]`.
+        num_subsets: k of Eq. 10 and the paragraph after it.
+        generator: decides which row comes into which subset.
+    """
+    subset = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        # A random first subset spreads what does not divide evenly over the subsets.
+        subset[members] = (np.arange(len(members)) + generator.integers(num_subsets)) % num_subsets
+    return subset
+
+
+def _trouble(loss: float, gradient: np.ndarray, losses: list[float]) -> str | None:
+    if not math.isfinite(loss) or not np.all(np.isfinite(gradient)):
+        return f"the meta loss is {loss} or its gradient is not finite; the last good ones are kept"
+    if losses and loss > _DIVERGENCE * max(losses[0], 1.0):
+        return f"the meta loss rose from {losses[0]:.3g} to {loss:.3g}; the last good ones are kept"
+    return None

@@ -1,0 +1,98 @@
+"""The meta level's optimisers: gradient descent on pixels, some images at a time (Eq. 9, 10)."""
+
+import dataclasses
+
+import numpy as np
+
+#: how pixels are moved
+OUTER_OPTIMIZERS = ("adam", "sgd")
+
+_ADAM_DECAY = (0.9, 0.999)
+_ADAM_EPSILON = 1e-12  # meta-gradients of single pixels are near 1e-6, below Adam's usual 1e-7
+
+
+@dataclasses.dataclass(frozen=True)
+class OuterSettings:
+    """The meta level.
+
+    Attributes:
+        optimizer: `adam` or `sgd`.
+        learning_rate: beta_1 of Eq. 9, in units of the normalised pixels.
+        momentum: of SGD.
+        halvings: how often the learning rate is halved, at even distances (the paper: 4 times, every
+            10 of 50 epochs).
+        steps: how many outer steps there are.
+    """
+
+    optimizer: str
+    learning_rate: float
+    momentum: float
+    halvings: int
+    steps: int
+
+    def learning_rate_at(self, step: int) -> float:
+        """Returns the learning rate of outer step `step` (from 0)."""
+        return self.learning_rate * 0.5 ** (step * (self.halvings + 1) // max(self.steps, 1))
+
+
+class PixelOptimizer:
+    """Moves the rows that had a gradient, and keeps the moments of the others as they are.
+
+    An outer step sees only some of the exemplars; a dense optimiser would go on moving the others by
+    their old moments.
+
+    Args:
+        settings: of the meta level.
+        shape: of all exemplars, `[n, h, w, c]`.
+        lowest: smallest valid value of each channel, `[c]`.
+        highest: largest valid value of each channel, `[c]`.
+    """
+
+    def __init__(
+        self,
+        settings: OuterSettings,
+        shape: tuple[int, ...],
+        lowest: np.ndarray,
+        highest: np.ndarray,
+    ):
+        self._settings = settings
+        self._lowest, self._highest = lowest, highest
+        self._first = np.zeros(shape, np.float32)
+        self._second = np.zeros(shape if settings.optimizer == "adam" else (0,), np.float32)
+        self._counts = np.zeros(shape[0], np.int64)
+
+    def apply(self, images: np.ndarray, rows: np.ndarray, gradient: np.ndarray, step: int) -> None:
+        """Moves `images[rows]` against the gradient and projects them onto valid pixels, in place.
+
+        Args:
+            images: all exemplars, normalised, `[n, h, w, c]`.
+            rows: which of them have a gradient, `[m]`, each once.
+            gradient: `[m, h, w, c]`.
+            step: the outer step, for the learning rate.
+        """
+        self._counts[rows] += 1
+        rate = self._settings.learning_rate_at(step)
+        direction = self._adam(rows, gradient) if self._second.size else self._sgd(rows, gradient)
+        images[rows] = np.clip(images[rows] - rate * direction, self._lowest, self._highest)
+
+    def _sgd(self, rows, gradient):
+        self._first[rows] = self._settings.momentum * self._first[rows] + gradient
+        return self._first[rows]
+
+    def _adam(self, rows, gradient):
+        beta1, beta2 = _ADAM_DECAY
+        self._first[rows] = beta1 * self._first[rows] + (1 - beta1) * gradient
+        self._second[rows] = beta2 * self._second[rows] + (1 - beta2) * np.square(gradient)
+        count = self._counts[rows].reshape(-1, *[1] * (gradient.ndim - 1))
+        mean = self._first[rows] / (1 - beta1**count)
+        square = self._second[rows] / (1 - beta2**count)
+        return mean / (np.sqrt(square) + _ADAM_EPSILON)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns moments and counts, for a checkpoint."""
+        return {"first": self._first, "second": self._second, "counts": self._counts}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Sets what `state` returned."""
+        self._first, self._second = state["first"].copy(), state["second"].copy()
+        self._counts = state["counts"].copy()

@@ -1,0 +1,110 @@
+"""What the parts of a run share: the run's fixed context, and a phase's changing state."""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf.data.access import PhaseData
+from mnemonics_tf.data.image_set import ImageSet
+from mnemonics_tf.data.pipeline import Pipeline
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
+from mnemonics_tf.evaluation.evaluator import Evaluator
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.methods.base import Method
+from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.run_directory import RunDirectory
+from mnemonics_tf.settings import Settings
+from mnemonics_tf.summaries import Summaries
+from mnemonics_tf.training.checkpoints import PhaseCheckpoints, Snapshot
+
+
+@dataclasses.dataclass(frozen=True)
+class RunContext:
+    """What stays the same from the first phase to the last.
+
+    Attributes:
+        settings: of the run.
+        protocol: which class comes when.
+        data: the gate to the phases' images.
+        method: how the model learns.
+        architecture: of the model.
+        pipeline: makes batches.
+        strategy: the distribution strategy everything runs in.
+        directory: where everything is written.
+        summaries: for TensorBoard.
+    """
+
+    settings: Settings
+    protocol: ClassIncrementalProtocol
+    data: PhaseData
+    method: Method
+    architecture: Architecture
+    pipeline: Pipeline
+    strategy: tf.distribute.Strategy
+    directory: RunDirectory
+    summaries: Summaries
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything but the class order."""
+        return self.settings.protocol.seed
+
+
+@dataclasses.dataclass
+class PhaseState:
+    """What changes while a phase runs.
+
+    Attributes:
+        phase: which.
+        training_set: D_i, in reach until the phase ends.
+        old_model: Theta_{i-1}, frozen; None in phase 0.
+        model: Theta_i.
+        evaluator: runs Theta_i as it stands.
+        memory: the exemplars, old ones first and new ones once they are made.
+        checkpoints: snapshots of this phase.
+        resume: the snapshot this process began with, until its stage has gone on from it.
+        seconds: time spent, by stage, over all processes that worked on the phase.
+        figures: what stages found worth recording, by stage.
+    """
+
+    phase: Phase
+    training_set: ImageSet
+    old_model: IncrementalModel | None
+    model: IncrementalModel
+    evaluator: Evaluator
+    memory: ExemplarMemory
+    checkpoints: PhaseCheckpoints
+    resume: Snapshot | None = None
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    figures: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def save_snapshot(
+        self, stage: int, position: int, extra: dict[str, dict[str, np.ndarray]] | None = None
+    ) -> None:
+        """Writes a checkpoint from which `restore` goes on.
+
+        Args:
+            stage: index of the stage that is in progress.
+            position: how much of it is done.
+            extra: groups of arrays of the stage's own.
+        """
+        groups = {
+            "model": self.model.state(),
+            "memory": {"images": self.memory.images, "labels": self.memory.labels},
+            "seconds": {name: np.array(value) for name, value in self.seconds.items()},
+            "figures": {"json": np.array(json.dumps(self.figures))},
+        }
+        self.checkpoints.save(Snapshot(stage, position, {**groups, **(extra or {})}))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes back to where a snapshot was taken."""
+        self.resume = snapshot
+        self.model.set_state(snapshot.groups["model"])
+        memory = snapshot.groups["memory"]
+        self.memory = ExemplarMemory(memory["images"], memory["labels"])
+        seconds = snapshot.groups.get("seconds", {})
+        self.seconds = {name: float(value) for name, value in seconds.items()}
+        self.figures = json.loads(str(snapshot.groups["figures"]["json"]))

@@ -1,0 +1,157 @@
+"""The model level of a phase: training on new data and old exemplars, and the balanced fine-tune."""
+
+import dataclasses
+import time
+
+import numpy as np
+
+from mnemonics_tf.data.image_set import ImageSet
+from mnemonics_tf.data.pipeline import concatenate
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.methods.base import cross_entropy
+from mnemonics_tf.progress import LOGGER, StageProgress
+from mnemonics_tf.results import hash_of
+from mnemonics_tf.run_directory import RunDirectory, read_arrays, write_arrays
+from mnemonics_tf.run_state import PhaseState, RunContext
+from mnemonics_tf.training.loop import LossParts, TrainingLoop
+from mnemonics_tf.training.optimization import OptimizationSettings
+
+
+def train_model(context: RunContext, state: PhaseState, stage: int) -> None:
+    """Trains Theta_i on D_i and the old exemplars (Eq. 6; Algorithm 1, lines 4 and 8).
+
+    Args:
+        context: of the run.
+        state: of the phase; its model changes.
+        stage: index of this stage, for checkpoints.
+    """
+    phase, training, method = state.phase, context.settings.training, context.method
+    if phase.index == 0 and context.settings.run.phase0_from:
+        _take_over_phase0(context, state)
+    else:
+        epochs = training.base_epochs if phase.index == 0 else training.epochs
+        images = state.training_set
+        if not method.keeps_past_data:
+            images = concatenate([images, state.memory.as_image_set()])
+
+        def loss_parts(batch, outputs, old_outputs):
+            return method.loss_parts(batch, outputs, old_outputs, phase)
+
+        settings = _optimization(
+            context, epochs, training.learning_rate, training.learning_rate_milestones
+        )
+        _run_epochs(context, state, stage, "train", images, loss_parts, settings)
+    if phase.index == 0:
+        arrays = {**state.model.state(), "fingerprint": np.array(_phase0_fingerprint(context))}
+        write_arrays(context.directory.base_model, arrays)
+
+
+def finetune_model(context: RunContext, state: PhaseState, stage: int) -> None:
+    """Fine-tunes Theta_i on the exemplars only, as many of each class (Algorithm 1, line 18).
+
+    Departure from Algorithm 1: phase 0 is left out unless `finetune_base_phase` is set. The step
+    undoes the bias between many new and few old images (Section 4.3), and phase 0 has no old ones;
+    there it only replaces all of D_0 by its exemplars.
+
+    Args:
+        context: of the run.
+        state: of the phase; its model changes.
+        stage: index of this stage, for checkpoints.
+    """
+    training = context.settings.training
+    if not finetunes(context, state):
+        return
+
+    def loss_parts(batch, outputs, old_outputs):
+        return {"classification": cross_entropy(batch["label"], outputs.logits)}
+
+    settings = _optimization(
+        context, training.finetune_epochs, training.finetune_learning_rate, milestones=()
+    )
+    images = state.memory.as_image_set()
+    _run_epochs(context, state, stage, "finetune", images, loss_parts, settings)
+
+
+def finetunes(context: RunContext, state: PhaseState) -> bool:
+    """Returns whether the balanced fine-tune applies to this phase."""
+    training = context.settings.training
+    if not training.finetune_epochs or context.method.keeps_past_data:
+        return False
+    return state.phase.index > 0 or training.finetune_base_phase
+
+
+def _optimization(
+    context: RunContext, epochs: int, learning_rate: float, milestones: tuple[float, ...]
+) -> OptimizationSettings:
+    training = context.settings.training
+    return OptimizationSettings(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        milestones=tuple(round(share * epochs) for share in milestones),
+        decay=training.learning_rate_decay,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        decay_normalization=training.decay_normalization,
+        batch_size=training.batch_size,
+    )
+
+
+def _run_epochs(
+    context: RunContext,
+    state: PhaseState,
+    stage: int,
+    name: str,
+    images: ImageSet,
+    loss_parts: LossParts,
+    settings: OptimizationSettings,
+) -> None:
+    """Trains for the stage's epochs, from where a snapshot left it, with checkpoints."""
+    phase = state.phase.index
+    loop = TrainingLoop(
+        state.model, state.old_model, loss_parts, settings, context.pipeline, context.strategy
+    )
+    start = 0
+    if state.resume and state.resume.position:
+        start = state.resume.position
+        loop.set_state(state.resume.groups["optimizer"])
+    progress = StageProgress(phase, context.protocol.num_phases, name, settings.epochs, start)
+    saved = time.monotonic()
+    for epoch in range(start, settings.epochs):
+        figures = loop.run_epoch(images, epoch, name, phase)
+        state.figures[name] = figures
+        progress.update(epoch + 1, figures)
+        context.summaries.scalars(f"{name}/phase{phase:02d}", figures, epoch)
+        if time.monotonic() - saved > 60 * context.settings.run.checkpoint_minutes:
+            state.save_snapshot(stage, epoch + 1, {"optimizer": loop.state()})
+            saved = time.monotonic()
+
+
+def _phase0_fingerprint(context: RunContext) -> str:
+    """Returns a hash of everything that touches the model of phase 0 up to its exemplars."""
+    training = dataclasses.asdict(context.settings.training)
+    shared = (
+        *("base_epochs", "batch_size", "learning_rate", "learning_rate_milestones"),
+        *("learning_rate_decay", "momentum", "weight_decay", "decay_normalization"),
+    )
+    return hash_of(
+        {
+            "dataset": context.settings.protocol.dataset,
+            "classes": context.protocol.order[: context.protocol.base_classes],
+            "seed": context.seed,
+            "architecture": dataclasses.asdict(context.architecture),
+            "training": {name: training[name] for name in shared},
+            "devices": context.strategy.num_replicas_in_sync,
+        }
+    )
+
+
+def _take_over_phase0(context: RunContext, state: PhaseState) -> None:
+    other = RunDirectory(context.settings.run.phase0_from)
+    arrays = read_arrays(other.base_model)
+    if str(arrays.pop("fingerprint")) != _phase0_fingerprint(context):
+        raise UserError(
+            f"--phase0_from={other.root}: its phase 0 was trained with other settings, data or "
+            "class order; leave the flag out to train phase 0 here"
+        )
+    state.model.set_state(arrays)
+    LOGGER.info("phase 0 takes the trained model of %s", other.root)

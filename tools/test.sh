@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Checks format and lint, then runs the tests, in an environment that it makes at the first call.
+# Arguments go to pytest: tools/test.sh tests/data -k cifar
+# Tests on real images need MNEMONICS_TEST_DATA, a folder with the data sets' archives.
+set -euo pipefail
+
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+install_requirements requirements.txt requirements-dev.txt
+
+cd "$repository"
+"$environment/bin/ruff" format --check .
+"$environment/bin/ruff" check .
+
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+if [[ $# -eq 0 ]]; then
+  # The whole suite repays a second process. A file stays in one process, which compiles its
+  # graphs once.
+  set -- -n 2 --dist loadfile
+fi
+"$environment/bin/python" -m pytest --durations=15 "$@"
