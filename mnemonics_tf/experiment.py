@@ -91,15 +91,17 @@ class Experiment:
         )
 
     def run(self) -> dict[str, Any]:
-        """Runs, or goes on with, all phases; returns what results.json holds."""
+        """Runs, or goes on with, the phases; returns what results.json holds."""
         directory = self._context.directory
         _claim_directory(directory, self._settings)
-        for phase in self._context.protocol.phases:
+        last = self._settings.run.last_phase
+        phases = self._context.protocol.phases[: last + 1 if last >= 0 else None]
+        for phase in phases:
             if directory.record(phase.index).exists():
                 LOGGER.info("phase %d is done already", phase.index)
                 continue
             self._run_phase(phase)
-        return self._write_results()
+        return self._write_results(phases)
 
     def _run_phase(self, phase: Phase) -> None:
         """Lines 2-20 of Algorithm 1 for one phase."""
@@ -227,11 +229,8 @@ class Experiment:
             warmup_images=state.memory.images[:1],
         )
 
-    def _write_results(self) -> dict[str, Any]:
-        records = [
-            read_json(self._context.directory.record(p.index))
-            for p in self._context.protocol.phases
-        ]
+    def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
+        records = [read_json(self._context.directory.record(p.index)) for p in phases]
         contents = {
             "summary": results.summarize(records),
             "protocol": results.protocol_fingerprint(self._settings, self._context.protocol),

@@ -1,7 +1,7 @@
 """Everything a run can be told: frozen settings, the flags made from them, their validation.
 
-Each field below is one flag of the same name; its metadata holds the flag's help text. Entry points define
-the flags, parse them once and pass `Settings` on; nothing else reads a flag.
+Each field below is one flag of the same name; its metadata holds the flag's help text. Entry points
+define the flags, parse them once and pass `Settings` on; nothing else reads a flag.
 """
 
 import dataclasses
@@ -28,8 +28,11 @@ class RunSettings:
     download: bool = _setting(False, "Allow downloading the data where it is not found.")
     phase0_from: str = _setting(
         "",
-        "Run directory whose phase-0 model is used instead of training one; refused unless everything "
-        "that touches phase 0 is the same.",
+        "Run directory whose phase-0 model is used instead of training one; refused unless "
+        "everything that touches phase 0 is the same.",
+    )
+    last_phase: int = _setting(
+        -1, "Phase after which to stop; the run goes on later without the flag. -1: the last one."
     )
     checkpoint_minutes: float = _setting(
         5.0, "Minutes between checkpoints within a stage; stages also end with one."
@@ -181,7 +184,7 @@ class Settings:
         _validate(self)
 
     def results_settings(self) -> dict[str, dict[str, Any]]:
-        """Returns what decides a run's results: everything but the `run` group, as plain JSON values."""
+        """Returns what decides a run's results, as JSON values: all but the `run` group."""
         groups = dataclasses.asdict(self)
         del groups["run"]
         return {
@@ -307,6 +310,6 @@ def _validate(settings: Settings) -> None:
     milestones = training.learning_rate_milestones
     if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
         raise UserError(
-            f"--learning_rate_milestones={','.join(map(str, milestones))}: pass ascending shares of the "
-            "epochs between 0 and 1, e.g. 0.5,0.75"
+            f"--learning_rate_milestones={','.join(map(str, milestones))}: pass ascending shares of "
+            "the epochs between 0 and 1, e.g. 0.5,0.75"
         )

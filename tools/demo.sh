@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains with the flags given, in an environment that it makes at the first call:
-#   tools/demo.sh --flagfile=configs/digits.flags
+#   tools/demo.sh --run_dir=runs/demo --method=joint
 # Works from any directory; paths in the flags are taken from the directory it is called in.
 set -euo pipefail
 

@@ -1,4 +1,4 @@
-"""What exemplar learning will cost: a refusal of what can't fit, and a plan from one measured step."""
+"""What exemplar learning will cost: what can't fit is refused, the rest is told from one step."""
 
 import pathlib
 import re

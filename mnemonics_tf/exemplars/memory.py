@@ -26,8 +26,8 @@ class Budget:
     def __post_init__(self):
         if (self.per_class is None) == (self.total is None):
             raise UserError(
-                f"exemplars per class {self.per_class} and in total {self.total}: pass exactly one of "
-                "--exemplars_per_class and --exemplars_total"
+                f"exemplars per class {self.per_class} and in total {self.total}: pass exactly one "
+                "of --exemplars_per_class and --exemplars_total"
             )
 
     def quota(self, num_seen: int) -> int:
@@ -39,8 +39,8 @@ class Budget:
         quota = self.per_class if self.total is None else self.total // num_seen
         if quota < 1:
             raise UserError(
-                f"--exemplars_total={self.total} leaves no exemplar for each of {num_seen} classes: "
-                f"pass at least {num_seen}"
+                f"--exemplars_total={self.total} leaves no exemplar for each of {num_seen} "
+                f"classes: pass at least {num_seen}"
             )
         return quota
 
@@ -58,8 +58,8 @@ class ExemplarMemory:
         self.labels = labels.astype(np.int32)
         if images.dtype != np.uint8 or len(images) != len(labels) or np.any(np.diff(labels) < 0):
             raise UserError(
-                f"an exemplar memory of dtype {images.dtype}, {len(images)} images and {len(labels)} "
-                "labels; expected uint8 images with ascending labels"
+                f"an exemplar memory of dtype {images.dtype}, {len(images)} images and "
+                f"{len(labels)} labels; expected uint8 images with ascending labels"
             )
 
     @classmethod

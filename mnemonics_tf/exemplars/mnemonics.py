@@ -1,8 +1,8 @@
 """Exemplar-level learning: training new exemplars (Eq. 9) and adjusting old ones (Eq. 10).
 
 Both are one loop. In an outer step some exemplars train a temporary model, the model is measured on
-other data, and the exemplars that are meant to learn move against the gradient of that measure. What
-differs is which rows learn and what they are measured on.
+other data, and the exemplars that are meant to learn move against the gradient of that measure.
+What differs is which rows learn and what they are measured on.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Normalization
+from mnemonics_tf.exemplars.cost import announce
 from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings, PixelOptimizer
 from mnemonics_tf.exemplars.temporary_model import TemporaryModel, balanced_order
 from mnemonics_tf.progress import LOGGER
@@ -150,8 +151,8 @@ class ExemplarLearner:
         """Adjusts the learning rows, some of them measured on the rest (Eq. 10; lines 13-15).
 
         The subsets are class-balanced. Outer steps go round them: in its turn a subset trains the
-        temporary model and moves, while its complement, as it stands by then, is what it is measured
-        on. Rows that do not learn belong to every subset's complement and to none of the subsets.
+        temporary model and moves, while its complement, as it stands by then, is what it is
+        measured on. Rows that do not learn belong to every subset's complement and to none of the subsets.
 
         Args:
             exemplars: E_{0:i-1}; E_i may stand beside them as rows that do not learn.
@@ -191,17 +192,24 @@ class ExemplarLearner:
         )
         course = Course([], [], exemplars.images.copy())
         self._validate(course, exemplars, validate, 0)
+
+        def estimate(step, rows, outer_images, outer_labels):
+            images = tf.constant(exemplars.images[rows])
+            labels = exemplars.labels[rows]
+            return self._temporary_model.estimate(
+                images, labels, outer_images, outer_labels, *key, step
+            )
+
+        first = step_data(0)
+        announce(
+            f"{key[0]}: {int(exemplars.learns.sum())} exemplars, {len(first[0])} in a step",
+            self._outer.steps,
+            lambda: estimate(0, *first),
+        )
         for step in range(self._outer.steps):
             started = time.monotonic()
             rows, outer_images, outer_labels = step_data(step)
-            result = self._temporary_model.estimate(
-                tf.constant(exemplars.images[rows]),
-                exemplars.labels[rows],
-                outer_images,
-                outer_labels,
-                *key,
-                step,
-            )
+            result = estimate(step, rows, outer_images, outer_labels)
             loss, gradient = float(result.outer_loss), result.exemplar_gradient.numpy()
             course.stopped = _trouble(loss, gradient, course.meta_losses)
             if course.stopped:
@@ -226,7 +234,8 @@ class ExemplarLearner:
             course.best = exemplars.images.copy()
             return
         score = validate(exemplars.images)
-        if not course.validations or score > max(value for _, value in course.validations):
+        # On a tie the later ones: held-out accuracy is coarse, and the meta loss went on falling.
+        if not course.validations or score >= max(value for _, value in course.validations):
             course.best = exemplars.images.copy()
         course.validations.append((step, score))
 
@@ -234,7 +243,8 @@ class ExemplarLearner:
         if not self._settings.patience or not course.validations:
             return False
         scores = [score for _, score in course.validations]
-        return len(scores) - 1 - int(np.argmax(scores)) >= self._settings.patience
+        best = max(step for step, score in enumerate(scores) if score == max(scores))
+        return len(scores) - 1 - best >= self._settings.patience
 
 
 def split_balanced(

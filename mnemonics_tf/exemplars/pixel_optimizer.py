@@ -19,8 +19,8 @@ class OuterSettings:
         optimizer: `adam` or `sgd`.
         learning_rate: beta_1 of Eq. 9, in units of the normalised pixels.
         momentum: of SGD.
-        halvings: how often the learning rate is halved, at even distances (the paper: 4 times, every
-            10 of 50 epochs).
+        halvings: how often the learning rate is halved, at even distances (the paper: 4 times,
+            every 10 of 50 epochs).
         steps: how many outer steps there are.
     """
 
@@ -38,8 +38,8 @@ class OuterSettings:
 class PixelOptimizer:
     """Moves the rows that had a gradient, and keeps the moments of the others as they are.
 
-    An outer step sees only some of the exemplars; a dense optimiser would go on moving the others by
-    their old moments.
+    An outer step sees only some of the exemplars; a dense optimiser would go on moving the others
+    by their old moments.
 
     Args:
         settings: of the meta level.

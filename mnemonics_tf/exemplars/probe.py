@@ -1,4 +1,4 @@
-"""What exemplars are worth: accuracy of a fresh classifier that saw nothing else, and their margins."""
+"""What exemplars are worth: the accuracy of a fresh classifier on them, and their margins."""
 
 import numpy as np
 import tensorflow as tf

@@ -21,11 +21,11 @@ def select_by_herding(
 ) -> np.ndarray:
     """Returns `count` indices chosen by herding, best first.
 
-    p_k = argmin_x || mu - (phi(x) + sum_{j<k} phi(p_j)) / k ||, phi and mu L2-normalised; an image is
-    chosen once.
+    p_k = argmin_x || mu - (phi(x) + sum_{j<k} phi(p_j)) / k ||, phi and mu L2-normalised; an image
+    is chosen once.
 
-    Source: Welling, Herding Dynamical Weights to Learn, ICML 2009; Rebuffi et al., iCaRL, CVPR 2017,
-    Algorithm 4.
+    Source: Welling, Herding Dynamical Weights to Learn, ICML 2009; Rebuffi et al., iCaRL, CVPR
+    2017, Algorithm 4.
 
     Args:
         features: of one class, `[n, d]`.

@@ -1,4 +1,4 @@
-"""The temporary model Theta' of Eq. 7 and 8: what it trains, where it starts, how it is differentiated."""
+"""The temporary model Theta' of Eq. 7 and 8: what it trains, where it starts, its gradient."""
 
 import dataclasses
 
@@ -23,13 +23,14 @@ class BaseLevelSettings:
         scope: what the inner loop trains: `all`, `transfer` or `classifier`.
         estimator: name of the meta-gradient estimator.
         truncated_steps: for the estimator `truncated`.
-        start: `model`: Theta_i as it is; `fresh_head`: Theta_i with a new random classifier for every
-            outer step.
+        start: `model`: Theta_i as it is; `fresh_head`: Theta_i with a new random classifier for
+            every outer step.
         steps: T.
         learning_rate: alpha_2.
         momentum: of the inner SGD; the paper has none.
         batch_size: exemplars in an inner batch; 0 means all of the outer step's exemplars.
-        batch_statistics: normalise by exact batch statistics in the inner loop, instead of frozen ones.
+        batch_statistics: normalise by exact batch statistics in the inner loop, not by frozen
+            ones.
         augment: augment exemplars in the inner loop as in training.
     """
 
@@ -141,7 +142,7 @@ class TemporaryModel:
         return self._augmentation(images, seed, self._black) if self._settings.augment else images
 
     def _start(self, *key: str | int) -> list[tf.Tensor]:
-        """Returns theta_0: the values of the trained variables, with a fresh classifier on demand."""
+        """Returns theta_0: the trained variables' values, with a fresh classifier on demand."""
         classifier = {id(variable) for variable in self._model.classifier.variables}
         generator = numpy_generator(self._seed, *key, "head")
         return [

@@ -116,8 +116,8 @@ class WeightTransferConvolution(keras.layers.Layer):
     In inference the normalisation is folded into the kernel, y = conv(x, W * s * a) + b, which is
     faster than two steps and takes less memory inside the unrolled inner loop.
 
-    Source: paper, Section 5.1 (weight transfer operations); Sun et al., Meta-Transfer Learning, CVPR
-    2019, Eq. 2; Perez et al., FiLM, AAAI 2018.
+    Source: paper, Section 5.1 (weight transfer operations); Sun et al., Meta-Transfer Learning,
+    CVPR 2019, Eq. 2; Perez et al., FiLM, AAAI 2018.
 
     Args:
         filters: number of output channels.

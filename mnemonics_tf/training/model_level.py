@@ -1,4 +1,4 @@
-"""The model level of a phase: training on new data and old exemplars, and the balanced fine-tune."""
+"""The model level of a phase: training on new data and old exemplars, and the fine-tune."""
 
 import dataclasses
 import time
