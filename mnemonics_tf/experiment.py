@@ -59,6 +59,9 @@ class Experiment:
         source: where images come from.
         strategy: the distribution strategy that everything runs in.
 
+    Attributes:
+        context: what stays the same from the first phase to the last.
+
     Raises:
         UserError: if settings and data do not fit together, before any work starts.
     """
@@ -72,7 +75,7 @@ class Experiment:
         )
         _check_class_sizes(settings, protocol, source)
         directory = RunDirectory(settings.run.run_dir)
-        self._context = RunContext(
+        self.context = RunContext(
             settings=settings,
             protocol=protocol,
             data=PhaseData(source, protocol, method.keeps_past_data),
@@ -92,10 +95,10 @@ class Experiment:
 
     def run(self) -> dict[str, Any]:
         """Runs, or goes on with, the phases; returns what results.json holds."""
-        directory = self._context.directory
+        directory = self.context.directory
         _claim_directory(directory, self._settings)
         last = self._settings.run.last_phase
-        phases = self._context.protocol.phases[: last + 1 if last >= 0 else None]
+        phases = self.context.protocol.phases[: last + 1 if last >= 0 else None]
         for phase in phases:
             if directory.record(phase.index).exists():
                 LOGGER.info("phase %d is done already", phase.index)
@@ -105,23 +108,23 @@ class Experiment:
 
     def _run_phase(self, phase: Phase) -> None:
         """Lines 2-20 of Algorithm 1 for one phase."""
-        state = self._begin(phase)  # lines 2, 6, 7
+        state = self.begin_phase(phase)  # lines 2, 6, 7
         first = state.resume.stage if state.resume else 0
         for index, (name, stage) in enumerate(STAGES):
             if index < first:
                 continue
-            if name == "finetune" and finetunes(self._context, state):
+            if name == "finetune" and finetunes(self.context, state):
                 state.figures["before_finetune"] = self._accuracies(state)
             started = time.monotonic()
-            stage(self._context, state, index)
+            stage(self.context, state, index)
             state.seconds[name] = state.seconds.get(name, 0.0) + time.monotonic() - started
             state.resume = None
             state.save_snapshot(index + 1, 0)
         self._evaluate(state)  # lines 19, 20
 
-    def _begin(self, phase: Phase) -> PhaseState:
+    def begin_phase(self, phase: Phase) -> PhaseState:
         """Gets D_i and E_{0:i-1} from memory, and initialises Theta_i with Theta_{i-1}."""
-        context = self._context
+        context = self.context
         training_set = context.data.training_set(phase)
         with context.strategy.scope():
             if phase.index == 0:
@@ -150,7 +153,7 @@ class Experiment:
 
     def _new_model(self, phase: Phase) -> IncrementalModel:
         model = IncrementalModel(
-            self._context.architecture, phase.num_old, phase.num_new, self._context.seed
+            self.context.architecture, phase.num_old, phase.num_new, self.context.seed
         )
         if self._settings.model.weight_transfer and phase.index > 0:
             model.enable_transfer()
@@ -158,8 +161,8 @@ class Experiment:
 
     def load_model(self, phase_index: int) -> IncrementalModel:
         """Returns Theta_i as it was at the end of phase i, from the run directory."""
-        model = self._new_model(self._context.protocol.phases[phase_index])
-        model.set_state(read_arrays(self._context.directory.model(phase_index)))
+        model = self._new_model(self.context.protocol.phases[phase_index])
+        model.set_state(read_arrays(self.context.directory.model(phase_index)))
         return model
 
     def _accuracies(self, state: PhaseState) -> dict[str, float]:
@@ -169,15 +172,15 @@ class Experiment:
     def _predict(self, state: PhaseState) -> tuple[Predictions, np.ndarray]:
         """Returns both heads' predictions of the test set, and the class means `nme` used."""
         means = state.evaluator.class_means(state.memory, state.phase.num_seen)
-        test_set = self._context.data.test_set(state.phase)
+        test_set = self.context.data.test_set(state.phase)
         return state.evaluator.predict(test_set, means), means
 
     def _groups(self, phase: Phase) -> Sequence[range]:
-        return [earlier.new_classes for earlier in self._context.protocol.phases[: phase.index + 1]]
+        return [earlier.new_classes for earlier in self.context.protocol.phases[: phase.index + 1]]
 
     def _evaluate(self, state: PhaseState) -> None:
         """Tests both heads, exports, and closes the phase: memory, model, record, in this order."""
-        phase, directory = state.phase, self._context.directory
+        phase, directory = state.phase, self.context.directory
         started = time.monotonic()
         predictions, means = self._predict(state)
         heads = predictions.summary(self._groups(phase))
@@ -192,7 +195,7 @@ class Experiment:
         record = {
             "phase": phase.index,
             "num_seen": phase.num_seen,
-            "new_classes": self._context.protocol.original_ids(phase.new_classes),
+            "new_classes": self.context.protocol.original_ids(phase.new_classes),
             "heads": heads,
             "stages": state.figures,
             "memory": {"exemplars": len(state.memory), "bytes": state.memory.bytes_used},
@@ -200,47 +203,47 @@ class Experiment:
         }
         write_json(directory.record(phase.index), record)
         state.checkpoints.clear()
-        self._context.summaries.scalars("accuracy", accuracies, phase.index)
-        self._context.summaries.flush()
+        self.context.summaries.scalars("accuracy", accuracies, phase.index)
+        self.context.summaries.flush()
         LOGGER.info(
             "phase %d/%d done: %d classes, %s",
             phase.index,
-            self._context.protocol.num_phases,
+            self.context.protocol.num_phases,
             phase.num_seen,
             ", ".join(f"{head} {value:.2%}" for head, value in accuracies.items()),
         )
 
     def _export(self, state: PhaseState, means: np.ndarray, accuracies: dict[str, float]) -> None:
         phase = state.phase
-        ids = self._context.protocol.original_ids(phase.seen_classes)
+        ids = self.context.protocol.original_ids(phase.seen_classes)
         export_phase(
-            directory=self._context.directory.export / self._settings.protocol.dataset,
+            directory=self.context.directory.export / self._settings.protocol.dataset,
             version=phase.index + 1,
             model=state.model,
             predict=state.model,
             classes=ExportedClasses(tuple(ids), tuple(self._source.class_names[i] for i in ids)),
-            normalization=self._context.pipeline.normalization,
+            normalization=self.context.pipeline.normalization,
             class_means=means,
             metadata={
                 "phase": phase.index,
-                "protocol": results.protocol_fingerprint(self._settings, self._context.protocol),
+                "protocol": results.protocol_fingerprint(self._settings, self.context.protocol),
                 "accuracy": accuracies,
             },
             warmup_images=state.memory.images[:1],
         )
 
     def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
-        records = [read_json(self._context.directory.record(p.index)) for p in phases]
+        records = [read_json(self.context.directory.record(p.index)) for p in phases]
         contents = {
             "summary": results.summarize(records),
-            "protocol": results.protocol_fingerprint(self._settings, self._context.protocol),
-            "class_order": list(self._context.protocol.order),
+            "protocol": results.protocol_fingerprint(self._settings, self.context.protocol),
+            "class_order": list(self.context.protocol.order),
             "settings": self._settings.results_settings(),
             "phases": records,
             "packages": hardware.describe_packages(),
             "hardware": hardware.describe_hardware(),
         }
-        write_json(self._context.directory.results, contents)
+        write_json(self.context.directory.results, contents)
         return contents
 
 

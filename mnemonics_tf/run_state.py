@@ -48,6 +48,12 @@ class RunContext:
     summaries: Summaries
 
     @property
+    def exemplar_seed(self) -> int:
+        """The seed of exemplar choice and learning."""
+        seed = self.settings.exemplar.exemplar_seed
+        return self.seed if seed < 0 else seed
+
+    @property
     def seed(self) -> int:
         """The seed of everything but the class order."""
         return self.settings.protocol.seed

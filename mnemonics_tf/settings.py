@@ -106,6 +106,9 @@ class ExemplarSettings:
     """The exemplar memory."""
 
     exemplars: str = _setting("herding", "How exemplars are made.")
+    exemplar_seed: int = _setting(
+        -1, "Seed of exemplar choice and learning alone; -1 takes the run's seed."
+    )
     exemplars_per_class: int = _setting(
         20, "Budget (1): exemplars kept for every class; not used when exemplars_total is set."
     )
@@ -125,9 +128,9 @@ class MnemonicsSettings:
         "Where the inner loop begins: Theta_i, or Theta_i with a new random classifier for every "
         "outer step.",
     )
-    inner_steps: int = _setting(20, "T: SGD steps of the temporary model (Eq. 8).")
+    inner_steps: int = _setting(40, "T: SGD steps of the temporary model (Eq. 8).")
     inner_learning_rate: float = _setting(0.1, "alpha_2 of Eq. 8.")
-    inner_momentum: float = _setting(0.0, "Momentum of the inner SGD.")
+    inner_momentum: float = _setting(0.9, "Momentum of the inner SGD.")
     inner_batch_size: int = _setting(
         0, "Exemplars in an inner batch, class-balanced; 0 takes all of the outer step's."
     )
@@ -140,7 +143,7 @@ class MnemonicsSettings:
     exemplars_per_step: int = _setting(
         250, "Exemplars that train the temporary model of one outer step; 0 takes all."
     )
-    outer_batch_size: int = _setting(250, "Images the temporary model is measured on.")
+    outer_batch_size: int = _setting(1000, "Images the temporary model is measured on.")
     outer_steps: int = _setting(200, "Outer steps that train new exemplars in a phase (Eq. 9).")
     outer_optimizer: str = _setting(
         "adam", "Optimiser of the pixels; the paper's SGD at 0.01 moves no pixel visibly."
@@ -310,6 +313,6 @@ def _validate(settings: Settings) -> None:
     milestones = training.learning_rate_milestones
     if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
         raise UserError(
-            f"--learning_rate_milestones={','.join(map(str, milestones))}: pass ascending shares of "
-            "the epochs between 0 and 1, e.g. 0.5,0.75"
+            f"--learning_rate_milestones={','.join(map(str, milestones))}: pass ascending shares "
+            "of the epochs between 0 and 1, e.g. 0.5,0.75"
         )

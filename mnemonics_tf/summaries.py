@@ -1,19 +1,24 @@
 """What TensorBoard shows of a run."""
 
+import functools
 import pathlib
 
 import tensorflow as tf
 
 
 class Summaries:
-    """Writes a run's event files.
+    """Writes a run's event files, the first of them when there is something to show.
 
     Args:
         directory: of the event files.
     """
 
     def __init__(self, directory: pathlib.Path):
-        self._writer = tf.summary.create_file_writer(str(directory))
+        self._directory = directory
+
+    @functools.cached_property
+    def _writer(self) -> tf.summary.SummaryWriter:
+        return tf.summary.create_file_writer(str(self._directory))
 
     def scalars(self, prefix: str, values: dict[str, float], step: int) -> None:
         """Writes named numbers under `prefix/`."""

@@ -3,7 +3,7 @@ r"""Speed of a training step on the CPU, in turns with the same network in PyTor
     python -m tools.benchmark_training --pytorch_python=/path/to/python --output=training.json
 
 Every round goes through all subjects, a few steps each (A, B, C, A, B, C), so that a change in the
-machine's load meets them alike; a ratio is taken within each round, and the table gives the medians.
+machine's load meets them alike; a ratio is taken within each round, and the table gives medians.
 PyTorch runs in an environment of its own (requirements-pytorch.txt), in a process that waits while
 the others compute, with as many threads for an operation.
 
@@ -14,7 +14,7 @@ its own, and pays for what an epoch starts with; the more --steps, the less that
 
 Measure on a quiet machine: PyTorch's threads wait for each other by spinning, so that with other
 work beside it, it takes several times as long, and TensorFlow does not. Where the machine cannot be
-quiet, --threads=1 compares fairly.
+quiet, --threads=1 --clock=cpu compares fairly: it counts the processor's time, not the waiting.
 """
 
 import contextlib
@@ -68,8 +68,11 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images in a step.", 1)
 _STEPS = flags.DEFINE_integer("steps", 8, "Steps in a turn.", 1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of every subject.", 1)
 _THREADS = flags.DEFINE_integer("threads", 0, "Threads of an operation; 0: one for each core.", 0)
+_CLOCK = flags.DEFINE_enum("clock", "wall", ["wall", "cpu"], "Time that counts.")
 _SUBJECTS = flags.DEFINE_list("subjects", None, "Names of what to measure; all by default.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 #: runs one turn of a number of steps and returns images/s
 Turn = Callable[[int], float]
@@ -120,7 +123,7 @@ def training_turn(
     old_model: IncrementalModel | None = None,
 ) -> Turn:
     """Returns a turn of the training loop."""
-    batch_size = _BATCH_SIZE.value
+    batch_size, clock = _BATCH_SIZE.value, CLOCKS[_CLOCK.value]
     settings = OptimizationSettings(
         epochs=1,
         learning_rate=LEARNING_RATE,
@@ -136,9 +139,9 @@ def training_turn(
     images = random_images(_STEPS.value * batch_size)
 
     def turn(steps):
-        started = time.perf_counter()
+        started = clock()
         loop.run_epoch(images.subset(np.arange(steps * batch_size)), 0, "benchmark")
-        return steps * batch_size / (time.perf_counter() - started)
+        return steps * batch_size / (clock() - started)
 
     return turn
 
@@ -146,16 +149,17 @@ def training_turn(
 def pipeline_turn(pipeline: Pipeline) -> Turn:
     """Returns a turn of the input pipeline alone: nothing waits between two batches."""
     images = random_images(_STEPS.value * PIPELINE_IMAGES_PER_STEP)
+    clock = CLOCKS[_CLOCK.value]
 
     def turn(steps):
         count = steps * PIPELINE_IMAGES_PER_STEP
         batches = pipeline.training_batches(
             images.subset(np.arange(count)), _BATCH_SIZE.value, "benchmark"
         )
-        started = time.perf_counter()
+        started = clock()
         seen = batches.reduce(0, lambda total, batch: total + tf.shape(batch["image"])[0])
         assert seen.numpy() == count
-        return count / (time.perf_counter() - started)
+        return count / (clock() - started)
 
     return turn
 
@@ -173,6 +177,7 @@ def pytorch_turns(python: str | None, threads: int) -> Iterator[dict[str, Turn]]
         "image_shape": IMAGE_SHAPE,
         "num_classes": NUM_CLASSES,
         "threads": threads,
+        "clock": _CLOCK.value,
         "learning_rate": LEARNING_RATE,
         "momentum": MOMENTUM,
         "weight_decay": WEIGHT_DECAY,
@@ -184,16 +189,22 @@ def pytorch_turns(python: str | None, threads: int) -> Iterator[dict[str, Turn]]
         text=True,
     )
 
+    def answer():
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit(
+                f"{python} ended with status {process.wait()}; --pytorch_python must name a "
+                "Python that has what requirements-pytorch.txt pins"
+            )
+        return line.strip()
+
     def turn(layout, steps):
         process.stdin.write(f"{layout} {steps}\n")
         process.stdin.flush()
-        answer = process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"{python} {PYTORCH_PROGRAM} ended with status {process.wait()}")
-        return steps * _BATCH_SIZE.value / float(answer)
+        return steps * _BATCH_SIZE.value / float(answer())
 
     with process:  # leaving closes the pipe, which ends the process
-        print(f"PyTorch: {process.stdout.readline().strip()}")
+        print(f"PyTorch: {answer()}")
         yield {
             "pytorch": functools.partial(turn, "contiguous"),
             "pytorch_channels_last": functools.partial(turn, "channels_last"),
@@ -267,7 +278,11 @@ def main(argv: list[str]) -> None:
     tf.config.set_visible_devices([], "GPU")
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    print(f"{hardware['processor']}, {hardware['cores']} cores; {threads} threads an operation")
+    print(
+        f"{hardware['processor']}, {hardware['cores']} cores; {threads} threads an operation; ",
+        end="",
+    )
+    print(f"{_CLOCK.value} time")
     with pytorch_turns(_PYTORCH_PYTHON.value, threads) as pytorch:
         turns = {**our_turns(), **pytorch}
         # What a bar compares lies side by side in a round.
@@ -286,6 +301,7 @@ def main(argv: list[str]) -> None:
             "hardware": hardware,
             "packages": describe_packages(),
             "threads": threads,
+            "clock": _CLOCK.value,
             "load_average_at_end": os.getloadavg(),
             "steps_in_a_turn": _STEPS.value,
             "batch_size": _BATCH_SIZE.value,

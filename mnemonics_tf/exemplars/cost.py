@@ -36,12 +36,12 @@ def check_memory(
     """
     image_bytes = 4 * sum(int(np.prod(layer.output.shape[1:])) for layer in backbone.layers)
     batch = min(settings.batch_size or exemplars, exemplars)
-    if settings.scope == "classifier":
-        inner = _FIRST_ORDER * image_bytes * min(exemplars, 256)
+    if settings.scope == "classifier":  # features: no activation of the outer batch is kept
+        needed = _FIRST_ORDER * image_bytes * min(exemplars, 256)
     else:
         steps = settings.steps if settings.estimator == "unroll" else 1
         inner = _SECOND_ORDER * image_bytes * batch * steps
-    needed = max(inner, _FIRST_ORDER * image_bytes * outer_batch)
+        needed = max(inner, _FIRST_ORDER * image_bytes * outer_batch)
     free = _free_memory()
     if free is not None and needed > free:
         raise UserError(

@@ -21,7 +21,7 @@ from mnemonics_tf.exemplars.mnemonics import (
 )
 from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings
 from mnemonics_tf.exemplars.probe import margins, probe_accuracy
-from mnemonics_tf.exemplars.selection import SELECTIONS
+from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.exemplars.temporary_model import BaseLevelSettings, TemporaryModel
 from mnemonics_tf.models.layers import CosineClassifier
 from mnemonics_tf.progress import LOGGER, StageProgress
@@ -118,8 +118,10 @@ def select(
     chosen = []
     for label in state.phase.new_classes:
         members = images.indices_of(label)
-        features = state.evaluator.outputs(images.subset(members)).features
-        generator = numpy_generator(context.seed, "exemplars", label)
+        features = np.empty((len(members), 0))
+        if selection in NEED_FEATURES:
+            features = state.evaluator.outputs(images.subset(members)).features
+        generator = numpy_generator(context.exemplar_seed, "exemplars", label)
         chosen.append(members[SELECTIONS[selection](features, quota, generator)])
     return np.concatenate(chosen)
 
@@ -140,7 +142,7 @@ def _hold_out(
         members = images.indices_of(label)
         # Never so many that too few candidates remain.
         count = min(round(share * len(members)), len(members) - quota)
-        generator = numpy_generator(context.seed, "held out", label)
+        generator = numpy_generator(context.exemplar_seed, "held out", label)
         held_out[generator.permutation(members)[:count]] = True
     if not held_out.any():
         return None, images
@@ -165,12 +167,7 @@ def _train_new(
     exemplars = _as_exemplars(context, memory, rows, new)
     outer = _outer_settings(wanted, wanted.outer_learning_rate, wanted.outer_steps)
     old = memory.as_image_set().subset(rows[~new[rows]])
-    outer_data = OuterData(
-        concatenate([candidates, old]),
-        context.pipeline.normalization,
-        wanted.outer_batch_size,
-        context.seed,
-    )
+    outer_data = _outer_data(context, state, concatenate([candidates, old]))
     learner = _learner(context, state, outer, len(rows))
     validate = _validation(context, state, exemplars, held_out)
     progress = _progress(context, state, "exemplars", outer.steps)
@@ -193,6 +190,23 @@ def _train_new(
         figures["margin_herding"] = mean_margin(state, herded)
     state.figures["exemplars"] = figures
     return learned
+
+
+def _outer_data(context: RunContext, state: PhaseState, images: ImageSet) -> OuterData:
+    """Returns D_i for the outer loss: its features, computed once, where only they are needed."""
+    wanted = context.settings.mnemonics
+    if wanted.inner_scope == "classifier":
+        features = state.evaluator.outputs(images).features
+
+        def load(rows):
+            return {"feature": tf.constant(features[rows])}
+    else:
+
+        def load(rows):
+            pixels = images.subset(rows).load_all()
+            return {"image": context.pipeline.normalization.normalize(pixels)}
+
+    return OuterData(images.labels, load, wanted.outer_batch_size, context.exemplar_seed)
 
 
 def _outer_settings(wanted: MnemonicsSettings, learning_rate: float, steps: int) -> OuterSettings:
@@ -222,7 +236,7 @@ def _learner(
     check_memory(state.model.backbone, base, per_step, wanted.outer_batch_size)
     normalization = pipeline.normalization
     temporary_model = TemporaryModel(
-        state.model, base, pipeline.augmentation, normalization.black, context.seed
+        state.model, base, pipeline.augmentation, normalization.black, context.exemplar_seed
     )
     settings = LearningSettings(
         exemplars_per_step=wanted.exemplars_per_step,
@@ -230,7 +244,7 @@ def _learner(
         validation_every=wanted.validation_every,
         patience=wanted.patience,
     )
-    return ExemplarLearner(temporary_model, settings, outer, normalization, context.seed)
+    return ExemplarLearner(temporary_model, settings, outer, normalization, context.exemplar_seed)
 
 
 def _as_exemplars(

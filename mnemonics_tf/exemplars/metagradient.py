@@ -307,9 +307,9 @@ class FirstOrder(_Reverse):
 
     with epsilon * |a| = max(|theta|, 1) times the cube root of the machine epsilon, which balances
     rounding against curvature. The difference presumes a smooth inner loss: every ReLU that changes
-    sides between the two points adds an error that no epsilon removes. Use it where the parameters
-    act after the last ReLU (a classifier on features), and measure it against `sweep` before
-    trusting it anywhere else.
+    sides between the two points adds an error that no epsilon removes (T = 5 on a fresh ResNet-20:
+    cosine with the exact gradient 0.33, with the classifier alone trained 0.998). Use it where the
+    parameters act after the last ReLU, and measure it against `sweep` before trusting it elsewhere.
     """
 
     def _products(self, parameters, images, labels, step_input, direction):

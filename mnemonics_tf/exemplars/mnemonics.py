@@ -13,7 +13,6 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.exemplars.cost import announce
 from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings, PixelOptimizer
@@ -58,21 +57,32 @@ class Exemplars:
 
 
 class OuterData:
-    """What a temporary model is measured on: a class-balanced batch for every outer step."""
+    """What a temporary model is measured on: a class-balanced batch for every outer step.
 
-    def __init__(self, images: ImageSet, normalization: Normalization, batch_size: int, seed: int):
-        self._images = images
-        self._normalization = normalization
+    Args:
+        labels: of all there is to draw from, `[n]`.
+        load: maps rows `[m]` to `image` or `feature`, as `TemporaryModel.estimate` takes them.
+        batch_size: m.
+        seed: decides which rows come when.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        load: Callable[[np.ndarray], dict[str, tf.Tensor]],
+        batch_size: int,
+        seed: int,
+    ):
+        self._labels = labels
+        self._load = load
         self._batch_size = batch_size
         self._seed = seed
 
-    def batch(self, *key: str | int) -> tuple[tf.Tensor, np.ndarray]:
-        """Returns normalised images `[m, h, w, c]` and labels `[m]` for the outer step `key`."""
-        labels = self._images.labels
-        order = balanced_order(labels, numpy_generator(self._seed, *key, "outer"))
+    def batch(self, *key: str | int) -> dict[str, tf.Tensor]:
+        """Returns the batch of the outer step that `key` names."""
+        order = balanced_order(self._labels, numpy_generator(self._seed, *key, "outer"))
         rows = order[: self._batch_size]
-        chosen = self._images.subset(rows)
-        return self._normalization.normalize(chosen.load_all()), labels[rows]
+        return {**self._load(rows), "label": tf.constant(self._labels[rows])}
 
 
 @dataclasses.dataclass
@@ -137,7 +147,7 @@ class ExemplarLearner:
 
         def step_data(step):
             rows = self._rows(np.arange(len(exemplars.labels)), exemplars.labels, *key, step)
-            return rows, *outer_data.batch(*key, step)
+            return rows, outer_data.batch(*key, step)
 
         return self._learn(exemplars, step_data, validate, report, *key)
 
@@ -152,7 +162,7 @@ class ExemplarLearner:
 
         The subsets are class-balanced. Outer steps go round them: in its turn a subset trains the
         temporary model and moves, while its complement, as it stands by then, is what it is
-        measured on. Rows that do not learn belong to every subset's complement and to none of the subsets.
+        measured on. Rows that do not learn belong to every subset's complement and to no subset.
 
         Args:
             exemplars: E_{0:i-1}; E_i may stand beside them as rows that do not learn.
@@ -173,7 +183,11 @@ class ExemplarLearner:
                 exemplars.labels[others], numpy_generator(self._seed, *key, step, "outer")
             )
             chosen = others[order[: self._settings.outer_batch_size]]
-            return rows, tf.constant(exemplars.images[chosen]), exemplars.labels[chosen]
+            outer = {
+                "image": tf.constant(exemplars.images[chosen]),
+                "label": tf.constant(exemplars.labels[chosen]),
+            }
+            return rows, outer
 
         return self._learn(exemplars, step_data, None, report, *key)
 
@@ -193,12 +207,10 @@ class ExemplarLearner:
         course = Course([], [], exemplars.images.copy())
         self._validate(course, exemplars, validate, 0)
 
-        def estimate(step, rows, outer_images, outer_labels):
+        def estimate(step, rows, outer):
             images = tf.constant(exemplars.images[rows])
             labels = exemplars.labels[rows]
-            return self._temporary_model.estimate(
-                images, labels, outer_images, outer_labels, *key, step
-            )
+            return self._temporary_model.estimate(images, labels, outer, *key, step)
 
         first = step_data(0)
         announce(
@@ -208,8 +220,8 @@ class ExemplarLearner:
         )
         for step in range(self._outer.steps):
             started = time.monotonic()
-            rows, outer_images, outer_labels = step_data(step)
-            result = estimate(step, rows, outer_images, outer_labels)
+            rows, outer = step_data(step)
+            result = estimate(step, rows, outer)
             loss, gradient = float(result.outer_loss), result.exemplar_gradient.numpy()
             course.stopped = _trouble(loss, gradient, course.meta_losses)
             if course.stopped:

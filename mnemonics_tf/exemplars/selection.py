@@ -51,6 +51,9 @@ def _normalized(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
+#: those that look at features; the others see only how many images there are
+NEED_FEATURES = frozenset({"herding"})
+
 #: name to `(features [n, d], count, generator) -> indices, best first`
 SELECTIONS: dict[str, Callable[[np.ndarray, int, np.random.Generator], np.ndarray]] = {
     "random": select_random,

@@ -82,8 +82,7 @@ class TemporaryModel:
         self,
         exemplars: tf.Tensor,
         labels: np.ndarray,
-        outer_images: tf.Tensor,
-        outer_labels: np.ndarray,
+        outer: dict[str, tf.Tensor],
         *key: str | int,
     ) -> metagradient.MetaGradientResult:
         """Returns the outer loss and its gradient by the exemplars.
@@ -91,8 +90,9 @@ class TemporaryModel:
         Args:
             exemplars: normalised images of the outer step, `[n, h, w, c]`.
             labels: `[n]`.
-            outer_images: normalised images that the trained model is measured on, `[m, h, w, c]`.
-            outer_labels: `[m]`.
+            outer: what the trained model is measured on: `label` `[m]` and either `image`,
+                normalised, `[m, h, w, c]`, or, where only the classifier is trained, `feature`
+                `[m, d]`.
             *key: names the outer step; decides fresh heads, inner batches and augmentation.
         """
         steps = self._settings.steps
@@ -101,7 +101,7 @@ class TemporaryModel:
             "parameters": self._start(*key),
             "labels": labels,
             "batches": batches,
-            "outer_input": {"image": outer_images, "label": outer_labels},
+            "outer_input": outer,
         }
         if self._settings.scope != "classifier":
             seeds = [stateless_seed(self._seed, *key, "inner", t) for t in range(steps)]
@@ -133,9 +133,13 @@ class TemporaryModel:
 
     def _outer_loss(self, parameters, outer_input):
         """L_c of Eq. 7a, with frozen statistics as in every test of a model."""
-        logits = self._model.functional_call(
-            self._variables, parameters, lambda: self._model(outer_input["image"]).logits
-        )
+
+        def logits():
+            if "feature" in outer_input:
+                return self._model.classifier(outer_input["feature"])
+            return self._model(outer_input["image"]).logits
+
+        logits = self._model.functional_call(self._variables, parameters, logits)
         return _mean_cross_entropy(outer_input["label"], logits)
 
     def _augmented(self, images, seed):

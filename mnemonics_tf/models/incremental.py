@@ -171,7 +171,7 @@ class IncrementalModel:
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns all variables as arrays, by name."""
-        return {v.path: np.array(v.value) for v in self.variables}
+        return {v.path: v.value.numpy().copy() for v in self.variables}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Sets all variables from what `state` returned for a model of the same architecture."""

@@ -266,8 +266,8 @@ class GrowingClassifier(keras.layers.Layer):
 
     def copy_shared(self, other: "GrowingClassifier") -> None:
         """Copies from a smaller classifier what the growth must not change."""
-        kernel = np.array(self.kernel())
-        kernel[:, : other.num_classes] = np.array(other.kernel())
+        kernel = self.kernel().numpy().copy()
+        kernel[:, : other.num_classes] = other.kernel().numpy()
         self.set_kernel(kernel)
 
 
@@ -282,8 +282,8 @@ class LinearClassifier(GrowingClassifier):
 
     def copy_shared(self, other: "LinearClassifier") -> None:
         super().copy_shared(other)
-        bias = np.array(self.bias.value)
-        bias[: other.num_classes] = np.array(other.bias.value)
+        bias = self.bias.value.numpy().copy()
+        bias[: other.num_classes] = other.bias.value.numpy()
         self.bias.assign(bias)
 
     def call(self, features):

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -121,12 +120,10 @@ class TrainingLoop:
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns the optimiser's variables as arrays, for a checkpoint."""
-        return {f"{i:04d}": np.array(v.value) for i, v in enumerate(self._optimizer_variables())}
+        variables = enumerate(self.optimizer.variables)
+        return {f"{i:04d}": variable.value.numpy().copy() for i, variable in variables}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Sets the optimiser's variables to what `state` returned."""
-        for i, variable in enumerate(self._optimizer_variables()):
+        for i, variable in enumerate(self.optimizer.variables):
             variable.assign(state[f"{i:04d}"])
-
-    def _optimizer_variables(self) -> list[keras.Variable]:
-        return self.optimizer.variables

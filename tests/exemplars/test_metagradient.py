@@ -410,7 +410,7 @@ def double_precision():
 
 
 def resnet_case(scope):
-    """ResNet-8 with frozen, uneven batch statistics; images of 8x8, three steps of mini-batches."""
+    """ResNet-8 with frozen, uneven batch statistics; images of 8x8, two steps of mini-batches."""
     random = np.random.default_rng(2)
     model = IncrementalModel(Architecture("resnet_cifar", 8, (8, 8, 3), "cosine"), 2, 2, seed=5)
     model.classifier.set_kernel(random.normal(size=(model.feature_size, 4)))
@@ -438,7 +438,7 @@ def resnet_case(scope):
         parameters=[tf.convert_to_tensor(variable.value) for variable in variables],
         exemplars=random.normal(size=(6, 8, 8, 3)),
         labels=random.integers(0, 4, 6),
-        batches=np.array([[0, 1, 2, 3], [2, 3, 4, 5], [0, 5, 1, 4]]),
+        batches=np.array([[0, 1, 2, 3], [2, 3, 4, 5]]),
         outer_input=(random.normal(size=(10, 8, 8, 3)), random.integers(0, 4, 10)),
     )
 
@@ -449,10 +449,10 @@ def test_resnet_matches_finite_differences(scope, double_precision):
     directions = random_directions(case.exemplars.shape, 6)
     # Short enough that no ReLU changes sides (at 1e-3 some do, and the differences mean nothing).
     differences = directional_differences(case, directions, 3e-5)
-    for name, build in EXACT.items():
+    for build in (metagradient.ReverseSweep, metagradient.Unroll):
         gradient = case.estimate(build(case.problem)).exemplar_gradient.numpy()
         error = relative_error(directions.reshape(6, -1) @ gradient.ravel(), differences)
-        assert error < 1e-6, name
+        assert error < 1e-6, build
 
 
 def batch_statistics_case(normalization):

@@ -1,0 +1,36 @@
+"""Fixtures that several test files share."""
+
+import logging
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+
+@pytest.fixture(autouse=True)
+def _own_log():
+    """Undoes what a run does to the log: handlers on streams and files of one test only."""
+    logger = logging.getLogger("mnemonics_tf")
+    logger.propagate = True
+    yield
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+@pytest.fixture
+def parse():
+    """A function that parses arguments as the training command does, each time from the defaults."""
+    from mnemonics_tf import train  # defines the flags
+
+    assert train
+    defaults = flagsaver.save_flag_values()
+
+    def parse_arguments(*arguments: str) -> flags.FlagValues:
+        flagsaver.restore_flag_values(defaults)
+        flags.FLAGS.unparse_flags()
+        flags.FLAGS(["train", *arguments])
+        return flags.FLAGS
+
+    yield parse_arguments
+    flagsaver.restore_flag_values(defaults)

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from mnemonics_tf.evaluation import metrics
+
+# Phase 0 taught 0 and 1, phase 1 taught 2.
+LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+PREDICTIONS = np.array([0, 0, 2, 1, 1, 2, 2, 0])
+
+
+def test_accuracy():
+    assert metrics.accuracy(LABELS, PREDICTIONS) == 4 / 8
+
+
+def test_accuracy_by_group():
+    groups = [range(2), range(2, 3)]
+    assert metrics.group_accuracies(LABELS, PREDICTIONS, groups) == [3 / 6, 1 / 2]
+    assert metrics.group_accuracies(LABELS, PREDICTIONS, [[1], [0, 2]]) == [1 / 2, 3 / 6]
+
+
+def test_average_accuracy_gives_every_phase_the_same_weight():
+    assert metrics.average_accuracy([0.8, 0.5, 0.2]) == pytest.approx(0.5)
+    assert metrics.average_accuracy([0.7]) == pytest.approx(0.7)
+
+
+def test_forgetting_is_what_the_first_group_lost():
+    matrix = [[0.9], [0.7, 0.8], [0.6, 0.5, 0.95]]
+    assert metrics.forgetting(matrix) == pytest.approx(0.3)
+    assert metrics.forgetting([[0.5], [0.75, 0.1]]) == pytest.approx(-0.25)  # it got better
+    assert metrics.forgetting([[0.9]]) == 0
+
+
+def test_confusion_matrix_has_true_classes_as_rows():
+    matrix = metrics.confusion_matrix(LABELS, PREDICTIONS, 4)
+    assert matrix.tolist() == [[2, 1, 1, 0], [0, 1, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0]]

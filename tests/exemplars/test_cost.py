@@ -1,0 +1,100 @@
+import logging
+
+import pytest
+
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars import cost
+from mnemonics_tf.exemplars.temporary_model import BaseLevelSettings
+from mnemonics_tf.models.resnet import resnet_cifar
+
+# Float outputs of ResNet-8 for an 8x8 image, counted by hand: 64 pixels at stage 1, 16, 4.
+IMAGE_BYTES = 4 * (
+    64 * 1  # the input
+    + 64 * 16 * 2  # stem and its ReLU
+    + 64 * 16 * 5  # block 1: convolution, ReLU, convolution, sum, ReLU
+    + 16 * 32 * 6  # block 2, with a shortcut
+    + 4 * 64 * 5  # block 3, with a shortcut and without a last ReLU
+    + 64  # mean
+)
+
+
+def settings(scope="all", estimator="sweep", steps=5, batch_size=10) -> BaseLevelSettings:
+    return BaseLevelSettings(
+        scope=scope,
+        estimator=estimator,
+        truncated_steps=2,
+        start="model",
+        steps=steps,
+        learning_rate=0.1,
+        momentum=0.0,
+        batch_size=batch_size,
+        batch_statistics=False,
+        augment=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return resnet_cifar((8, 8, 1), 8, 0)
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Sets the free memory, in units of one image's layer outputs."""
+
+    def set_free(images):
+        monkeypatch.setattr(
+            cost, "_free_memory", lambda: None if images is None else int(images * IMAGE_BYTES)
+        )
+
+    return set_free
+
+
+@pytest.mark.parametrize(
+    ("base", "exemplars", "outer_batch", "images"),
+    [
+        (settings(), 50, 1, 4 * 10),  # a batch of one step, four times
+        (settings(batch_size=0), 50, 1, 4 * 50),  # all exemplars
+        (settings(batch_size=80), 50, 1, 4 * 50),  # no more than there are
+        (settings(estimator="unroll"), 50, 1, 4 * 10 * 5),  # of all steps
+        (settings(), 50, 30, 2 * 30),  # the outer batch is larger
+        (settings("classifier", batch_size=0), 50, 1, 2 * 50),
+        (settings("classifier", batch_size=0), 1000, 1, 2 * 256),  # in chunks
+    ],
+)
+def test_what_does_not_fit_is_refused(free, backbone, base, exemplars, outer_batch, images):
+    free(1.01 * images)
+    cost.check_memory(backbone, base, exemplars, outer_batch)
+    free(0.99 * images)
+    with pytest.raises(UserError, match="GiB are free"):
+        cost.check_memory(backbone, base, exemplars, outer_batch)
+
+
+def test_the_refusal_names_the_flags_that_help(free, backbone):
+    free(1)
+    with pytest.raises(UserError) as error:
+        cost.check_memory(backbone, settings(), 50, 30)
+    for words in ("--inner_batch_size (now 10)", "--outer_batch_size (now 30)", "--inner_scope="):
+        assert words in str(error.value)
+    assert "--meta_gradient" not in str(error.value)
+    with pytest.raises(UserError, match="--meta_gradient=sweep"):
+        cost.check_memory(backbone, settings(estimator="unroll"), 50, 30)
+
+
+def test_an_unknown_size_of_memory_refuses_nothing(free, backbone):
+    free(None)
+    cost.check_memory(backbone, settings(), 10**9, 10**9)
+
+
+def test_this_machine_has_some_free_memory():
+    assert cost._free_memory() is None or cost._free_memory() > 2**20
+
+
+def test_the_announcement_is_measured_on_the_second_step(caplog, monkeypatch):
+    clock = iter([100.0, 102.5])
+    monkeypatch.setattr(cost.time, "monotonic", lambda: next(clock))
+    runs = []
+    with caplog.at_level(logging.INFO, "mnemonics_tf"):
+        cost.announce("exemplars", 40, lambda: runs.append(1))
+    assert len(runs) == 2
+    assert "exemplars: 40 outer steps of 2.50 s, about 1:40; peak memory" in caplog.text

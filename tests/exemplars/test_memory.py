@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.memory import Budget, ExemplarMemory
+
+
+def random_images(count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, 4, 4, 3), np.uint8)
+
+
+@pytest.fixture
+def memory():
+    return ExemplarMemory(random_images(7), np.array([0, 0, 0, 1, 2, 2, 2]))
+
+
+def test_a_fixed_number_for_every_class():
+    budget = Budget(per_class=20)
+    assert [budget.quota(seen) for seen in (1, 50, 100)] == [20, 20, 20]
+
+
+def test_a_total_is_shared_by_the_classes_seen():
+    budget = Budget(total=2000)
+    assert [budget.quota(seen) for seen in (50, 60, 100)] == [40, 33, 20]
+    assert all(budget.quota(seen) * seen <= 2000 for seen in range(1, 101))
+
+
+def test_a_total_that_is_too_small():
+    assert Budget(total=10).quota(10) == 1
+    with pytest.raises(UserError, match="--exemplars_total=10 .* 11 classes: pass at least 11"):
+        Budget(total=10).quota(11)
+
+
+@pytest.mark.parametrize("budget", [{}, {"per_class": 20, "total": 2000}])
+def test_one_budget_it_must_be(budget):
+    with pytest.raises(UserError, match="exactly one of --exemplars_per_class"):
+        Budget(**budget)
+
+
+def test_trimming_keeps_the_first_of_each_class(memory):
+    trimmed = memory.trimmed(2)
+    assert trimmed.labels.tolist() == [0, 0, 1, 2, 2]
+    np.testing.assert_array_equal(trimmed.images, memory.images[[0, 1, 3, 4, 5]])
+    assert memory.trimmed(1).labels.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(memory.trimmed(3).images, memory.images)
+    assert len(memory) == 7
+
+
+def test_new_classes_come_after_the_old(memory):
+    new = random_images(2)
+    extended = memory.extended(new, np.array([3, 4]))
+    assert extended.labels.tolist() == [0, 0, 0, 1, 2, 2, 2, 3, 4]
+    np.testing.assert_array_equal(extended.images[:7], memory.images)
+    np.testing.assert_array_equal(extended.images[7:], new)
+
+
+def test_an_empty_memory_takes_the_first_classes():
+    empty = ExemplarMemory.empty((4, 4, 3))
+    assert len(empty) == empty.bytes_used == 0
+    assert empty.extended(random_images(2), np.array([0, 1])).labels.tolist() == [0, 1]
+
+
+def test_pixels_change_and_labels_stay(memory):
+    changed = memory.with_images(255 - memory.images)
+    np.testing.assert_array_equal(changed.images, 255 - memory.images)
+    np.testing.assert_array_equal(changed.labels, memory.labels)
+
+
+def test_memory_takes_the_bytes_of_plain_images(memory):
+    assert memory.bytes_used == 7 * 4 * 4 * 3
+
+
+def test_memory_comes_back_from_disk_as_it_was(memory, tmp_path):
+    memory.save(tmp_path / "exemplars.npz")
+    loaded = ExemplarMemory.load(tmp_path / "exemplars.npz")
+    assert loaded.images.dtype == np.uint8
+    assert loaded.labels.dtype == np.int32
+    np.testing.assert_array_equal(loaded.images, memory.images)
+    np.testing.assert_array_equal(loaded.labels, memory.labels)
+
+
+def test_exemplars_for_a_pipeline(memory):
+    images = memory.as_image_set()
+    assert images.labels.tolist() == memory.labels.tolist()
+    np.testing.assert_array_equal(images.load(tf.range(7, dtype=tf.int64)), memory.images)
+
+
+def test_a_damaged_file(memory, tmp_path):
+    path = tmp_path / "exemplars.npz"
+    memory.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    with pytest.raises(UserError, match="exemplars.npz is damaged"):
+        ExemplarMemory.load(path)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match="exemplars.npz is missing"):
+        ExemplarMemory.load(tmp_path / "exemplars.npz")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (random_images(2).astype(np.float32), [0, 1]),
+        (random_images(2), [0, 1, 1]),
+        (random_images(2), [1, 0]),
+    ],
+)
+def test_images_and_labels_that_make_no_memory(images, labels):
+    with pytest.raises(UserError, match="expected uint8 images with ascending labels"):
+        ExemplarMemory(images, np.array(labels))

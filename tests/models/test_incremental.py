@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+
+
+def make(num_old=0, num_new=3, classifier="linear", seed=0, perturbed=True) -> IncrementalModel:
+    model = IncrementalModel(
+        Architecture("resnet_cifar", 8, (8, 8, 1), classifier), num_old, num_new, seed
+    )
+    return perturb(model) if perturbed else model
+
+
+def perturb(model: IncrementalModel, names=("gamma", "beta", "moving_mean", "bias")):
+    """Moves variables off their round starting values."""
+    random = np.random.default_rng(5)
+    for variable in model.variables:
+        if variable.name in names:
+            variable.assign(variable.numpy() + 0.3 * random.normal(size=variable.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32)
+
+
+def check_equal(ours, expected, atol=1e-6):
+    np.testing.assert_allclose(ours.features, expected.features, atol=atol)
+    np.testing.assert_allclose(ours.logits, expected.logits, atol=atol)
+
+
+def names_of(variables) -> set[str]:
+    return {variable.name for variable in variables}
+
+
+def test_every_variable_has_a_place_in_the_state():
+    model = make(2, 3)
+    state = model.state()
+    assert len(state) == len(model.variables)
+    for variable in model.variables:
+        np.testing.assert_array_equal(state[variable.path], variable)
+
+
+@pytest.mark.parametrize("transfer", [False, True])
+def test_state_makes_an_equal_model_of_another(images, transfer):
+    model, other = make(2, 3, "cosine"), make(2, 3, "cosine", seed=1)
+    if transfer:
+        for one in (model, other):
+            one.enable_transfer()
+        perturb(model, ("transfer_scale",))
+    assert np.abs(other(images).logits - model(images).logits).max() > 0.01
+    other.set_state(model.state())
+    np.testing.assert_array_equal(other(images).logits, model(images).logits)
+
+
+def test_growth_keeps_old_logits_and_adds_new(images):
+    model = make(0, 3)
+    before = model(images)
+    old = model.classifier.kernel().numpy()
+    model.grow(2)
+    after = model(images)
+    assert model.num_classes == after.logits.shape[1] == 5
+    np.testing.assert_array_equal(model.classifier.kernel()[:, :3], old)
+    np.testing.assert_array_equal(after.features, before.features)
+    np.testing.assert_allclose(after.logits[:, :3], before.logits, atol=1e-6)
+    model.grow(1)
+    np.testing.assert_array_equal(model.classifier.kernel()[:, :3], old)
+    np.testing.assert_allclose(model(images).logits[:, :5], after.logits, atol=1e-6)
+
+
+def test_switch_to_weight_transfer_leaves_outputs(images):
+    model = make(2, 3)
+    before = model(images), model(images, training=True)
+    state = model.state()
+    model.set_state(state)  # training=True moved the statistics
+    fresh = make(2, 3)
+    fresh.enable_transfer()
+    check_equal(fresh(images), before[0])
+    check_equal(fresh(images, training=True), before[1])
+
+
+def test_weight_transfer_trains_all_but_the_kernels():
+    model = make(2, 3)
+    assert names_of(model.trainable_variables) == {
+        *("kernel", "gamma", "beta", "old_kernel", "new_kernel", "bias")
+    }
+    model.enable_transfer()
+    assert names_of(model.trainable_variables) == {
+        *("transfer_scale", "gamma", "beta", "old_kernel", "new_kernel", "bias")
+    }
+    assert len(model.trainable_variables) == 3 * len(list(model.convolutions())) + 3
+
+
+def test_a_frozen_copy_is_equal_and_its_own(images):
+    model = make(2, 3)
+    model.enable_transfer()
+    perturb(model, ("transfer_scale",))
+    copy = model.frozen_copy()
+    expected = model(images)
+    check_equal(copy(images), expected, atol=0)
+    assert copy.trainable_variables == []
+    assert model.trainable_variables != []
+    for variable in model.variables:
+        variable.assign(variable + 1.0)
+    check_equal(copy(images), expected, atol=0)
+
+
+def test_scopes():
+    model = make(2, 3)
+    head = {"old_kernel", "new_kernel", "bias"}
+    assert names_of(model.scope_variables("classifier")) == head
+    assert names_of(model.scope_variables("all")) == head | {"kernel", "gamma", "beta"}
+    model.enable_transfer()
+    transferred = head | {"transfer_scale", "gamma", "beta"}
+    assert names_of(model.scope_variables("transfer")) == transferred
+    assert names_of(model.scope_variables("all")) == transferred | {"kernel"}
+
+
+def test_functional_call_puts_tensors_in_the_place_of_variables(images):
+    model, other = make(2, 3), make(2, 3, seed=1)
+    state = model.state()
+    variables = model.scope_variables("all")
+    # Variables of equal names follow in the same order.
+    values = [tf.constant(v.numpy()) for v in other.scope_variables("all")]
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        outputs = model.functional_call(variables, values, lambda: model(images))
+        loss = tf.reduce_sum(outputs.logits**2)
+    gradients = tape.gradient(loss, values)
+    assert all(gradient is not None for gradient in gradients)
+    for path, value in model.state().items():
+        np.testing.assert_array_equal(value, state[path])
+    # What is not replaced, the moving statistics, is the model's own.
+    for ours, theirs in zip(model.convolutions(), other.convolutions(), strict=True):
+        theirs.normalization.moving_mean.assign(ours.normalization.moving_mean.value)
+    check_equal(outputs, other(images), atol=1e-5)
+
+
+def test_exact_statistics_hold_within_the_context_only(images):
+    model = make(2, 3)
+    layers = [layer.normalization for layer in model.convolutions()]
+    expected = model(images, training=True)
+    with model.exact_batch_statistics():
+        assert all(layer.exact for layer in layers)
+        check_equal(model(images, training=True), expected, atol=1e-4)
+    assert not any(layer.exact for layer in layers)
+
+
+def test_a_class_starts_from_weights_that_depend_on_seed_and_label_only():
+    direct = make(3, 2).classifier.new_kernel.numpy()
+    grown = make(0, 3)
+    grown.grow(2)
+    np.testing.assert_array_equal(grown.classifier.new_kernel, direct)
+    assert not np.array_equal(make(3, 2, seed=1).classifier.new_kernel, direct)
+    assert not np.array_equal(make(5, 2).classifier.new_kernel, direct)

@@ -1,0 +1,368 @@
+"""Whole runs on the handwritten digits, small enough for a processor."""
+
+import dataclasses
+import gc
+import pathlib
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnemonics_tf import experiment as experiment_module
+from mnemonics_tf.data.access import PhaseData
+from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.experiment import STAGES, Experiment, make_protocol
+from mnemonics_tf.run_directory import RunDirectory, read_arrays, read_json
+from mnemonics_tf.settings import (
+    ExemplarSettings,
+    ModelSettings,
+    ProtocolSettings,
+    RunSettings,
+    Settings,
+    TrainingSettings,
+)
+from mnemonics_tf.training.checkpoints import PhaseCheckpoints
+
+SETTINGS = Settings(
+    RunSettings(checkpoint_minutes=0.0),
+    ProtocolSettings(base_classes=8, num_phases=2),
+    ModelSettings(weight_transfer=True),
+    TrainingSettings(base_epochs=4, epochs=2, finetune_epochs=2),
+    ExemplarSettings(exemplars_per_class=10),
+)
+
+
+def changed(settings: Settings, **groups: dict[str, Any]) -> Settings:
+    """Returns settings with some values of some groups changed."""
+    return dataclasses.replace(
+        settings,
+        **{
+            group: dataclasses.replace(getattr(settings, group), **values)
+            for group, values in groups.items()
+        },
+    )
+
+
+def make(settings: Settings) -> Experiment:
+    return Experiment(settings, load_digits(), tf.distribute.get_strategy())
+
+
+def stages() -> list[str]:
+    return [name for name, _ in STAGES]
+
+
+@dataclasses.dataclass
+class Run:
+    """A run and what was seen of it from outside.
+
+    Attributes:
+        settings: its own.
+        contents: what it returned.
+        directory: its files.
+        images: for every phase, how many training images it was given.
+        alive: for every phase, how many earlier phases' training sets were alive when it began.
+    """
+
+    settings: Settings
+    contents: dict[str, Any]
+    directory: RunDirectory
+    images: list[int]
+    alive: list[int]
+
+
+def run_watched(settings: Settings) -> Run:
+    sets: list[weakref.ref] = []
+    images, alive = [], []
+    training_set = PhaseData.training_set
+
+    def watched(data, phase):
+        gc.collect()
+        alive.append(sum(reference() is not None for reference in sets))
+        found = training_set(data, phase)
+        sets.append(weakref.ref(found))
+        images.append(len(found))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PhaseData, "training_set", watched)
+        contents = make(settings).run()
+    return Run(settings, contents, RunDirectory(settings.run.run_dir), images, alive)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Run:
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    return run_watched(changed(SETTINGS, run={"run_dir": str(directory)}))
+
+
+@pytest.fixture(scope="module")
+def joint(finished, tmp_path_factory) -> Run:
+    """The upper bound with a total budget, on the other run's phase 0."""
+    directory = tmp_path_factory.mktemp("joint") / "run"
+    return run_watched(
+        changed(
+            SETTINGS,
+            run={"run_dir": str(directory), "phase0_from": str(finished.directory.root)},
+            protocol={"num_phases": 1},
+            model={"weight_transfer": False},
+            training={"method": "joint"},
+            exemplar={"exemplars_total": 95},
+        )
+    )
+
+
+def files_of(root: pathlib.Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def variables_of(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    return {path: array for path, array in arrays.items() if path.split("/")[-1] == name}
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        timed = ("seconds", "images_per_second")
+        return {key: without_times(item) for key, item in value.items() if key not in timed}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+# What a run leaves behind
+
+
+def test_files_of_a_finished_run(finished):
+    directory = finished.directory
+    for path in (directory.flags, directory.settings, directory.results, directory.base_model):
+        assert path.stat().st_size > 0
+    for phase in range(3):
+        names = {path.name for path in directory.phase(phase).iterdir()} - {"base_model.npz"}
+        assert names == {"phase.json", "model.npz", "exemplars.npz", "predictions.npz"}
+        assert (directory.export / "digits" / str(phase + 1) / "saved_model.pb").exists()
+    assert list(directory.tensorboard.glob("events.out.tfevents.*"))
+    assert read_json(directory.results) == finished.contents
+    assert read_json(directory.settings) == finished.settings.results_settings()
+
+
+def test_results_agree_with_the_predictions(finished):
+    source, protocol = load_digits(), make_protocol(finished.settings, 10)
+    accuracies = {"classifier": [], "nme": []}
+    for phase, record in zip(protocol.phases, finished.contents["phases"], strict=True):
+        arrays = read_arrays(finished.directory.predictions(phase.index))
+        counts = [len(source.test_set([original])) for original in protocol.order[: phase.num_seen]]
+        assert np.bincount(arrays["labels"]).tolist() == counts
+        assert record["num_seen"] == phase.num_seen
+        assert record["new_classes"] == list(protocol.order[phase.num_old : phase.num_seen])
+        for head, found in accuracies.items():
+            right = arrays[head] == arrays["labels"]
+            found.append(right.mean())
+            first = right[arrays["labels"] < 8].mean()
+            assert record["heads"][head]["accuracy"] == pytest.approx(right.mean())
+            assert record["heads"][head]["group_accuracies"][0] == pytest.approx(first)
+            matrix = np.array(record["heads"][head]["confusion_matrix"])
+            assert matrix.sum(axis=1).tolist() == counts
+            assert np.trace(matrix) == right.sum()
+    for head, found in accuracies.items():
+        summary = finished.contents["summary"][head]
+        assert summary["average_accuracy"] == pytest.approx(np.mean(found))
+        matrix = summary["accuracy_matrix"]
+        assert summary["forgetting"] == pytest.approx(matrix[0][0] - matrix[2][0])
+
+
+def test_a_run_learns(finished):
+    summary = finished.contents["summary"]
+    assert min(summary["nme"]["phase_accuracies"]) > 0.7
+    assert summary["classifier"]["phase_accuracies"][-1] > 0.5
+    last = finished.contents["phases"][-1]["heads"]["classifier"]["group_accuracies"]
+    assert min(last) > 0.2  # no group is forgotten
+
+
+def test_exemplars_are_training_images_of_their_class(finished):
+    source, protocol = load_digits(), make_protocol(finished.settings, 10)
+    memories = [read_arrays(finished.directory.exemplars(i)) for i in range(3)]
+    for phase, memory in zip(protocol.phases, memories, strict=True):
+        assert memory["labels"].tolist() == np.repeat(phase.seen_classes, 10).tolist()
+        record = finished.contents["phases"][phase.index]["memory"]
+        assert record == {"exemplars": 10 * phase.num_seen, "bytes": 640 * phase.num_seen}
+    np.testing.assert_array_equal(memories[2]["images"][:80], memories[0]["images"])
+    for label, original in enumerate(protocol.order):
+        training = {image.tobytes() for image in source.training_set([original]).images}
+        kept = [image.tobytes() for image in memories[2]["images"][label * 10 : label * 10 + 10]]
+        assert len(set(kept)) == 10
+        assert training.issuperset(kept)
+
+
+def test_weight_transfer_freezes_the_kernels_of_phase_0(finished):
+    models = [read_arrays(finished.directory.model(i)) for i in range(3)]
+    for name, moves in (("kernel", False), ("transfer_scale", True), ("gamma", True)):
+        variables = [variables_of(model, name) for model in models]
+        assert len(variables[0]) == 9  # stem, six in blocks, two shortcuts
+        for path, value in variables[0].items():
+            assert np.array_equal(value, variables[1][path]) != moves
+            assert np.array_equal(variables[1][path], variables[2][path]) != moves
+
+
+def test_training_data_of_a_phase_is_out_of_reach_in_the_next(finished):
+    counts = load_digits().training_counts()[list(make_protocol(SETTINGS, 10).order)]
+    assert finished.images == [counts[:8].sum(), counts[8], counts[9]]
+    assert finished.alive == [0, 0, 0]
+
+
+# Going on
+
+
+def test_the_same_command_again_does_nothing(finished):
+    before = {
+        path: contents
+        for path, contents in files_of(finished.directory.root).items()
+        if "tensorboard" not in path
+    }
+    again = run_watched(finished.settings)
+    assert again.images == []
+    assert again.contents == finished.contents
+    after = files_of(finished.directory.root)
+    assert {path: after[path] for path in before} == before
+
+
+class Killed(BaseException):
+    """Stands for a signal: no handler of ordinary errors sees it."""
+
+
+def run_and_kill(settings: Settings, phase: int, stage: str, position: int) -> None:
+    """Runs until the snapshot of that moment is on disk."""
+    save = PhaseCheckpoints.save
+
+    def save_and_die(checkpoints, snapshot):
+        save(checkpoints, snapshot)
+        here = (checkpoints._directory.name, snapshot.stage, snapshot.position)
+        if here == (f"{phase:02d}", stages().index(stage), position):
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PhaseCheckpoints, "save", save_and_die)
+        with pytest.raises(Killed):
+            make(settings).run()
+
+
+def run_and_kill_before_the_record(settings: Settings, phase: int) -> None:
+    """Runs until all of a phase is written but the file that closes it."""
+    write_json = experiment_module.write_json
+
+    def write_or_die(path, value):
+        if path == RunDirectory(settings.run.run_dir).record(phase):
+            raise Killed
+        write_json(path, value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment_module, "write_json", write_or_die)
+        with pytest.raises(Killed):
+            make(settings).run()
+
+
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(finished, tmp_path):
+    settings = changed(SETTINGS, run={"run_dir": str(tmp_path / "run")})
+    run_and_kill(settings, 0, "train", 2)
+    run_and_kill(settings, 0, "adjust", 0)
+    run_and_kill(settings, 1, "train", 2)  # all epochs done, the stage not yet closed
+    run_and_kill(settings, 2, "finetune", 1)
+    run_and_kill_before_the_record(settings, 2)
+    contents = make(settings).run()
+    assert without_times(contents) == without_times(finished.contents)
+    directory = RunDirectory(tmp_path / "run")
+    for phase in range(3):
+        for kind in (RunDirectory.exemplars, RunDirectory.predictions, RunDirectory.model):
+            ours, theirs = read_arrays(kind(directory, phase)), kind(finished.directory, phase)
+            for name, array in read_arrays(theirs).items():
+                np.testing.assert_array_equal(ours[name], array, err_msg=name)
+        assert not list(directory.phase(phase).glob("checkpoint*"))
+
+
+def test_a_run_with_other_settings_is_refused_and_nothing_written(finished):
+    before = files_of(finished.directory.root)
+    other = changed(finished.settings, training={"epochs": 3}, exemplar={"exemplars": "random"})
+    with pytest.raises(UserError, match="--epochs was 2, is 3; --exemplars was herding, is random"):
+        make(other).run()
+    assert files_of(finished.directory.root) == before
+
+
+# Upper bound, total budget, shared phase 0
+
+
+def test_the_upper_bound_keeps_all_data_and_skips_the_finetune(joint):
+    counts = load_digits().training_counts()[list(make_protocol(SETTINGS, 10).order)]
+    assert joint.images == [counts[:8].sum(), counts.sum()]
+    assert set(joint.contents["phases"][1]["stages"]) & {"train", "finetune"} == {"train"}
+    assert joint.contents["summary"]["classifier"]["phase_accuracies"][-1] > 0.6
+
+
+def test_a_total_budget_takes_from_old_classes_what_new_ones_get(joint):
+    first, second = (read_arrays(joint.directory.exemplars(i)) for i in range(2))
+    assert first["labels"].tolist() == np.repeat(range(8), 95 // 8).tolist()
+    assert second["labels"].tolist() == np.repeat(range(10), 95 // 10).tolist()
+    for label in range(8):
+        kept = second["images"][second["labels"] == label]
+        np.testing.assert_array_equal(kept, first["images"][first["labels"] == label][:9])
+
+
+def test_a_shared_phase_0_is_the_same_model(finished, joint):
+    ours, theirs = (read_arrays(run.directory.model(0)) for run in (joint, finished))
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array)
+    ours, theirs = (read_arrays(run.directory.predictions(0)) for run in (joint, finished))
+    np.testing.assert_array_equal(ours["classifier"], theirs["classifier"])
+    assert "train" not in joint.contents["phases"][0]["stages"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"protocol": {"seed": 1}},
+        {"protocol": {"class_order_seed": 1}},
+        {"training": {"base_epochs": 5}},
+        {"training": {"weight_decay": 1e-4}},
+    ],
+    ids=lambda changes: str(*changes.values()),
+)
+def test_phase_0_of_other_settings_is_refused(finished, tmp_path, changes):
+    run = {"run_dir": str(tmp_path / "run"), "phase0_from": str(finished.directory.root)}
+    settings = changed(SETTINGS, run=run, **changes)
+    with pytest.raises(UserError, match="--phase0_from=.* other settings, data or class order"):
+        make(settings).run()
+    assert not RunDirectory(tmp_path / "run").base_model.exists()
+
+
+def test_phase_0_of_no_run(tmp_path):
+    run = {"run_dir": str(tmp_path / "run"), "phase0_from": str(tmp_path / "none")}
+    with pytest.raises(UserError, match="base_model.npz is missing"):
+        make(changed(SETTINGS, run=run)).run()
+
+
+# What does not fit is said before any work
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"protocol": {"num_phases": 3}}, "--num_phases=3 .* valid values: 1, 2$"),
+        ({"protocol": {"base_classes": 11}}, "--base_classes=11, but the data has 10 classes"),
+        ({"protocol": {"class_order": (1, 0)}}, "--class_order names 2 classes, but digits has 10"),
+        ({"protocol": {"class_order": (0,) * 10}}, "no permutation"),
+        ({"exemplar": {"exemplars_per_class": 119}}, "fewer training images than the 119 exempl"),
+        ({"exemplar": {"exemplars_total": 9}}, "--exemplars_total=9 .* pass at least"),
+        ({"model": {"depth": 10}}, "--depth=10 is no depth"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(*value.values()),
+)
+def test_settings_that_do_not_fit_the_data(tmp_path, changes, message):
+    settings = changed(SETTINGS, run={"run_dir": str(tmp_path / "run")}, **changes)
+    with pytest.raises(UserError, match=message):
+        make(settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_explicit_class_order_is_taken():
+    order = (9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+    settings = changed(SETTINGS, protocol={"class_order": order})
+    assert make_protocol(settings, 10).order == order
+    assert make_protocol(SETTINGS, 10).order[:3] == (4, 2, 7)

@@ -1,0 +1,164 @@
+import dataclasses
+import json
+
+import pytest
+from absl import app, flags
+
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.settings import (
+    ExemplarSettings,
+    MnemonicsSettings,
+    ProtocolSettings,
+    RunSettings,
+    Settings,
+    TrainingSettings,
+    settings_from_flags,
+)
+
+FIELDS = [
+    field
+    for group in dataclasses.fields(Settings)
+    for field in dataclasses.fields(getattr(Settings(), group.name))
+]
+
+
+def test_defaults_of_flags_are_those_of_the_settings(parse):
+    assert settings_from_flags(parse()) == Settings()
+
+
+@pytest.mark.parametrize("name", [field.name for field in FIELDS])
+def test_every_setting_is_a_flag_with_a_help_text(parse, name):
+    flag = parse()[name]
+    assert len(flag.help) > 5
+    assert flag.help[0].isupper()
+    assert flag.help.rstrip().endswith((".", ")", ";", "'"))
+
+
+def test_names_are_unique_over_all_groups():
+    names = [field.name for field in FIELDS]
+    assert len(set(names)) == len(names)
+
+
+def test_flags_of_every_kind(parse):
+    values = settings_from_flags(
+        parse(
+            *("--run_dir=/tmp/a b", "--download", "--seed=7", "--class_order=2,0,1"),
+            *("--learning_rate=0.25", "--learning_rate_milestones=0.25,0.5", "--method=joint"),
+            "--noinner_augmentation",
+        )
+    )
+    assert values.run.run_dir == "/tmp/a b"
+    assert values.run.download is True
+    assert values.protocol.seed == 7
+    assert values.protocol.class_order == (2, 0, 1)
+    assert values.training.learning_rate == 0.25
+    assert values.training.learning_rate_milestones == (0.25, 0.5)
+    assert values.training.method == "joint"
+    assert values.mnemonics.inner_augmentation is False
+
+
+def test_a_list_may_be_empty(parse):
+    values = settings_from_flags(parse("--learning_rate_milestones=", "--class_order="))
+    assert values.training.learning_rate_milestones == ()
+    assert values.protocol.class_order == ()
+
+
+CHANGED = Settings(
+    RunSettings(run_dir="runs/with space", download=True, checkpoint_minutes=0.5),
+    ProtocolSettings(class_order=tuple(range(10))[::-1], base_classes=6, num_phases=2),
+    training=TrainingSettings(learning_rate_milestones=(), learning_rate=1 / 3, weight_decay=0.0),
+    mnemonics=MnemonicsSettings(inner_augmentation=False, adjust_old_exemplars=True),
+)
+
+
+@pytest.mark.parametrize("settings", [Settings(), CHANGED], ids=["defaults", "changed"])
+def test_settings_come_back_from_a_flagfile(parse, tmp_path, settings):
+    path = tmp_path / "flags.txt"
+    path.write_text(settings.flag_lines())
+    assert settings_from_flags(parse(f"--flagfile={path}")) == settings
+
+
+def test_what_decides_results_survives_json():
+    values = CHANGED.results_settings()
+    assert json.loads(json.dumps(values)) == values
+    assert "run" not in values
+    assert values["protocol"]["class_order"] == list(range(10))[::-1]
+    moved = dataclasses.replace(CHANGED, run=RunSettings(run_dir="elsewhere"))
+    assert moved.results_settings() == values
+
+
+def wrong(group: str, **values):
+    """A case: a value out of its range, and what the message has to name."""
+    ((name, value),) = values.items()
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return pytest.param(group, values, f"--{name}={text}", id=f"{name}={text}")
+
+
+OUT_OF_RANGE = [
+    wrong("protocol", base_classes=0),
+    wrong("protocol", num_phases=-1),
+    wrong("protocol", class_order_seed=-1),
+    wrong("protocol", seed=-1),
+    wrong("training", base_epochs=0),
+    wrong("training", epochs=0),
+    wrong("training", batch_size=0),
+    wrong("training", finetune_epochs=-1),
+    wrong("training", evaluation_batch_size=0),
+    wrong("training", weight_decay=-0.1),
+    wrong("training", learning_rate=0.0),
+    wrong("training", learning_rate=-0.1),
+    wrong("training", finetune_learning_rate=0.0),
+    wrong("training", temperature=0.0),
+    wrong("training", learning_rate_decay=0.0),
+    wrong("training", classification_weight=1.5),
+    wrong("training", classification_weight=-0.5),
+    wrong("training", momentum=1.1),
+    wrong("training", learning_rate_milestones=(0.75, 0.5)),
+    wrong("training", learning_rate_milestones=(0.5, 1.0)),
+    wrong("training", learning_rate_milestones=(80.0, 120.0)),
+    wrong("exemplar", exemplars_per_class=0),
+    wrong("exemplar", exemplars_total=-1),
+    wrong("mnemonics", inner_steps=0),
+    wrong("mnemonics", inner_learning_rate=0.0),
+    wrong("mnemonics", outer_learning_rate=-1.0),
+    wrong("mnemonics", adjust_subsets=1),
+    wrong("run", checkpoint_minutes=-1.0),
+]
+
+
+@pytest.mark.parametrize(("group", "values", "named"), OUT_OF_RANGE)
+def test_values_out_of_range(group, values, named):
+    kinds = {
+        "run": RunSettings,
+        "protocol": ProtocolSettings,
+        "training": TrainingSettings,
+        "exemplar": ExemplarSettings,
+        "mnemonics": MnemonicsSettings,
+    }
+    with pytest.raises(UserError, match="pass ") as caught:
+        Settings(**{group: kinds[group](**values)})
+    assert str(caught.value).startswith(f"{named}: ")
+
+
+def test_not_a_number_is_out_of_range():
+    with pytest.raises(UserError, match="--learning_rate=nan"):
+        Settings(training=TrainingSettings(learning_rate=float("nan")))
+
+
+def test_list_items_of_the_wrong_kind(parse):
+    with pytest.raises(UserError, match="--class_order=1,two: expected int values"):
+        settings_from_flags(parse("--class_order=1,two"))
+    with pytest.raises(UserError, match="--learning_rate_milestones=x: expected float values"):
+        settings_from_flags(parse("--learning_rate_milestones=x"))
+
+
+@pytest.mark.parametrize(
+    "argument", ["--method=unknown", "--dataset=unknown", "--epochs=ten", "--no_such_flag=1"]
+)
+def test_flags_that_cannot_be_parsed_end_the_program(parse, argument, capsys):
+    parse()
+    flags.FLAGS.unparse_flags()
+    with pytest.raises(SystemExit) as caught:
+        app.parse_flags_with_usage(["train", argument])
+    assert caught.value.code not in (0, None)
+    assert argument.split("=")[0].lstrip("-") in capsys.readouterr().err

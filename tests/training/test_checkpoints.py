@@ -1,0 +1,88 @@
+import pathlib
+
+import numpy as np
+import pytest
+
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.training.checkpoints import PhaseCheckpoints, Snapshot
+
+
+def snapshot(stage: int, position: int) -> Snapshot:
+    model = {"stem/kernel": np.full((2, 3), position, np.float32), "a:b": np.array(stage)}
+    return Snapshot(stage, position, {"model": model, "optimizer": {"0000": np.arange(position)}})
+
+
+def check_equal(ours: Snapshot, expected: Snapshot):
+    assert (ours.stage, ours.position) == (expected.stage, expected.position)
+    assert ours.groups.keys() == expected.groups.keys()
+    for group, arrays in expected.groups.items():
+        assert ours.groups[group].keys() == arrays.keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(ours.groups[group][name], array)
+            assert ours.groups[group][name].dtype == array.dtype
+
+
+def files(directory: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def test_nothing_saved_is_nothing_found(tmp_path):
+    assert PhaseCheckpoints(tmp_path / "none").latest() is None
+
+
+def test_the_newest_comes_back_as_it_was(tmp_path):
+    for position in (3, 1, 2):
+        PhaseCheckpoints(tmp_path).save(snapshot(1, position))
+    check_equal(PhaseCheckpoints(tmp_path).latest(), snapshot(1, 2))
+
+
+def test_two_are_kept(tmp_path):
+    checkpoints = PhaseCheckpoints(tmp_path)
+    for position in range(5):
+        checkpoints.save(snapshot(0, position))
+    assert len(files(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"no zip at all", None])
+def test_a_damaged_one_falls_back_to_the_one_before(tmp_path, damage, caplog):
+    checkpoints = PhaseCheckpoints(tmp_path)
+    for position in (1, 2):
+        checkpoints.save(snapshot(0, position))
+    newest = files(tmp_path)[-1]
+    contents = newest.read_bytes()
+    newest.write_bytes(contents[: len(contents) // 2] if damage is None else damage)
+    check_equal(checkpoints.latest(), snapshot(0, 1))
+    assert newest.name in caplog.text
+    checkpoints.save(snapshot(0, 3))
+    check_equal(checkpoints.latest(), snapshot(0, 3))
+
+
+def test_a_flipped_byte_is_noticed(tmp_path):
+    checkpoints = PhaseCheckpoints(tmp_path)
+    for position in (1, 2):
+        checkpoints.save(snapshot(0, position))
+    newest = files(tmp_path)[-1]
+    contents = bytearray(newest.read_bytes())
+    at = contents.index(np.full((2, 3), 2, np.float32).tobytes())
+    contents[at] ^= 1
+    newest.write_bytes(contents)
+    check_equal(checkpoints.latest(), snapshot(0, 1))
+
+
+def test_all_damaged_says_what_to_remove(tmp_path):
+    checkpoints = PhaseCheckpoints(tmp_path)
+    for position in (1, 2):
+        checkpoints.save(snapshot(0, position))
+    for path in files(tmp_path):
+        path.write_bytes(b"x")
+    with pytest.raises(UserError, match=f"remove {tmp_path}"):
+        checkpoints.latest()
+
+
+def test_clearing_leaves_other_files(tmp_path):
+    checkpoints = PhaseCheckpoints(tmp_path)
+    checkpoints.save(snapshot(0, 1))
+    (tmp_path / "exemplars.npz").write_bytes(b"")
+    checkpoints.clear()
+    assert checkpoints.latest() is None
+    assert [path.name for path in files(tmp_path)] == ["exemplars.npz"]

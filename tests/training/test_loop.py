@@ -1,0 +1,171 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnemonics_tf.data.augmentation import AUGMENTATIONS
+from mnemonics_tf.data.image_set import ArrayImageSet
+from mnemonics_tf.data.pipeline import Normalization, Pipeline
+from mnemonics_tf.methods.base import cross_entropy, distillation
+from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.training.loop import TrainingLoop
+from mnemonics_tf.training.optimization import OptimizationSettings
+
+SETTINGS = OptimizationSettings(
+    epochs=4,
+    learning_rate=0.05,
+    milestones=(2,),
+    decay=0.1,
+    momentum=0.9,
+    weight_decay=5e-4,
+    decay_normalization=False,
+    batch_size=8,
+)
+
+
+def loss_parts(batch, outputs, old_outputs):
+    return {"classification": cross_entropy(batch["label"], outputs.logits)}
+
+
+def make_model(seed: int = 0) -> IncrementalModel:
+    return IncrementalModel(Architecture("resnet_cifar", 8, (8, 8, 1), "linear"), 0, 3, seed)
+
+
+def make_loop(model, parts=loss_parts, settings=SETTINGS, seed=0, old_model=None, augment="shift"):
+    pipeline = Pipeline(Normalization((0.5,), (0.5,)), AUGMENTATIONS[augment], seed)
+    strategy = tf.distribute.get_strategy()
+    return TrainingLoop(model, old_model, parts, settings, pipeline, strategy)
+
+
+@pytest.fixture(scope="module")
+def images() -> ArrayImageSet:
+    """20 images, two batches of 8 and one of 4, whose brightness tells the class."""
+    labels = np.arange(20) % 3
+    noise = np.random.default_rng(0).integers(0, 60, (20, 8, 8, 1))
+    return ArrayImageSet((noise + 90 * labels[:, None, None, None]).astype(np.uint8), labels)
+
+
+@dataclasses.dataclass
+class Course:
+    """Four epochs without a break."""
+
+    state: dict[str, np.ndarray]
+    figures: list[dict[str, float]]
+    loop: TrainingLoop
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images) -> Course:
+    model = make_model()
+    loop = make_loop(model)
+    figures = [loop.run_epoch(images, epoch, "train", 0) for epoch in range(4)]
+    return Course(model.state(), figures, loop)
+
+
+def check_equal(ours: dict[str, np.ndarray], expected: dict[str, np.ndarray]):
+    assert ours.keys() == expected.keys()
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_the_model_learns(uninterrupted):
+    first, last = uninterrupted.figures[0], uninterrupted.figures[-1]
+    assert last["loss"] < 0.7 * first["loss"]
+    assert last["accuracy"] > max(0.6, first["accuracy"])
+    rates = [figures["learning_rate"] for figures in uninterrupted.figures]
+    assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005])
+    assert last["images_per_second"] > 0
+
+
+def test_all_epochs_run_in_one_graph(uninterrupted):
+    assert uninterrupted.loop._run_steps.experimental_get_tracing_count() == 1
+
+
+def test_a_resumed_loop_is_equal_bit_for_bit(uninterrupted, images):
+    model = make_model()
+    loop = make_loop(model)
+    for epoch in range(2):
+        loop.run_epoch(images, epoch, "train", 0)
+    resumed_model = make_model(seed=9)
+    resumed_model.set_state(model.state())
+    resumed = make_loop(resumed_model)
+    resumed.set_state(loop.state())
+    figures = [resumed.run_epoch(images, epoch, "train", 0) for epoch in (2, 3)]
+    check_equal(resumed_model.state(), uninterrupted.state)
+    for ours, expected in zip(figures, uninterrupted.figures[2:], strict=True):
+        del ours["images_per_second"]
+        assert ours == {name: expected[name] for name in ours}
+
+
+def test_momentum_belongs_to_the_state(uninterrupted):
+    momenta = [value for value in uninterrupted.loop.state().values() if value.ndim]
+    assert momenta
+    assert all(np.abs(momentum).max() > 0 for momentum in momenta)
+
+
+def test_another_seed_is_another_course(images):
+    states = []
+    for seed in (0, 1):
+        model = make_model()
+        make_loop(model, seed=seed).run_epoch(images, 0, "train", 0)
+        states.append(model.state())
+    assert not np.array_equal(states[0]["stem/kernel"], states[1]["stem/kernel"])
+
+
+def test_a_step_on_a_short_batch_is_the_mean_over_its_images(images):
+    """One step of plain SGD: weights move against the mean gradient of 5 images."""
+    few = images.subset(np.arange(5))
+    settings = dataclasses.replace(SETTINGS, momentum=0.0, weight_decay=0.0)
+    model, reference = make_model(), make_model()
+    figures = make_loop(model, settings=settings, augment="none").run_epoch(few, 0, "train", 0)
+    inputs = (few.images / 255 - 0.5).astype(np.float32) / 0.5
+    variables = reference.trainable_variables
+    with tf.GradientTape() as tape:
+        logits = reference(tf.constant(inputs), training=True).logits
+        probabilities = tf.nn.softmax(logits)
+        loss = -tf.reduce_mean(tf.math.log(tf.gather(probabilities, few.labels, batch_dims=1)))
+    assert figures["loss"] == pytest.approx(float(loss), rel=1e-5)
+    for gradient, variable in zip(tape.gradient(loss, variables), variables, strict=True):
+        expected = variable.numpy() - 0.05 * gradient.numpy()
+        np.testing.assert_allclose(model.state()[variable.path], expected, atol=1e-5)
+
+
+def test_old_model_is_asked_in_inference_and_left_alone(images):
+    old_model = make_model(seed=3).frozen_copy()
+    before = old_model.state()
+    model = make_model()
+
+    def parts(batch, outputs, old_outputs):
+        expected = old_model(batch["image"], training=False).logits
+        difference = tf.abs(old_outputs.logits - expected)
+        return {
+            "distillation": distillation(outputs.logits, old_outputs.logits, 2.0),
+            "difference": tf.reduce_max(difference, axis=1),
+        }
+
+    figures = make_loop(model, parts, old_model=old_model).run_epoch(images, 0, "train", 1)
+    check_equal(old_model.state(), before)
+    assert figures["difference"] == pytest.approx(0, abs=1e-5)
+    assert figures["loss"] == pytest.approx(figures["distillation"] + figures["difference"])
+
+
+def test_weight_transfer_leaves_the_kernels_as_they_are(images):
+    model = make_model()
+    model.enable_transfer()
+    before = model.state()
+    make_loop(model).run_epoch(images, 0, "train", 0)
+    after = model.state()
+    moved = {name.split("/")[-1] for name in before if not np.array_equal(before[name], after[name])}
+    assert moved == {
+        *("transfer_scale", "gamma", "beta", "moving_mean", "moving_variance"),
+        *("new_kernel", "bias"),
+    }
+
+
+def test_a_loss_that_is_no_number_stops_training(images):
+    def parts(batch, outputs, old_outputs):
+        return {"classification": cross_entropy(batch["label"], outputs.logits) * np.nan}
+
+    with pytest.raises(FloatingPointError, match="loss is nan in epoch 3 of train/2.*rate"):
+        make_loop(make_model(), parts).run_epoch(images, 3, "train", 2)
