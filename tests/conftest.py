@@ -20,7 +20,7 @@ def _own_log():
 
 @pytest.fixture
 def parse():
-    """A function that parses arguments as the training command does, each time from the defaults."""
+    """Parses arguments as the training command does, each time from the defaults."""
     from mnemonics_tf import train  # defines the flags
 
     assert train

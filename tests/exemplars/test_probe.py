@@ -65,12 +65,11 @@ def test_margins_are_distances_to_the_nearest_boundary():
     points = np.array([[3.0, -2.0], [-1.0, -2.0], [0.0, 1.0], [3.0, 0.0]])
     labels = np.array([0, 0, 2, 0])
     expected = [
-        3.0,  # x = 0 is nearer than 4 y = x, at 11 / sqrt(17)
+        11 / np.sqrt(17),  # from 4 y = x, which is nearer than x = 0
         -1.0,  # beyond x = 0
         4 / np.sqrt(17),
         3 / np.sqrt(17),
     ]
-    expected[0] = min(expected[0], 11 / np.sqrt(17))
     np.testing.assert_allclose(margins(labels, points @ kernel, kernel), expected, atol=1e-6)
 
 

@@ -156,7 +156,9 @@ def test_weight_transfer_leaves_the_kernels_as_they_are(images):
     before = model.state()
     make_loop(model).run_epoch(images, 0, "train", 0)
     after = model.state()
-    moved = {name.split("/")[-1] for name in before if not np.array_equal(before[name], after[name])}
+    moved = {
+        name.split("/")[-1] for name in before if not np.array_equal(before[name], after[name])
+    }
     assert moved == {
         *("transfer_scale", "gamma", "beta", "moving_mean", "moving_variance"),
         *("new_kernel", "bias"),

@@ -1,0 +1,125 @@
+"""The training command, as it is called."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from mnemonics_tf import train
+from mnemonics_tf.run_directory import RunDirectory
+from mnemonics_tf.settings import Settings
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+FLAGS = ("--base_classes=10", "--num_phases=0", "--base_epochs=1", "--exemplars_per_class=2")
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "mnemonics_tf.train", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def run(parse):
+    """The command in this process: arguments -> exit status."""
+
+    def run_main(*arguments: str) -> int:
+        return train.main(parse(*arguments)(["train", *arguments]))
+
+    return run_main
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
+    """A run of one phase and one epoch by the real command."""
+    directory = tmp_path_factory.mktemp("train") / "run"
+    return directory, command(*FLAGS, f"--run_dir={directory}")
+
+
+def files_of(root: pathlib.Path) -> dict[pathlib.Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_run_tells_its_results_and_where_they_lie(finished):
+    directory, done = finished
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((directory / "results.json").read_text())
+    (phase,) = results["phases"]
+    row = [line.split() for line in done.stdout.splitlines() if line.split()[:2] == ["0", "10"]]
+    accuracies = [phase["heads"][head]["accuracy"] for head in ("classifier", "nme")]
+    assert row == [["0", "10", *(f"{accuracy:.2%}" for accuracy in accuracies)]]
+    for name in ("results.json", "export", "tensorboard"):
+        assert str(directory / name) in done.stdout
+    assert "phase 0/0 done" in (directory / "log.txt").read_text()
+    assert "Traceback" not in done.stderr
+
+
+def test_flags_of_a_run_are_kept_and_can_be_read(finished, run, capsys):
+    directory, _ = finished
+    before = (directory / "results.json").read_bytes()
+    assert run(f"--flagfile={directory / 'flags.txt'}") == 0
+    assert "phase 0 is done already" in capsys.readouterr().out
+    assert (directory / "results.json").read_bytes() == before
+
+
+def test_other_settings_in_the_same_directory(finished, run, capsys):
+    directory, _ = finished
+    before = files_of(directory)
+    assert run(*FLAGS, "--temperature=3", f"--run_dir={directory}") == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {directory} holds a run with other settings")
+    assert "--temperature was 2.0, is 3.0" in captured.err
+    assert captured.err.count("\n") == 1
+    assert files_of(directory) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num_phases=3"], "--num_phases=3 does not divide"),
+        (["--epochs=0"], "--epochs=0: pass a number from 1 up"),
+        (["--exemplars_per_class=1000"], "fewer training images than the 1000 exemplars"),
+        (["--dataset=cifar100", "--data_dir=/nonexistent"], "/nonexistent"),
+        (["cifar100"], "unexpected argument 'cifar100'"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing_behind(run, tmp_path, capsys, arguments, message):
+    assert run(*arguments, f"--run_dir={tmp_path / 'run'}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_directory_that_is_a_file(run, tmp_path, capsys):
+    (tmp_path / "run").write_text("mine")
+    assert run(*FLAGS, f"--run_dir={tmp_path / 'run'}") == 2
+    assert "pass a writable directory as --run_dir" in capsys.readouterr().err
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_damaged_settings_file(run, tmp_path, capsys):
+    directory = RunDirectory(tmp_path / "run")
+    directory.root.mkdir()
+    directory.settings.write_text("{")
+    assert run(*FLAGS, f"--run_dir={directory.root}") == 2
+    assert "settings.json is damaged" in capsys.readouterr().err
+
+
+def test_help_lists_every_flag():
+    done = command("--helpshort")
+    listed = done.stdout + done.stderr
+    names = Settings().flag_lines().replace("--no", "--").split()
+    assert names
+    for line in names:
+        name = line.removeprefix("--").split("=")[0]
+        assert f"--{name}:" in listed or f"--[no]{name}:" in listed, name
+    assert "python -m mnemonics_tf.train --flagfile" in listed
