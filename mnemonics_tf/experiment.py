@@ -1,6 +1,5 @@
 """Algorithm 1 of the paper: the one module that knows the order of things."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -113,11 +112,10 @@ class Experiment:
         for index, (name, stage) in enumerate(STAGES):
             if index < first:
                 continue
-            if name == "finetune" and finetunes(self.context, state):
+            if name == "finetune" and self._measures_before(state):
                 state.figures["before_finetune"] = self._accuracies(state)
-            started = time.monotonic()
-            stage(self.context, state, index)
-            state.seconds[name] = state.seconds.get(name, 0.0) + time.monotonic() - started
+            with state.timed(name):
+                stage(self.context, state, index)
             state.resume = None
             state.save_snapshot(index + 1, 0)
         self._evaluate(state)  # lines 19, 20
@@ -165,6 +163,10 @@ class Experiment:
         model.set_state(read_arrays(self.context.directory.model(phase_index)))
         return model
 
+    def _measures_before(self, state: PhaseState) -> bool:
+        """Whether the fine-tune is about to begin, rather than to go on from a checkpoint."""
+        return finetunes(self.context, state) and "before_finetune" not in state.figures
+
     def _accuracies(self, state: PhaseState) -> dict[str, float]:
         heads = self._predict(state)[0].summary(self._groups(state.phase))
         return {head: values["accuracy"] for head, values in heads.items()}
@@ -181,10 +183,9 @@ class Experiment:
     def _evaluate(self, state: PhaseState) -> None:
         """Tests both heads, exports, and closes the phase: memory, model, record, in this order."""
         phase, directory = state.phase, self.context.directory
-        started = time.monotonic()
-        predictions, means = self._predict(state)
+        with state.timed("evaluate"):
+            predictions, means = self._predict(state)
         heads = predictions.summary(self._groups(phase))
-        state.seconds["evaluate"] = time.monotonic() - started
         state.memory.save(directory.exemplars(phase.index))
         write_arrays(directory.model(phase.index), state.model.state())
         write_arrays(

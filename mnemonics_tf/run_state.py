@@ -1,7 +1,10 @@
 """What the parts of a run share: the run's fixed context, and a phase's changing state."""
 
+import contextlib
 import dataclasses
 import json
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -86,6 +89,22 @@ class PhaseState:
     resume: Snapshot | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     figures: dict[str, Any] = dataclasses.field(default_factory=dict)
+    _clock: tuple[str, float] | None = None
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds the time spent within to the stage's seconds, and to every snapshot on the way."""
+        self._clock = (stage, time.monotonic())
+        yield
+        self._add_elapsed()
+        self._clock = None
+
+    def _add_elapsed(self) -> None:
+        if self._clock:
+            stage, since = self._clock
+            now = time.monotonic()
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
+            self._clock = (stage, now)
 
     def save_snapshot(
         self, stage: int, position: int, extra: dict[str, dict[str, np.ndarray]] | None = None
@@ -97,6 +116,7 @@ class PhaseState:
             position: how much of it is done.
             extra: groups of arrays of the stage's own.
         """
+        self._add_elapsed()
         groups = {
             "model": self.model.state(),
             "memory": {"images": self.memory.images, "labels": self.memory.labels},

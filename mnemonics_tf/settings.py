@@ -292,7 +292,7 @@ def _validate(settings: Settings) -> None:
         "checkpoint_minutes": (settings.run.checkpoint_minutes, 0),
     }
     for name, (value, least) in at_least.items():
-        if value < least:
+        if not value >= least:  # so that NaN fails too
             raise UserError(f"--{name}={value}: pass a number from {least} up")
     above_zero = {
         training: ("learning_rate", "finetune_learning_rate", "temperature", "learning_rate_decay"),
@@ -300,7 +300,7 @@ def _validate(settings: Settings) -> None:
     }
     for group, names in above_zero.items():
         for name in names:
-            if getattr(group, name) <= 0:
+            if not getattr(group, name) > 0:
                 raise UserError(f"--{name}={getattr(group, name)}: pass a number above 0")
     shares = {
         training: ("classification_weight", "momentum"),

@@ -273,7 +273,6 @@ def killed(tmp_path_factory) -> Run:
     return run_watched(settings)
 
 
-@pytest.mark.xfail(reason="accuracies before the fine-tune are measured again in the middle of it")
 def test_a_killed_run_ends_with_the_same_results(finished, killed):
     ours, expected = without_times(killed.contents), without_times(finished.contents)
     for mine, other in zip(ours["phases"], expected["phases"], strict=True):

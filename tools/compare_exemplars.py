@@ -32,7 +32,9 @@ from mnemonics_tf.training.model_level import finetune_model, train_model
 
 flags.adopt_module_key_flags(train)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.", required=True)
-_FINETUNE = flags.DEFINE_boolean("finetune", True, "Measure the two fine-tunes, which take longest.")
+_FINETUNE = flags.DEFINE_boolean(
+    "finetune", True, "Measure the two fine-tunes, which take longest."
+)
 
 
 def main(_: list[str]) -> None:

@@ -71,6 +71,8 @@ class ExemplarMemory:
     def load(cls, path: pathlib.Path) -> "ExemplarMemory":
         """Reads what `save` wrote."""
         arrays = read_arrays(path)
+        if not {"images", "labels"} <= set(arrays):
+            raise UserError(f"{path} holds {sorted(arrays)}; expected images and labels")
         return cls(arrays["images"], arrays["labels"])
 
     def save(self, path: pathlib.Path) -> None:

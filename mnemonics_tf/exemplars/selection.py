@@ -21,8 +21,8 @@ def select_by_herding(
 ) -> np.ndarray:
     """Returns `count` indices chosen by herding, best first.
 
-    p_k = argmin_x || mu - (phi(x) + sum_{j<k} phi(p_j)) / k ||, phi and mu L2-normalised; an image
-    is chosen once.
+    p_k = argmin_x || mu - (phi(x) + sum_{j<k} phi(p_j)) / k ||, phi L2-normalised and mu
+    their mean; an image is chosen once.
 
     Source: Welling, Herding Dynamical Weights to Learn, ICML 2009; Rebuffi et al., iCaRL, CVPR
     2017, Algorithm 4.
@@ -34,7 +34,7 @@ def select_by_herding(
     """
     del generator
     phi = _normalized(features.astype(np.float64))
-    mean = _normalized(phi.mean(axis=0))
+    mean = phi.mean(axis=0)
     chosen: list[int] = []
     total = np.zeros_like(mean)
     free = np.ones(len(phi), bool)

@@ -37,6 +37,9 @@ class Architecture:
     image_shape: tuple[int, int, int]
     classifier: str
 
+    def __post_init__(self):
+        BACKBONES[self.backbone].check_depth(self.depth)
+
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
@@ -60,7 +63,7 @@ class IncrementalModel:
     def __init__(self, architecture: Architecture, num_old: int, num_new: int, seed: int):
         self.architecture = architecture
         self.seed = seed
-        build = BACKBONES[architecture.backbone]
+        build = BACKBONES[architecture.backbone].build
         self.backbone = build(architecture.image_shape, architecture.depth, seed)
         self.classifier = self._build_classifier(num_old, num_new)
         self.transfer = False

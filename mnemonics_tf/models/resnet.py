@@ -5,6 +5,9 @@ normalisation as shortcuts where the shape changes, and no ReLU after the last b
 features keep their sign for the cosine classifier.
 """
 
+import dataclasses
+from collections.abc import Callable
+
 import keras
 
 from mnemonics_tf.errors import UserError
@@ -45,6 +48,15 @@ class _Builder:
         return keras.layers.GlobalAveragePooling2D(name="features")(x)
 
 
+def check_cifar_depth(depth: int) -> None:
+    """Raises UserError if the depth is not of the form 6 n + 2."""
+    if depth < 8 or (depth - 2) % 6:
+        raise UserError(
+            f"--depth={depth} is no depth of a CIFAR ResNet: pass 6n + 2, that is 8, 14, 20, 26, "
+            "32, ..."
+        )
+
+
 def resnet_cifar(image_shape: tuple[int, int, int], depth: int, seed: int) -> keras.Model:
     """Returns a CIFAR ResNet of depth 6 n + 2: widths 16, 32, 64 with n blocks each.
 
@@ -59,11 +71,7 @@ def resnet_cifar(image_shape: tuple[int, int, int], depth: int, seed: int) -> ke
     Raises:
         UserError: if the depth is not of the form 6 n + 2.
     """
-    if depth < 8 or (depth - 2) % 6:
-        raise UserError(
-            f"--depth={depth} is no depth of a CIFAR ResNet: "
-            "pass 6n + 2, that is 8, 14, 20, 26, 32, ..."
-        )
+    check_cifar_depth(depth)
     builder = _Builder(seed)
     images = keras.Input(image_shape, name="images")
     x = keras.layers.ReLU(name="stem_relu")(builder.convolve(images, 16, 3, 1, "stem"))
@@ -71,4 +79,17 @@ def resnet_cifar(image_shape: tuple[int, int, int], depth: int, seed: int) -> ke
     return keras.Model(images, features, name=f"resnet{depth}")
 
 
-BACKBONES = {"resnet_cifar": resnet_cifar}
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A family of backbones.
+
+    Attributes:
+        build: (image shape, depth, seed) -> Keras model from images to features.
+        check_depth: raises UserError for a depth that the family does not have.
+    """
+
+    build: Callable[[tuple[int, int, int], int, int], keras.Model]
+    check_depth: Callable[[int], None]
+
+
+BACKBONES = {"resnet_cifar": Backbone(resnet_cifar, check_cifar_depth)}

@@ -87,7 +87,7 @@ def _optimization(
     return OptimizationSettings(
         epochs=epochs,
         learning_rate=learning_rate,
-        milestones=tuple(round(share * epochs) for share in milestones),
+        milestones=tuple(max(1, round(share * epochs)) for share in milestones),
         decay=training.learning_rate_decay,
         momentum=training.momentum,
         weight_decay=training.weight_decay,

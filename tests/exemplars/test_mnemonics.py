@@ -1,0 +1,324 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnemonics_tf.data.pipeline import Normalization
+from mnemonics_tf.exemplars import mnemonics
+from mnemonics_tf.exemplars.metagradient import MetaGradientResult
+from mnemonics_tf.exemplars.mnemonics import (
+    ExemplarLearner,
+    Exemplars,
+    LearningSettings,
+    OuterData,
+    split_balanced,
+)
+from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings
+
+NORMALIZATION = Normalization((0.5, 0.4), (0.25, 0.2))
+SHAPE = (4, 4, 2)
+TARGET = 0.3
+
+
+class Bowl:
+    """In place of a temporary model: the meta loss is the squared distance of pixels to a target.
+
+    Its gradient rests on nothing but the images it is given, so the loop can be followed by hand.
+    Every call is kept, the first two of which only measure the cost of a step.
+    """
+
+    def __init__(self, lead=None):
+        self.calls = []
+        self._lead = lead or {}
+
+    def estimate(self, exemplars, labels, outer, *key):
+        self.calls.append({"images": exemplars.numpy(), "labels": labels, "key": key, **outer})
+        loss = tf.reduce_mean(tf.square(exemplars - TARGET))
+        gradient = 2 * (exemplars - TARGET) / len(labels)
+        loss, gradient = self._lead.get(key[-1], lambda *given: given)(loss, gradient)
+        return MetaGradientResult(loss, gradient, tf.zeros(1), [])
+
+    @property
+    def steps(self):
+        return self.calls[2:]
+
+
+def make_learner(model, steps=6, seed=0, **changes) -> ExemplarLearner:
+    fields = {
+        "exemplars_per_step": 0,
+        "outer_batch_size": 100,
+        "validation_every": 2,
+        "patience": 0,
+    }
+    return ExemplarLearner(
+        model,
+        LearningSettings(**(fields | changes)),
+        OuterSettings("adam", 0.05, 0.9, 0, steps),
+        NORMALIZATION,
+        seed,
+    )
+
+
+def make_exemplars(per_class=4, classes=3, fixed_classes=()) -> Exemplars:
+    """Each image's first pixel tells its row: 0, 0.01, 0.02, ..."""
+    labels = np.repeat(np.arange(classes), per_class)
+    images = np.random.default_rng(0).uniform(-1, 1, (len(labels), *SHAPE)).astype(np.float32)
+    images[:, 0, 0, 0] = np.arange(len(labels)) / 100
+    return Exemplars(images, labels, ~np.isin(labels, fixed_classes))
+
+
+def make_outer(labels=np.repeat(np.arange(3), 20), batch_size=6, seed=0) -> OuterData:
+    return OuterData(labels, lambda rows: {"row": tf.constant(rows)}, batch_size, seed)
+
+
+def silent(step, figures):
+    del step, figures
+
+
+def train(learner, exemplars, validate=None, report=silent, outer=None):
+    return learner.train_new(exemplars, outer or make_outer(), validate, report, "exemplars", 2)
+
+
+# --- learning new exemplars ----------------------------------------------------------------------
+
+
+def test_learning_lowers_the_meta_loss_and_reports_every_step():
+    exemplars, reports = make_exemplars(), []
+    course = train(
+        make_learner(Bowl()),
+        exemplars,
+        report=lambda step, figures: reports.append((step, figures)),
+    )
+    assert len(course.meta_losses) == 6
+    assert np.all(np.diff(course.meta_losses) < 0)
+    assert course.stopped is None
+    assert [step for step, _ in reports] == [1, 2, 3, 4, 5, 6]
+    assert [figures["meta_loss"] for _, figures in reports] == course.meta_losses
+
+
+def test_measuring_the_cost_of_a_step_changes_nothing():
+    model, exemplars = Bowl(), make_exemplars()
+    start = exemplars.images.copy()
+    train(make_learner(model), exemplars)
+    assert len(model.calls) == 6 + 2
+    for call in model.calls[:3]:
+        np.testing.assert_array_equal(call["images"], start)
+    assert [call["key"] for call in model.steps] == [("exemplars", 2, step) for step in range(6)]
+
+
+def test_rows_that_do_not_learn_stand_beside_the_others_bit_for_bit():
+    model, exemplars = Bowl(), make_exemplars(fixed_classes=[1])
+    start = exemplars.images.copy()
+    train(make_learner(model), exemplars)
+    fixed = exemplars.labels == 1
+    np.testing.assert_array_equal(exemplars.images[fixed], start[fixed])
+    assert np.all(np.any(exemplars.images[~fixed] != start[~fixed], axis=(1, 2, 3)))
+    for call in model.steps:
+        np.testing.assert_array_equal(call["images"][call["labels"] == 1], start[fixed])
+
+
+def test_pixels_stay_valid():
+    exemplars = make_exemplars()
+
+    def push(loss, gradient):
+        return loss, tf.ones_like(gradient) * tf.constant([1.0, -1.0])
+
+    train(make_learner(Bowl(dict.fromkeys(range(200), push)), steps=200), exemplars)
+    np.testing.assert_array_equal(exemplars.images[..., 0], NORMALIZATION.black[0])
+    np.testing.assert_array_equal(exemplars.images[..., 1], NORMALIZATION.white[1])
+
+
+def test_a_step_may_take_some_of_the_exemplars_class_balanced():
+    model, exemplars = Bowl(), make_exemplars(per_class=4)
+    train(make_learner(model, exemplars_per_step=6, steps=20), exemplars)
+    for call in model.steps:
+        np.testing.assert_array_equal(call["labels"], [0, 0, 1, 1, 2, 2])
+    assert len({tuple(call["images"][:, 0, 0, 0]) for call in model.steps}) > 10
+
+
+def test_validation_keeps_the_best_and_the_later_of_equals():
+    exemplars, scores, seen = make_exemplars(), iter([0.5, 0.9, 0.9, 0.2]), []
+
+    def validate(images):
+        seen.append(images.copy())
+        return next(scores)
+
+    course = train(make_learner(Bowl()), exemplars, validate)
+    assert course.validations == [(0, 0.5), (2, 0.9), (4, 0.9), (6, 0.2)]
+    np.testing.assert_array_equal(exemplars.images, seen[2])
+    assert np.any(seen[1] != seen[2])
+
+
+def test_the_start_is_kept_where_learning_only_harms():
+    exemplars, scores = make_exemplars(), iter([0.5, 0.4, 0.3, 0.2])
+    start = exemplars.images.copy()
+    train(make_learner(Bowl()), exemplars, lambda images: next(scores))
+    np.testing.assert_array_equal(exemplars.images, start)
+
+
+@pytest.mark.parametrize(("patience", "steps"), [(0, 20), (1, 6), (2, 8), (3, 10)])
+def test_patience(patience, steps):
+    scores = iter([0.5, 0.6, 0.7, *[0.65] * 20])
+    course = train(
+        make_learner(Bowl(), steps=20, patience=patience),
+        make_exemplars(),
+        lambda images: next(scores),
+    )
+    assert len(course.meta_losses) == steps
+    assert (course.stopped is not None) == (patience > 0)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        (lambda loss, gradient: (loss * math.nan, gradient), "nan"),
+        (lambda loss, gradient: (loss, gradient / 0), "not finite"),
+        (lambda loss, gradient: (tf.constant(11.0), gradient), "rose from"),
+    ],
+    ids=["loss", "gradient", "divergence"],
+)
+def test_trouble_stops_learning_and_keeps_the_last_good_exemplars(trouble, message):
+    exemplars, seen = make_exemplars(), []
+
+    def validate(images):
+        seen.append(images.copy())
+        return float(len(seen))
+
+    course = train(make_learner(Bowl({5: trouble})), exemplars, validate)
+    assert message in course.stopped
+    assert len(course.meta_losses) == 5
+    np.testing.assert_array_equal(exemplars.images, seen[2])  # of step 4, the last validation
+    assert np.all(np.isfinite(exemplars.images))
+
+
+def test_a_loss_may_rise_within_bounds():
+    rise = {step: lambda loss, gradient: (tf.constant(9.0), gradient) for step in (3, 4)}
+    course = train(make_learner(Bowl(rise)), make_exemplars())
+    assert course.stopped is None
+    assert len(course.meta_losses) == 6
+
+
+def test_trouble_in_the_first_step_leaves_the_start():
+    exemplars = make_exemplars()
+    start = exemplars.images.copy()
+    course = train(make_learner(Bowl({0: lambda loss, g: (loss * math.nan, g)})), exemplars)
+    assert course.stopped
+    assert course.meta_losses == []
+    np.testing.assert_array_equal(exemplars.images, start)
+
+
+def test_the_seed_decides_the_course():
+    def pictures(seed):
+        exemplars = make_exemplars()
+        train(make_learner(Bowl(), exemplars_per_step=6, seed=seed), exemplars)
+        return exemplars.images
+
+    np.testing.assert_array_equal(pictures(0), pictures(0))
+    assert np.any(pictures(0) != pictures(1))
+
+
+def test_outer_batches_are_balanced_and_new_in_every_step():
+    labels = np.repeat(np.arange(3), [40, 20, 30])
+    batches = [make_outer(labels).batch("exemplars", 0, step) for step in range(5)]
+    for batch in batches:
+        rows = batch["row"].numpy()
+        assert len(np.unique(rows)) == 6
+        np.testing.assert_array_equal(batch["label"], labels[rows])
+        np.testing.assert_array_equal(np.bincount(batch["label"]), [2, 2, 2])
+    assert len({tuple(batch["row"].numpy()) for batch in batches}) == 5
+    again = make_outer(labels).batch("exemplars", 0, 3)
+    np.testing.assert_array_equal(again["row"], batches[3]["row"])
+    other = make_outer(labels, seed=1).batch("exemplars", 0, 3)
+    assert np.any(other["row"] != batches[3]["row"])
+
+
+# --- adjusting old exemplars ---------------------------------------------------------------------
+
+
+def still(loss, gradient):
+    return loss, tf.zeros_like(gradient)
+
+
+def rows_of(images) -> list[int]:
+    """The rows that images began as, from their first pixel; only where nothing moved."""
+    return np.rint(100 * np.asarray(images)[:, 0, 0, 0]).astype(int).tolist()
+
+
+def adjust(model, exemplars, num_subsets=2, **changes):
+    learner = make_learner(model, **changes)
+    return learner.adjust_old(exemplars, num_subsets, silent, "adjust", 3)
+
+
+@pytest.mark.parametrize("num_subsets", [2, 3, 4])
+@pytest.mark.parametrize("fixed_classes", [(), (2,)])
+def test_a_subset_is_measured_on_its_complement_only(num_subsets, fixed_classes):
+    model = Bowl(dict.fromkeys(range(12), still))
+    exemplars = make_exemplars(per_class=4, fixed_classes=fixed_classes)
+    adjust(model, exemplars, num_subsets, steps=12)
+    learning = np.flatnonzero(exemplars.learns).tolist()
+    for start in range(0, 12, num_subsets):
+        around = model.steps[start : start + num_subsets]
+        inner = [rows_of(call["images"]) for call in around]
+        assert sorted(sum(inner, [])) == learning  # each in exactly one subset
+        for call, rows in zip(around, inner, strict=True):
+            outer = rows_of(call["image"])
+            assert not set(rows) & set(outer)
+            assert sorted(rows + outer) == list(range(12))
+            np.testing.assert_array_equal(call["label"], exemplars.labels[outer])
+            counts = np.bincount(exemplars.labels[rows], minlength=3)[exemplars.labels[learning]]
+            assert counts.max() - counts.min() <= 1
+
+
+def test_the_complement_is_seen_as_it_stands_by_then():
+    model, exemplars = Bowl(), make_exemplars()
+    adjust(model, exemplars, steps=2)
+    first, second = model.steps
+    moved = second["image"].numpy()[np.argsort(second["label"], kind="stable")]
+    assert np.all(np.any(moved != first["images"], axis=(1, 2, 3)))
+    distances = [np.abs(images - TARGET).mean() for images in (first["images"], moved)]
+    assert distances[1] < distances[0]
+
+
+def test_adjustment_moves_learning_rows_alone():
+    exemplars = make_exemplars(fixed_classes=[2])
+    start = exemplars.images.copy()
+    course = adjust(Bowl(), exemplars)
+    assert len(course.meta_losses) == 6
+    np.testing.assert_array_equal(exemplars.images[8:], start[8:])
+    assert np.all(np.any(exemplars.images[:8] != start[:8], axis=(1, 2, 3)))
+
+
+def test_the_outer_batch_is_a_balanced_part_of_the_complement():
+    model = Bowl()
+    adjust(model, make_exemplars(per_class=6), outer_batch_size=6)
+    for call in model.steps:
+        np.testing.assert_array_equal(np.bincount(call["label"]), [2, 2, 2])
+
+
+@pytest.mark.parametrize("num_subsets", [2, 3, 5])
+@pytest.mark.parametrize("counts", [[6, 6, 6], [5, 7, 4], [3, 0, 8], [1, 1, 1]])
+def test_split_balanced(counts, num_subsets):
+    labels = np.repeat(np.arange(3), counts)
+    subset = split_balanced(labels, num_subsets, np.random.default_rng(0))
+    assert subset.shape == labels.shape
+    for label in range(3):
+        sizes = np.bincount(subset[labels == label], minlength=num_subsets)
+        assert len(sizes) == num_subsets
+        assert sizes.sum() == counts[label]
+        assert sizes.max() - sizes.min() <= 1
+
+
+def test_what_does_not_divide_falls_into_any_subset():
+    labels = np.repeat(np.arange(50), 3)
+    subset = split_balanced(labels, 2, np.random.default_rng(0))
+    assert 60 < subset.sum() < 90
+
+
+def test_the_split_is_random():
+    labels = np.repeat(np.arange(3), 4)
+    splits = {
+        tuple(mnemonics.split_balanced(labels, 2, np.random.default_rng(seed)))
+        for seed in range(10)
+    }
+    assert len(splits) > 5
