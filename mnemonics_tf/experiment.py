@@ -1,5 +1,6 @@
 """Algorithm 1 of the paper: the one module that knows the order of things."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,9 +70,7 @@ class Experiment:
         self._settings = settings
         self._source = source
         protocol = make_protocol(settings, len(source.class_names))
-        method = METHODS[settings.training.method](
-            MethodSettings(settings.training.classification_weight, settings.training.temperature)
-        )
+        method = METHODS[settings.training.method](_method_settings(settings))
         _check_class_sizes(settings, protocol, source)
         directory = RunDirectory(settings.run.run_dir)
         self.context = RunContext(
@@ -80,7 +79,11 @@ class Experiment:
             data=PhaseData(source, protocol, method.keeps_past_data),
             method=method,
             architecture=Architecture(
-                settings.model.backbone, settings.model.depth, source.image_shape, method.classifier
+                settings.model.backbone,
+                settings.model.depth,
+                source.image_shape,
+                method.classifier,
+                method.corrects_logits,
             ),
             pipeline=Pipeline(
                 Normalization(source.channel_mean, source.channel_std),
@@ -135,6 +138,7 @@ class Experiment:
                 if self._settings.model.weight_transfer:
                     model.enable_transfer()
                 memory = ExemplarMemory.load(context.directory.exemplars(phase.index - 1))
+            context.method.configure(model, phase)
         evaluator = Evaluator(
             model,
             context.pipeline,
@@ -246,6 +250,12 @@ class Experiment:
         }
         write_json(self.context.directory.results, contents)
         return contents
+
+
+def _method_settings(settings: Settings) -> MethodSettings:
+    values = dataclasses.asdict(settings.training)
+    names = [field.name for field in dataclasses.fields(MethodSettings)]
+    return MethodSettings(**{name: values[name] for name in names})
 
 
 def make_protocol(settings: Settings, num_classes: int) -> ClassIncrementalProtocol:

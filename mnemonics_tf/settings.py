@@ -77,6 +77,14 @@ class TrainingSettings:
         0.5, "lambda of Eq. 5: weight of the classification loss; distillation has 1 - lambda."
     )
     temperature: float = _setting(2.0, "tau of Eq. 1b: softmax temperature of distillation.")
+    less_forget_weight: float = _setting(
+        5.0, "LUCIR's lambda_base: 5 for CIFAR-100, 10 for ImageNet."
+    )
+    ranking_margin: float = _setting(0.5, "LUCIR's margin m, in cosines.")
+    ranking_classes: int = _setting(2, "LUCIR's K: new classes an old image is ranked against.")
+    correction_share: float = _setting(
+        0.1, "Share of each class's exemplars that BiC holds out to fit its correction."
+    )
     base_epochs: int = _setting(15, "Epochs in phase 0.")
     epochs: int = _setting(10, "Epochs in each later phase.")
     batch_size: int = _setting(64, "Images in a training batch, over all devices.")
@@ -270,6 +278,9 @@ def _validate(settings: Settings) -> None:
         "num_phases": (protocol.num_phases, 0),
         "class_order_seed": (protocol.class_order_seed, 0),
         "seed": (protocol.seed, 0),
+        "less_forget_weight": (training.less_forget_weight, 0),
+        "ranking_margin": (training.ranking_margin, 0),
+        "ranking_classes": (training.ranking_classes, 1),
         "base_epochs": (training.base_epochs, 1),
         "epochs": (training.epochs, 1),
         "batch_size": (training.batch_size, 1),
@@ -303,7 +314,7 @@ def _validate(settings: Settings) -> None:
             if not getattr(group, name) > 0:
                 raise UserError(f"--{name}={getattr(group, name)}: pass a number above 0")
     shares = {
-        training: ("classification_weight", "momentum"),
+        training: ("classification_weight", "momentum", "correction_share"),
         mnemonics: ("inner_momentum", "outer_momentum", "validation_share"),
     }
     for group, names in shares.items():

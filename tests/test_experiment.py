@@ -364,10 +364,7 @@ def test_phase_0_of_no_run(tmp_path):
         ({"protocol": {"class_order": (0,) * 10}}, "no permutation"),
         ({"exemplar": {"exemplars_per_class": 119}}, "fewer training images than the 119 exempl"),
         ({"exemplar": {"exemplars_total": 9}}, "--exemplars_total=9 .* pass at least"),
-        pytest.param(
-            *({"model": {"depth": 10}}, "--depth=10 is no depth"),
-            marks=pytest.mark.xfail(reason="the depth is looked at when phase 0 begins"),
-        ),
+        ({"model": {"depth": 10}}, "--depth=10 is no depth"),
     ],
     ids=lambda value: value if isinstance(value, str) else str(*value.values()),
 )

@@ -3,8 +3,8 @@
     python -m tools.compare_exemplars --flagfile=configs/cifar100_cpu.flags --phase0_from=RUN \
         --run_dir=runs/compare --exemplars=mnemonics --exemplar_seed=1 --output=figures.json
 
-Takes the flags of mnemonics_tf.train. After the exemplars of phase 0 are made it measures, on the test
-images of phase 0's classes:
+Takes the flags of mnemonics_tf.train. After the exemplars of phase 0 are made it measures, on the
+test images of phase 0's classes:
 
 - probe: softmax regression on the features of the exemplars;
 - finetuned: Theta_0 fine-tuned on the exemplars only;
@@ -38,6 +38,7 @@ _FINETUNE = flags.DEFINE_boolean(
 
 
 def main(_: list[str]) -> None:
+    """Makes the exemplars of phase 0, measures them and writes the figures."""
     wanted = settings.settings_from_flags(flags.FLAGS)
     directory = pathlib.Path(wanted.run.run_dir)
     directory.mkdir(parents=True, exist_ok=True)

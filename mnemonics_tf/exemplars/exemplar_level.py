@@ -1,29 +1,26 @@
 """The exemplar level of a phase: choose, train and adjust exemplars (Algorithm 1, lines 10-17)."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
+from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.evaluation.evaluator import unit_length
+from mnemonics_tf.exemplars import diagnostics
 from mnemonics_tf.exemplars.cost import check_memory
 from mnemonics_tf.exemplars.memory import Budget, ExemplarMemory
 from mnemonics_tf.exemplars.mnemonics import (
-    Course,
     ExemplarLearner,
     Exemplars,
     LearningSettings,
     OuterData,
 )
 from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings
-from mnemonics_tf.exemplars.probe import margins, probe_accuracy
+from mnemonics_tf.exemplars.probe import probe_accuracy
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.exemplars.temporary_model import BaseLevelSettings, TemporaryModel
-from mnemonics_tf.models.layers import CosineClassifier
 from mnemonics_tf.progress import LOGGER, StageProgress
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.run_state import PhaseState, RunContext
@@ -101,7 +98,9 @@ def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> 
         exemplars, wanted.adjust_subsets, progress.update, "adjust", phase.index
     )
     state.memory = memory.with_images(_stored(context, memory, rows, exemplars))
-    state.figures["adjust"] = _figures(state, memory, state.memory, old, course)
+    change = diagnostics.measure_change(state, memory, state.memory, old)
+    state.figures["adjust"] = diagnostics.figures(course, change)
+    diagnostics.show(context.summaries, "adjust", phase.index, course, change)
 
 
 def trim_memory(context: RunContext, state: PhaseState, stage: int) -> None:
@@ -175,7 +174,8 @@ def _train_new(
         exemplars, outer_data, validate, progress.update, "exemplars", phase.index
     )
     learned = memory.with_images(_stored(context, memory, rows, exemplars))
-    figures = _figures(state, memory, learned, new, course)
+    change = diagnostics.measure_change(state, memory, learned, new)
+    figures = diagnostics.figures(course, change)
     if validate:
         rounded = context.pipeline.normalization.normalize(learned.images[rows]).numpy()
         figures["held_out_accuracy"] = {
@@ -183,11 +183,13 @@ def _train_new(
             "float": validate(exemplars.images),
             "uint8": validate(rounded),
         }
-    if context.settings.mnemonics.mnemonics_start != "herding":
-        herded = candidates.subset(
-            select(context, state, candidates, "herding", int(np.sum(new)) // phase.num_new)
-        )
-        figures["margin_herding"] = mean_margin(state, herded)
+    margins_herding = None
+    if wanted.mnemonics_start != "herding":
+        quota = int(np.sum(new)) // phase.num_new
+        herded = candidates.subset(select(context, state, candidates, "herding", quota))
+        margins_herding = diagnostics.feature_margins(state, herded)
+        figures["margin_herding"] = float(margins_herding.mean())
+    diagnostics.show(context.summaries, "exemplars", phase.index, course, change, margins_herding)
     state.figures["exemplars"] = figures
     return learned
 
@@ -291,50 +293,3 @@ def _validation(
 
 def _progress(context: RunContext, state: PhaseState, name: str, steps: int) -> StageProgress:
     return StageProgress(state.phase.index, context.protocol.num_phases, name, steps)
-
-
-def _figures(
-    state: PhaseState,
-    before: ExemplarMemory,
-    after: ExemplarMemory,
-    changed: np.ndarray,
-    course: Course,
-) -> dict[str, Any]:
-    """Returns what results.json says of exemplars that learned, and shows them in TensorBoard."""
-    start = ArrayImageSet(before.images[changed], before.labels[changed])
-    end = ArrayImageSet(after.images[changed], after.labels[changed])
-    differences = end.images.astype(np.float32) - start.images
-    features = [unit_length(state.evaluator.outputs(images).features) for images in (start, end)]
-    return {
-        "count": int(changed.sum()),
-        "steps": len(course.meta_losses),
-        "stopped": course.stopped,
-        "meta_loss": thinned(course.meta_losses),
-        "validations": course.validations,
-        # Root mean square over an image's pixels, in grey levels of 255, averaged over images.
-        "pixel_distance": float(np.sqrt(np.square(differences).mean(axis=(1, 2, 3))).mean()),
-        # Between L2-normalised features, so at most 2.
-        "feature_distance": float(np.linalg.norm(features[1] - features[0], axis=1).mean()),
-        "clipped_share": float(np.isin(end.images, (0, 255)).mean()),
-        "margin_start": mean_margin(state, start),
-        "margin_end": mean_margin(state, end),
-    }
-
-
-def mean_margin(state: PhaseState, images: ImageSet) -> float:
-    """Returns the mean distance of images to Theta_i's nearest decision boundary, in feature space.
-
-    For a cosine classifier it is the distance of L2-normalised features and weights.
-    """
-    outputs = state.evaluator.outputs(images)
-    classifier = state.model.classifier
-    kernel, logits = np.array(classifier.kernel()), outputs.logits
-    if isinstance(classifier, CosineClassifier):
-        kernel = unit_length(kernel.T).T
-        logits = logits / float(classifier.scale.value)
-    return float(margins(images.labels, logits, kernel).mean())
-
-
-def thinned(values: list[float], most: int = 200) -> list[float]:
-    """Returns every k-th value so that at most `most` remain."""
-    return values[:: max(1, -(-len(values) // most))]

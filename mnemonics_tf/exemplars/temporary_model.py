@@ -121,7 +121,7 @@ class TemporaryModel:
 
         def logits():
             if self._settings.scope == "classifier":
-                return self._model.classifier(images)
+                return self._model.logits(images)
             augmented = self._augmented(images, step_input)
             if not self._settings.batch_statistics:
                 return self._model(augmented).logits
@@ -136,7 +136,7 @@ class TemporaryModel:
 
         def logits():
             if "feature" in outer_input:
-                return self._model.classifier(outer_input["feature"])
+                return self._model.logits(outer_input["feature"])
             return self._model(outer_input["image"]).logits
 
         logits = self._model.functional_call(self._variables, parameters, logits)

@@ -1,7 +1,9 @@
 """What every method shares: its losses, its classifier and what it may keep."""
 
 import dataclasses
+from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.data.protocol import Phase
@@ -15,10 +17,18 @@ class MethodSettings:
     Attributes:
         classification_weight: lambda of Eq. 5; the distillation loss has weight 1 - lambda.
         temperature: tau of Eq. 1b.
+        less_forget_weight: LUCIR's lambda_base.
+        ranking_margin: LUCIR's m.
+        ranking_classes: LUCIR's K.
+        correction_share: share of the exemplars that BiC holds out to fit its correction.
     """
 
-    classification_weight: float
-    temperature: float
+    classification_weight: float = 0.5
+    temperature: float = 2.0
+    less_forget_weight: float = 5.0
+    ranking_margin: float = 0.5
+    ranking_classes: int = 2
+    correction_share: float = 0.1
 
 
 class Method:
@@ -31,11 +41,13 @@ class Method:
         prediction_head: `classifier` or `nme`: which head its own paper predicts with.
         keeps_past_data: whether training data of earlier phases stays in reach (the upper bound
             only).
+        corrects_logits: whether its models hold a correction of the logits for each class.
     """
 
     classifier: str = "linear"
     prediction_head: str = "classifier"
     keeps_past_data: bool = False
+    corrects_logits: bool = False
 
     def __init__(self, settings: MethodSettings):
         self.settings = settings
@@ -60,8 +72,35 @@ class Method:
         """
         raise NotImplementedError
 
-    def before_training(self, model: IncrementalModel, phase: Phase) -> None:
-        """Hook between the classifier's growth and the first step of a phase."""
+    def configure(self, model: IncrementalModel, phase: Phase) -> None:
+        """Decides what trains; called whenever a phase's model was built, also on resuming."""
+
+    def initialise_new_classes(
+        self, model: IncrementalModel, phase: Phase, features_of: Callable[[int], np.ndarray]
+    ) -> None:
+        """Sets the new classes' first weights, before the first step of a phase.
+
+        Args:
+            model: Theta_i, grown.
+            phase: what is old and what is new.
+            features_of: maps a new class's label to the features `[n, d]` of its training images.
+        """
+
+    def held_out_per_class(self, phase: Phase, exemplars_per_class: int) -> int:
+        """Returns how many images of each class to keep from training, for `after_training`."""
+        return 0
+
+    def after_training(
+        self, model: IncrementalModel, phase: Phase, labels: np.ndarray, logits: np.ndarray
+    ) -> None:
+        """Hook after the last step of a phase, where images were held out.
+
+        Args:
+            model: Theta_i.
+            phase: what is old and what is new.
+            labels: of the held-out images, `[n]`.
+            logits: of the held-out images, `[n, classes]`.
+        """
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from mnemonics_tf.models.layers import (
     CLASSIFIERS,
     GrowingClassifier,
+    LogitCorrection,
     PlainWeights,
     WeightTransferConvolution,
 )
@@ -30,12 +31,14 @@ class Architecture:
         depth: number of layers.
         image_shape: `(h, w, c)`.
         classifier: a name in `CLASSIFIERS`.
+        corrects_logits: whether a correction for each class follows the classifier (BiC).
     """
 
     backbone: str
     depth: int
     image_shape: tuple[int, int, int]
     classifier: str
+    corrects_logits: bool = False
 
     def __post_init__(self):
         BACKBONES[self.backbone].check_depth(self.depth)
@@ -43,10 +46,17 @@ class Architecture:
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What a model says of a batch: features `[n, d]` and logits `[n, classes]`."""
+    """What a model says of a batch.
+
+    Attributes:
+        features: `[n, d]`.
+        logits: `[n, classes]`.
+        scale: what a cosine classifier multiplied the cosines by; 1 for a linear one.
+    """
 
     features: tf.Tensor
     logits: tf.Tensor
+    scale: tf.Tensor | float = 1.0
 
 
 class IncrementalModel:
@@ -66,12 +76,20 @@ class IncrementalModel:
         build = BACKBONES[architecture.backbone].build
         self.backbone = build(architecture.image_shape, architecture.depth, seed)
         self.classifier = self._build_classifier(num_old, num_new)
+        self.correction = self._build_correction()
         self.transfer = False
 
     def _build_classifier(self, num_old: int, num_new: int) -> GrowingClassifier:
         seed = derive_seed(self.seed, "classifier", num_old)
         layer = CLASSIFIERS[self.architecture.classifier](num_old, num_new, seed=seed)
         layer.build((None, self.feature_size))
+        return layer
+
+    def _build_correction(self) -> LogitCorrection | None:
+        if not self.architecture.corrects_logits:
+            return None
+        layer = LogitCorrection(name="correction")
+        layer.build((None, self.num_classes))
         return layer
 
     @property
@@ -87,12 +105,25 @@ class IncrementalModel:
     def __call__(self, images: tf.Tensor, training: bool = False) -> Outputs:
         """Maps normalised images `[n, h, w, c]` to features and logits."""
         features = self.backbone(images, training=training)
-        return Outputs(features, self.classifier(features))
+        return Outputs(features, self.logits(features), self.classifier.logit_scale)
+
+    def logits(self, features: tf.Tensor) -> tf.Tensor:
+        """Maps features `[n, d]` to logits `[n, classes]`, corrected where the model corrects."""
+        logits = self.classifier(features)
+        return self.correction(logits) if self.correction else logits
+
+    def correct_logits(self, labels: Sequence[int], gain: float, offset: float) -> None:
+        """Sets z_k <- gain z_k + offset for the classes `labels`."""
+        for variable, value in ((self.correction.gain, gain), (self.correction.offset, offset)):
+            values = variable.value.numpy().copy()
+            values[list(labels)] = value
+            variable.assign(values)
 
     @property
     def variables(self) -> list[keras.Variable]:
         """All variables in a fixed order."""
-        return [*self.backbone.variables, *self.classifier.variables]
+        correction = self.correction.variables if self.correction else []
+        return [*self.backbone.variables, *self.classifier.variables, *correction]
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -159,6 +190,10 @@ class IncrementalModel:
         grown = self._build_classifier(self.num_classes, num_new)
         grown.copy_shared(self.classifier)
         self.classifier = grown
+        if self.correction:
+            grown_correction = self._build_correction()
+            grown_correction.copy_shared(self.correction)
+            self.correction = grown_correction
 
     def frozen_copy(self) -> "IncrementalModel":
         """Returns a copy that shares no variable with this model and that nothing trains."""

@@ -276,6 +276,11 @@ class LinearClassifier(GrowingClassifier):
 
     kind = "linear"
 
+    @property
+    def logit_scale(self):
+        """What the logits were multiplied by: nothing."""
+        return 1.0
+
     def build(self, input_shape):
         super().build(input_shape)
         self.bias = self.add_weight(name="bias", shape=(self.num_classes,), initializer="zeros")
@@ -301,6 +306,11 @@ class CosineClassifier(GrowingClassifier):
 
     kind = "cosine"
 
+    @property
+    def logit_scale(self):
+        """The learned scale eta."""
+        return self.scale.value
+
     def build(self, input_shape):
         super().build(input_shape)
         self.scale = self.add_weight(name="scale", shape=(), initializer="ones")
@@ -318,6 +328,31 @@ class CosineClassifier(GrowingClassifier):
     def call(self, features):
         """Maps features `[n, d]` to logits `[n, classes]`, in float32 or wider."""
         return self.scale.value * self.cosines(features)
+
+
+class LogitCorrection(keras.layers.Layer):
+    """z_k <- a_k z_k + b_k, fixed during training; a = 1 and b = 0 for classes not corrected.
+
+    Source: Wu et al., Large Scale Incremental Learning, CVPR 2019, Eq. 3.
+    """
+
+    def build(self, input_shape):
+        classes = (input_shape[-1],)
+        self.gain = self.add_weight(name="gain", shape=classes, initializer="ones", trainable=False)
+        self.offset = self.add_weight(
+            name="offset", shape=classes, initializer="zeros", trainable=False
+        )
+
+    def call(self, logits):
+        """Maps logits `[n, classes]` to corrected ones."""
+        return self.gain.value * logits + self.offset.value
+
+    def copy_shared(self, other: "LogitCorrection") -> None:
+        """Copies the corrections of the classes so far."""
+        for mine, theirs in ((self.gain, other.gain), (self.offset, other.offset)):
+            values = mine.value.numpy().copy()
+            values[: theirs.shape[0]] = theirs.value.numpy()
+            mine.assign(values)
 
 
 CLASSIFIERS = {layer.kind: layer for layer in (LinearClassifier, CosineClassifier)}

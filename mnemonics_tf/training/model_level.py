@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods.base import cross_entropy
 from mnemonics_tf.progress import LOGGER, StageProgress
+from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.results import hash_of
 from mnemonics_tf.run_directory import RunDirectory, read_arrays, write_arrays
 from mnemonics_tf.run_state import PhaseState, RunContext
@@ -30,9 +32,9 @@ def train_model(context: RunContext, state: PhaseState, stage: int) -> None:
         _take_over_phase0(context, state)
     else:
         epochs = training.base_epochs if phase.index == 0 else training.epochs
-        images = state.training_set
-        if not method.keeps_past_data:
-            images = concatenate([images, state.memory.as_image_set()])
+        images, held_out = _training_images(context, state)
+        if not state.resume:
+            method.initialise_new_classes(state.model, phase, _features_of(state))
 
         def loss_parts(batch, outputs, old_outputs):
             return method.loss_parts(batch, outputs, old_outputs, phase)
@@ -41,9 +43,38 @@ def train_model(context: RunContext, state: PhaseState, stage: int) -> None:
             context, epochs, training.learning_rate, training.learning_rate_milestones
         )
         _run_epochs(context, state, stage, "train", images, loss_parts, settings)
+        if held_out:
+            logits = state.evaluator.outputs(held_out).logits
+            method.after_training(state.model, phase, held_out.labels, logits)
     if phase.index == 0:
         arrays = {**state.model.state(), "fingerprint": np.array(_phase0_fingerprint(context))}
         write_arrays(context.directory.base_model, arrays)
+
+
+def _training_images(context: RunContext, state: PhaseState) -> tuple[ImageSet, ImageSet | None]:
+    """Returns D_i with the old exemplars, and what the method holds out of them, balanced."""
+    method, images = context.method, state.training_set
+    if not method.keeps_past_data:
+        images = concatenate([images, state.memory.as_image_set()])
+    smallest = np.bincount(images.labels).min()
+    count = method.held_out_per_class(state.phase, int(smallest))
+    if not count:
+        return images, None
+    if count >= smallest:
+        raise UserError(
+            f"method {context.settings.training.method} holds out {count} images of each class, but "
+            f"a class has {smallest} exemplars: keep more exemplars or lower --correction_share"
+        )
+    held_out = np.zeros(len(images), bool)
+    for label in state.phase.seen_classes:
+        generator = numpy_generator(context.seed, "method held out", state.phase.index, label)
+        held_out[generator.permutation(images.indices_of(label))[:count]] = True
+    return images.subset(np.flatnonzero(~held_out)), images.subset(np.flatnonzero(held_out))
+
+
+def _features_of(state: PhaseState) -> Callable[[int], np.ndarray]:
+    images = state.training_set
+    return lambda label: state.evaluator.outputs(images.subset(images.indices_of(label))).features
 
 
 def finetune_model(context: RunContext, state: PhaseState, stage: int) -> None:
@@ -129,6 +160,8 @@ def _run_epochs(
 def _phase0_fingerprint(context: RunContext) -> str:
     """Returns a hash of everything that touches the model of phase 0 up to its exemplars."""
     training = dataclasses.asdict(context.settings.training)
+    architecture = dataclasses.asdict(context.architecture)
+    del architecture["corrects_logits"]  # begins with phase 1
     shared = (
         *("base_epochs", "batch_size", "learning_rate", "learning_rate_milestones"),
         *("learning_rate_decay", "momentum", "weight_decay", "decay_normalization"),
@@ -138,7 +171,7 @@ def _phase0_fingerprint(context: RunContext) -> str:
             "dataset": context.settings.protocol.dataset,
             "classes": context.protocol.order[: context.protocol.base_classes],
             "seed": context.seed,
-            "architecture": dataclasses.asdict(context.architecture),
+            "architecture": architecture,
             "training": {name: training[name] for name in shared},
             "devices": context.strategy.num_replicas_in_sync,
         }
@@ -153,5 +186,6 @@ def _take_over_phase0(context: RunContext, state: PhaseState) -> None:
             f"--phase0_from={other.root}: its phase 0 was trained with other settings, data or "
             "class order; leave the flag out to train phase 0 here"
         )
-    state.model.set_state(arrays)
+    # A correction of logits is not part of what runs share: it starts as it is.
+    state.model.set_state({**state.model.state(), **arrays})
     LOGGER.info("phase 0 takes the trained model of %s", other.root)

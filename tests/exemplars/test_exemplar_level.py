@@ -1,4 +1,4 @@
-"""The exemplar level of a phase on real digits; most tests need no meta-gradient and take a fake."""
+"""The exemplar level of a phase on real digits, mostly with a fake in place of meta-gradients."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
@@ -28,6 +29,7 @@ from mnemonics_tf.settings import (
     RunSettings,
     Settings,
 )
+from mnemonics_tf.summaries import Summaries
 
 PER_CLASS = 3
 BASE = Settings(
@@ -134,14 +136,15 @@ def test_learned_exemplars_are_valid_images_of_their_classes(stage, calls):
     assert state.memory.images.dtype == np.uint8
     assert state.memory.images.shape == (4 * PER_CLASS, 8, 8, 1)
     assert state.memory.labels.tolist() == np.repeat(range(4), PER_CLASS).tolist()
-    # The steps of 0.1 x 0.3764 x 255 = 9.6 grey levels; half of the halvings come in between.
+    # Two steps of up to 0.1, that is of 0.1 x 0.3764 x 255 = 9.6 grey levels.
     start = context.pipeline.normalization.to_uint8(tf.constant(calls[0]["exemplars"])).numpy()
     moved = start.astype(int) - state.memory.images
     assert np.all(moved[start > 30] > 5)
     assert np.all(moved >= 0)
 
 
-def test_figures_can_be_written_and_hold_no_long_lists(stage, calls):
+def test_figures_can_be_written_and_hold_no_long_lists(stage, calls, monkeypatch):
+    monkeypatch.setattr(exemplar_level, "probe_accuracy", lambda *arguments: 0.5)
     context, state = stage.enter(0, outer_steps=450, validation_every=225)
     make_new_exemplars(context, state, 1)
     figures = json.loads(json.dumps(state.figures["exemplars"], allow_nan=False))
@@ -298,3 +301,22 @@ def test_the_exemplar_seed_decides_learned_exemplars(stage):
     np.testing.assert_array_equal(first, again)
     assert losses == same_losses
     assert np.any(first != other)
+
+
+def test_learning_and_adjustment_show_in_tensorboard(stage, calls, tmp_path):
+    context, state = stage.enter(1)
+    context = dataclasses.replace(context, summaries=Summaries(tmp_path))
+    make_new_exemplars(context, state, 1)
+    adjust_old_exemplars(context, state, 2)
+    found = EventAccumulator(str(tmp_path)).Reload()
+    shown = ("pixel_distance", "margin_start", "margin_end", "start_end_difference")
+    assert set(found.Tags()["tensors"]) == {
+        "exemplars/phase01/meta_loss",
+        "exemplars/phase01/held_out_accuracy",
+        "exemplars/margin_herding",
+        "adjust/phase01/meta_loss",
+        *(f"{name}/{tag}" for name in ("exemplars", "adjust") for tag in shown),
+    }
+    accuracies = found.Tensors("exemplars/phase01/held_out_accuracy")
+    assert [event.step for event in accuracies] == [0, 1, 2]
+    assert all(0 <= tf.make_ndarray(event.tensor_proto) <= 1 for event in accuracies)

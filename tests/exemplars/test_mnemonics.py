@@ -19,6 +19,7 @@ from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings
 NORMALIZATION = Normalization((0.5, 0.4), (0.25, 0.2))
 SHAPE = (4, 4, 2)
 TARGET = 0.3
+OUTER_LABELS = np.repeat(np.arange(3), 20)
 
 
 class Bowl:
@@ -68,8 +69,8 @@ def make_exemplars(per_class=4, classes=3, fixed_classes=()) -> Exemplars:
     return Exemplars(images, labels, ~np.isin(labels, fixed_classes))
 
 
-def make_outer(labels=np.repeat(np.arange(3), 20), batch_size=6, seed=0) -> OuterData:
-    return OuterData(labels, lambda rows: {"row": tf.constant(rows)}, batch_size, seed)
+def make_outer(labels=OUTER_LABELS, seed=0) -> OuterData:
+    return OuterData(labels, lambda rows: {"row": tf.constant(rows)}, 6, seed)
 
 
 def silent(step, figures):

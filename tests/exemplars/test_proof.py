@@ -25,7 +25,15 @@ from mnemonics_tf.settings import (
 )
 from mnemonics_tf.training.model_level import train_model
 
-MARGIN = 0.07
+# Half of the smallest gain over random exemplars, measured with seeds 0 to 4 (test accuracy):
+#                   0      1      2      3      4
+#   random        63.3   65.9   71.1   70.6   69.4 %
+#   learned      +24.7  +22.0  +16.5  +15.2  +19.2 points
+#   noise         -1.0   -6.2   -2.5   -3.8   +0.5 points
+#   no gradient    0.0    0.0    0.0    0.0    0.0 points
+MARGIN = 0.075
+
+RANDOM = np.random.default_rng(0)
 
 SETTINGS = Settings(
     protocol=ProtocolSettings(base_classes=10, num_phases=0),
@@ -88,12 +96,12 @@ def replaced_gradient(monkeypatch, replace):
     monkeypatch.setattr(TemporaryModel, "estimate", estimate_with_another_gradient)
 
 
-def noise_like(gradient: np.ndarray, random=np.random.default_rng(0)) -> np.ndarray:
-    noise = random.normal(size=gradient.shape).astype(np.float32)
+def noise_like(gradient: np.ndarray) -> np.ndarray:
+    noise = RANDOM.normal(size=gradient.shape).astype(np.float32)
     return noise * np.linalg.norm(gradient) / np.linalg.norm(noise)
 
 
-@pytest.mark.parametrize("seed", [0])
+@pytest.mark.parametrize("seed", [0, 3])
 def test_learned_exemplars_teach_more_than_those_they_began_as(digits, seed):
     assert digits.accuracy("mnemonics", seed) > digits.accuracy("random", seed) + MARGIN
 

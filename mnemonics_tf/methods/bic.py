@@ -1,0 +1,79 @@
+"""BiC: bias correction of the new classes' logits."""
+
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf.methods.base import Method, cross_entropy, distillation
+
+_NEWTON_STEPS = 50
+_RIDGE = 1e-6
+
+
+class BiC(Method):
+    """Cross-entropy and distillation, then a linear correction fitted on held-out balanced data.
+
+    L = rho L_d + (1 - rho) L_c with rho = old / all classes. Then, with the network frozen, (a, b) of
+    z_k <- a z_k + b over the phase's new classes minimise the cross-entropy on images that
+    training did not see, as many of each class. One correction is kept for each phase; all of them
+    stay in force, in later phases' training and distillation as in prediction.
+
+    Source: Wu et al., Large Scale Incremental Learning, CVPR 2019, Eq. 1 to 5.
+    """
+
+    corrects_logits = True
+
+    def loss_parts(self, batch, outputs, old_outputs, phase):
+        classification = cross_entropy(batch["label"], outputs.logits)
+        if old_outputs is None:
+            return {"classification": classification}
+        rho = phase.num_old / phase.num_seen
+        distilled = distillation(outputs.logits, old_outputs.logits, self.settings.temperature)
+        return {"classification": (1 - rho) * classification, "distillation": rho * distilled}
+
+    def held_out_per_class(self, phase, exemplars_per_class):
+        """A tenth of the exemplars, one at least; none where there is nothing to correct."""
+        if phase.index == 0:
+            return 0
+        return max(1, round(self.settings.correction_share * exemplars_per_class))
+
+    def after_training(self, model, phase, labels, logits):
+        gain, offset = fit_correction(labels, logits, phase.num_old)
+        model.correct_logits(phase.new_classes, gain, offset)
+
+
+def fit_correction(labels: np.ndarray, logits: np.ndarray, num_old: int) -> tuple[float, float]:
+    """Returns (a, b) that minimise the mean cross-entropy of the corrected logits (BiC, Eq. 4).
+
+    The problem is convex in (a, b); Newton's method with step halving solves it.
+
+    Args:
+        labels: `[n]`.
+        logits: before this phase's correction, `[n, classes]`.
+        num_old: classes below it keep their logits.
+    """
+    logits = logits.astype(np.float64)
+    new = np.arange(logits.shape[1]) >= num_old
+    # d corrected logit / d(a, b): the logit and 1 for new classes, 0 for old ones.
+    slopes = np.stack([np.where(new, logits, 0.0), np.broadcast_to(new, logits.shape)], axis=-1)
+    truth = slopes[np.arange(len(labels)), labels]
+
+    def loss(solution):
+        corrected = np.where(new, solution[0] * logits + solution[1], logits)
+        return float(np.mean(cross_entropy(labels, tf.constant(corrected)).numpy()))
+
+    solution = np.array([1.0, 0.0])
+    for _ in range(_NEWTON_STEPS):
+        corrected = np.where(new, solution[0] * logits + solution[1], logits)
+        probabilities = tf.nn.softmax(tf.constant(corrected)).numpy()
+        mean = np.einsum("nk,nki->ni", probabilities, slopes)
+        gradient = (mean - truth).mean(axis=0)
+        second = np.einsum("nk,nki,nkj->nij", probabilities, slopes, slopes)
+        hessian = (second - mean[:, :, None] * mean[:, None]).mean(axis=0) + _RIDGE * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        size = 1.0
+        while size > 1e-8 and loss(solution - size * step) > loss(solution):
+            size /= 2
+        solution = solution - size * step
+        if np.abs(size * step).max() < 1e-10:
+            break
+    return float(solution[0]), float(solution[1])
