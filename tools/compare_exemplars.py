@@ -12,6 +12,7 @@ test images of phase 0's classes:
 - both heads' accuracy of Theta_0 itself, the nearest-mean head using the exemplars.
 """
 
+import dataclasses
 import pathlib
 import time
 
@@ -40,6 +41,8 @@ _FINETUNE = flags.DEFINE_boolean(
 def main(_: list[str]) -> None:
     """Makes the exemplars of phase 0, measures them and writes the figures."""
     wanted = settings.settings_from_flags(flags.FLAGS)
+    training = dataclasses.replace(wanted.training, finetune_base_phase=True)
+    wanted = dataclasses.replace(wanted, training=training)
     directory = pathlib.Path(wanted.run.run_dir)
     directory.mkdir(parents=True, exist_ok=True)
     log_to(directory / "log.txt")

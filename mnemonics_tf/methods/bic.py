@@ -12,8 +12,8 @@ _RIDGE = 1e-6
 class BiC(Method):
     """Cross-entropy and distillation, then a linear correction fitted on held-out balanced data.
 
-    L = rho L_d + (1 - rho) L_c with rho = old / all classes. Then, with the network frozen, (a, b) of
-    z_k <- a z_k + b over the phase's new classes minimise the cross-entropy on images that
+    L = rho L_d + (1 - rho) L_c with rho = old / all classes. Then, with the network frozen, (a, b)
+    of z_k <- a z_k + b over the phase's new classes minimise the cross-entropy on images that
     training did not see, as many of each class. One correction is kept for each phase; all of them
     stay in force, in later phases' training and distillation as in prediction.
 

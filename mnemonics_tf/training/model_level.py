@@ -62,8 +62,8 @@ def _training_images(context: RunContext, state: PhaseState) -> tuple[ImageSet, 
         return images, None
     if count >= smallest:
         raise UserError(
-            f"method {context.settings.training.method} holds out {count} images of each class, but "
-            f"a class has {smallest} exemplars: keep more exemplars or lower --correction_share"
+            f"method {context.settings.training.method} holds out {count} images of each class, "
+            f"but a class has {smallest} exemplars: keep more or lower --correction_share"
         )
     held_out = np.zeros(len(images), bool)
     for label in state.phase.seen_classes:
