@@ -1,6 +1,7 @@
 """Algorithm 1 of the paper: the one module that knows the order of things."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from mnemonics_tf.exemplars.exemplar_level import (
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.export import ExportedClasses, export_phase
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.methods.base import MethodSettings
+from mnemonics_tf.methods.base import Method, MethodSettings
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.run_directory import (
@@ -72,6 +73,7 @@ class Experiment:
         protocol = make_protocol(settings, len(source.class_names))
         method = METHODS[settings.training.method](_method_settings(settings))
         _check_class_sizes(settings, protocol, source)
+        _check_method(settings, method, protocol, source)
         directory = RunDirectory(settings.run.run_dir)
         self.context = RunContext(
             settings=settings,
@@ -139,12 +141,7 @@ class Experiment:
                     model.enable_transfer()
                 memory = ExemplarMemory.load(context.directory.exemplars(phase.index - 1))
             context.method.configure(model, phase)
-        evaluator = Evaluator(
-            model,
-            context.pipeline,
-            self._settings.training.evaluation_batch_size,
-            context.strategy,
-        )
+        evaluator = self._evaluator(model)
         checkpoints = PhaseCheckpoints(context.directory.phase(phase.index))
         state = PhaseState(phase, training_set, old_model, model, evaluator, memory, checkpoints)
         snapshot = checkpoints.latest()
@@ -152,6 +149,10 @@ class Experiment:
             LOGGER.info("phase %d goes on from its checkpoint", phase.index)
             state.restore(snapshot)
         return state
+
+    def _evaluator(self, model: IncrementalModel) -> Evaluator:
+        batch_size = self._settings.training.evaluation_batch_size
+        return Evaluator(model, self.context.pipeline, batch_size, self.context.strategy)
 
     def _new_model(self, phase: Phase) -> IncrementalModel:
         model = IncrementalModel(
@@ -172,24 +173,33 @@ class Experiment:
         return finetunes(self.context, state) and "before_finetune" not in state.figures
 
     def _accuracies(self, state: PhaseState) -> dict[str, float]:
-        heads = self._predict(state)[0].summary(self._groups(state.phase))
+        predictions, _ = self._predict(state.phase, state.evaluator, state.memory)
+        heads = predictions.summary(self.groups(state.phase))
         return {head: values["accuracy"] for head, values in heads.items()}
 
-    def _predict(self, state: PhaseState) -> tuple[Predictions, np.ndarray]:
-        """Returns both heads' predictions of the test set, and the class means `nme` used."""
-        means = state.evaluator.class_means(state.memory, state.phase.num_seen)
-        test_set = self.context.data.test_set(state.phase)
-        return state.evaluator.predict(test_set, means), means
+    def predict_again(self, phase: Phase) -> Predictions:
+        """Returns both heads' predictions of Theta_i and E_{0:i}, from the run directory."""
+        memory = ExemplarMemory.load(self.context.directory.exemplars(phase.index))
+        evaluator = self._evaluator(self.load_model(phase.index))
+        return self._predict(phase, evaluator, memory)[0]
 
-    def _groups(self, phase: Phase) -> Sequence[range]:
+    def _predict(
+        self, phase: Phase, evaluator: Evaluator, memory: ExemplarMemory
+    ) -> tuple[Predictions, np.ndarray]:
+        """Returns both heads' predictions of the test set, and the class means `nme` used."""
+        means = evaluator.class_means(memory, phase.num_seen)
+        return evaluator.predict(self.context.data.test_set(phase), means), means
+
+    def groups(self, phase: Phase) -> Sequence[range]:
+        """Returns the class groups of the phases up to this one."""
         return [earlier.new_classes for earlier in self.context.protocol.phases[: phase.index + 1]]
 
     def _evaluate(self, state: PhaseState) -> None:
         """Tests both heads, exports, and closes the phase: memory, model, record, in this order."""
         phase, directory = state.phase, self.context.directory
         with state.timed("evaluate"):
-            predictions, means = self._predict(state)
-        heads = predictions.summary(self._groups(phase))
+            predictions, means = self._predict(phase, state.evaluator, state.memory)
+        heads = predictions.summary(self.groups(phase))
         state.memory.save(directory.exemplars(phase.index))
         write_arrays(directory.model(phase.index), state.model.state())
         write_arrays(
@@ -283,6 +293,37 @@ def _check_class_sizes(
                 f"{len(small)} classes have fewer training images than the {quota} exemplars "
                 f"asked for (first: {', '.join(names)}; smallest: {min(counts[small])} images): "
                 "lower --exemplars_per_class or --exemplars_total"
+            )
+
+
+def _check_method(
+    settings: Settings, method: Method, protocol: ClassIncrementalProtocol, source: DataSource
+) -> None:
+    """Refuses what a method could not do with exemplars, or would do in vain."""
+    name, budget = settings.training.method, make_budget(settings)
+    in_vain = [
+        flag
+        for flag, passed in (
+            ("--exemplars=mnemonics", settings.exemplar.exemplars == "mnemonics"),
+            ("--adjust_old_exemplars", settings.mnemonics.adjust_old_exemplars),
+        )
+        if passed and method.keeps_past_data
+    ]
+    if in_vain:
+        raise UserError(
+            f"--method={name} with {' and '.join(in_vain)}: this method trains on all data so far "
+            "and never on exemplars, so that learning them is in vain: leave that out, or pass "
+            "another --method"
+        )
+    counts = source.training_counts()[list(protocol.order)]
+    for before, phase in itertools.pairwise(protocol.phases):
+        smallest = min(budget.quota(before.num_seen), *counts[phase.new_classes])
+        held_out = method.held_out_per_class(phase, int(smallest))
+        if held_out >= smallest:
+            raise UserError(
+                f"--method={name} holds out {held_out} images of each class from training, but in "
+                f"phase {phase.index} a class has no more than {smallest}: keep more exemplars or "
+                "lower --correction_share"
             )
 
 

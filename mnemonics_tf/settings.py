@@ -203,6 +203,34 @@ class Settings:
             for group, values in groups.items()
         }
 
+    @classmethod
+    def from_results_settings(
+        cls, values: dict[str, dict[str, Any]], run: RunSettings
+    ) -> "Settings":
+        """Returns the settings that `results_settings` described, with a `run` group of its own.
+
+        Raises:
+            UserError: if the values are not those of this version's settings.
+        """
+        groups = {group.name: group.type for group in dataclasses.fields(cls)}
+        try:
+            return cls(
+                run=run,
+                **{
+                    group: groups[group](
+                        **{
+                            name: tuple(v) if isinstance(v, list) else v
+                            for name, v in named.items()
+                        }
+                    )
+                    for group, named in values.items()
+                },
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"settings.json of {run.run_dir} is not one that this version wrote ({error})"
+            ) from error
+
     def flag_lines(self) -> str:
         """Returns the settings as the lines of a flagfile."""
         lines = []

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import pathlib
+import shutil
 import weakref
 from typing import Any
 
@@ -14,8 +15,9 @@ from mnemonics_tf import experiment as experiment_module
 from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import STAGES, Experiment, make_protocol
-from mnemonics_tf.run_directory import RunDirectory, read_arrays, read_json
+from mnemonics_tf.run_directory import RunDirectory, read_arrays, read_json, write_json
 from mnemonics_tf.settings import (
     ExemplarSettings,
     ModelSettings,
@@ -290,6 +292,33 @@ def test_a_killed_run_ends_with_the_same_files(finished, killed):
             for name, array in expected.items():
                 np.testing.assert_array_equal(ours[name], array, err_msg=name)
         assert not list(killed.directory.phase(phase).glob("checkpoint*"))
+
+
+@pytest.mark.parametrize("from_export", [False, True])
+def test_every_phase_scores_the_same_again(finished, capsys, from_export):
+    assert evaluate(str(finished.directory.root), "", -1, from_export) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 * 2
+    for record in finished.contents["phases"]:
+        for head, figures in record["heads"].items():
+            expected = f"phase {record['phase']} {head:>10}: {figures['accuracy']:.4%} now"
+            assert any(line.startswith(expected) for line in lines)
+
+
+def test_a_score_that_differs_from_its_record_is_reported(finished, tmp_path, capsys):
+    copy = shutil.copytree(finished.directory.root, tmp_path / "copy")
+    record = read_json(RunDirectory(copy).record(1))
+    record["heads"]["nme"]["accuracy"] += 0.01
+    write_json(RunDirectory(copy).record(1), record)
+    assert evaluate(str(copy), "", 1, False) == 1
+    assert "phase 1" in capsys.readouterr().out
+
+
+def test_scoring_what_is_not_there(finished, tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        evaluate(str(tmp_path), "", -1, False)
+    with pytest.raises(UserError, match="--phase=3 is not done .* done: 0, 1, 2"):
+        evaluate(str(finished.directory.root), "", 3, False)
 
 
 def test_a_run_with_other_settings_is_refused_and_nothing_written(finished):

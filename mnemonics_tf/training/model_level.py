@@ -56,15 +56,9 @@ def _training_images(context: RunContext, state: PhaseState) -> tuple[ImageSet, 
     method, images = context.method, state.training_set
     if not method.keeps_past_data:
         images = concatenate([images, state.memory.as_image_set()])
-    smallest = np.bincount(images.labels).min()
-    count = method.held_out_per_class(state.phase, int(smallest))
+    count = method.held_out_per_class(state.phase, int(np.bincount(images.labels).min()))
     if not count:
         return images, None
-    if count >= smallest:
-        raise UserError(
-            f"method {context.settings.training.method} holds out {count} images of each class, "
-            f"but a class has {smallest} exemplars: keep more or lower --correction_share"
-        )
     held_out = np.zeros(len(images), bool)
     for label in state.phase.seen_classes:
         generator = numpy_generator(context.seed, "method held out", state.phase.index, label)

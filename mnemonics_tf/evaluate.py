@@ -1,0 +1,103 @@
+"""Scores phases of a run again: python -m mnemonics_tf.evaluate --run_dir=RUN [--phase=i].
+
+From the phase's model and exemplars, or with --from_export from its SavedModel alone. Prints the
+accuracies of both heads beside the recorded ones; exit status 1 where they differ.
+"""
+
+import sys
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags, logging
+
+from mnemonics_tf import settings
+from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.data.sources import create
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.evaluation.evaluator import Predictions
+from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.run_directory import RunDirectory, read_json
+
+
+def define_flags() -> None:
+    """Defines this program's flags; a function, for `train` has flags of the same names."""
+    flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
+    flags.DEFINE_string("data_dir", "", "Directory (or archive) that holds the data.")
+    flags.DEFINE_integer("phase", -1, "Phase to score; -1: all that are done.")
+    flags.DEFINE_boolean("from_export", False, "Score the SavedModel of the phase.")
+
+
+def main(_: list[str]) -> int:
+    """Scores the phases that the flags name."""
+    values = flags.FLAGS
+    if not values["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        return evaluate(values.run_dir, values.data_dir, values.phase, values.from_export)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -> int:
+    """Prints accuracies, computed now and recorded; returns 1 if any differ, else 0.
+
+    Args:
+        run_dir: of the run.
+        data_dir: where the data is.
+        phase_index: which phase; -1 for all that are done.
+        from_export: use the SavedModel alone.
+
+    Raises:
+        UserError: if there is no such run or phase.
+    """
+    directory = RunDirectory(run_dir)
+    if not directory.settings.exists():
+        raise UserError(f"--run_dir={run_dir} holds no run: settings.json is missing")
+    run = settings.RunSettings(run_dir=run_dir, data_dir=data_dir)
+    wanted = settings.Settings.from_results_settings(read_json(directory.settings), run)
+    source = create(wanted.protocol.dataset, data_dir, download=False)
+    experiment = Experiment(wanted, source, tf.distribute.get_strategy())
+    phases = experiment.context.protocol.phases
+    done = [phase for phase in phases if directory.record(phase.index).exists()]
+    chosen = [phase for phase in done if phase_index in (-1, phase.index)]
+    if not chosen:
+        raise UserError(
+            f"--phase={phase_index} is not done in {run_dir}; done: "
+            f"{', '.join(str(phase.index) for phase in done) or 'none'}"
+        )
+    differs = False
+    for phase in chosen:
+        if from_export:
+            predictions = _predict_by_export(experiment, phase)
+        else:
+            predictions = experiment.predict_again(phase)
+        recorded = read_json(directory.record(phase.index))["heads"]
+        for head, figures in predictions.summary(experiment.groups(phase)).items():
+            now, then = figures["accuracy"], recorded[head]["accuracy"]
+            differs |= now != then
+            print(f"phase {phase.index} {head:>10}: {now:.4%} now, {then:.4%} recorded")
+    return int(differs)
+
+
+def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
+    context = experiment.context
+    name = context.settings.protocol.dataset
+    export = tf.saved_model.load(str(context.directory.export / name / str(phase.index + 1)))
+    test_set = context.data.test_set(phase)
+    batch_size = context.settings.training.evaluation_batch_size
+    batches = [
+        test_set.subset(np.arange(start, min(start + batch_size, len(test_set)))).load_all()
+        for start in range(0, len(test_set), batch_size)
+    ]
+    heads = {}
+    for head, signature in (("classifier", "serving_default"), ("nme", "nme")):
+        predict = export.signatures[signature]
+        ids = [predict(images=tf.constant(batch))["class_id"].numpy() for batch in batches]
+        heads[head] = context.protocol.labels_of(np.concatenate(ids))
+    return Predictions(test_set.labels, heads)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
