@@ -28,6 +28,10 @@ class TrainingLoop:
         settings: of the optimiser.
         pipeline: makes batches.
         strategy: the distribution strategy.
+
+    Attributes:
+        settings: of the optimiser.
+        optimizer: Keras' own, built for the model.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class TrainingLoop:
         self._model = model
         self._old_model = old_model
         self._loss_parts = loss_parts
-        self._settings = settings
+        self.settings = settings
         self._pipeline = pipeline
         self._strategy = strategy
         self._variables = model.trainable_variables
@@ -67,9 +71,9 @@ class TrainingLoop:
             FloatingPointError: if the loss is not finite.
         """
         started = time.perf_counter()
-        learning_rate = self._settings.learning_rate_at(epoch)
+        learning_rate = self.settings.learning_rate_at(epoch)
         self.optimizer.learning_rate = learning_rate
-        batch_size = self._settings.batch_size
+        batch_size = self.settings.batch_size
         batches = self._pipeline.training_batches(images, batch_size, *key, epoch)
         iterator = iter(self._strategy.experimental_distribute_dataset(batches))
         steps = -(-len(images) // batch_size)
@@ -111,7 +115,7 @@ class TrainingLoop:
             loss = tf.add_n(list(parts.values()))
         gradients = tape.gradient(loss, self._variables)
         replicas = self._strategy.num_replicas_in_sync
-        gradients = l2_gradients(gradients, self._variables, self._settings, replicas)
+        gradients = l2_gradients(gradients, self._variables, self.settings, replicas)
         self.optimizer.apply(gradients, self._variables)
         predicted = tf.argmax(outputs.logits, axis=1, output_type=tf.int32)
         right = tf.reduce_sum(weight * tf.cast(predicted == batch["label"], tf.float32))

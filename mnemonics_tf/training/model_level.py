@@ -15,7 +15,7 @@ from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.results import hash_of
 from mnemonics_tf.run_directory import RunDirectory, read_arrays, write_arrays
 from mnemonics_tf.run_state import PhaseState, RunContext
-from mnemonics_tf.training.loop import LossParts, TrainingLoop
+from mnemonics_tf.training.loop import TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
 
 
@@ -42,7 +42,10 @@ def train_model(context: RunContext, state: PhaseState, stage: int) -> None:
         settings = _optimization(
             context, epochs, training.learning_rate, training.learning_rate_milestones
         )
-        _run_epochs(context, state, stage, "train", images, loss_parts, settings)
+        loop = TrainingLoop(
+            state.model, state.old_model, loss_parts, settings, context.pipeline, context.strategy
+        )
+        _run_epochs(context, state, stage, "train", images, loop)
         if held_out:
             logits = state.evaluator.outputs(held_out).logits
             method.after_training(state.model, phase, held_out.labels, logits)
@@ -93,8 +96,8 @@ def finetune_model(context: RunContext, state: PhaseState, stage: int) -> None:
     settings = _optimization(
         context, training.finetune_epochs, training.finetune_learning_rate, milestones=()
     )
-    images = state.memory.as_image_set()
-    _run_epochs(context, state, stage, "finetune", images, loss_parts, settings)
+    loop = TrainingLoop(state.model, None, loss_parts, settings, context.pipeline, context.strategy)
+    _run_epochs(context, state, stage, "finetune", state.memory.as_image_set(), loop)
 
 
 def finetunes(context: RunContext, state: PhaseState) -> bool:
@@ -127,21 +130,17 @@ def _run_epochs(
     stage: int,
     name: str,
     images: ImageSet,
-    loss_parts: LossParts,
-    settings: OptimizationSettings,
+    loop: TrainingLoop,
 ) -> None:
     """Trains for the stage's epochs, from where a snapshot left it, with checkpoints."""
-    phase = state.phase.index
-    loop = TrainingLoop(
-        state.model, state.old_model, loss_parts, settings, context.pipeline, context.strategy
-    )
+    phase, epochs = state.phase.index, loop.settings.epochs
     start = 0
     if state.resume and state.resume.position:
         start = state.resume.position
         loop.set_state(state.resume.groups["optimizer"])
-    progress = StageProgress(phase, context.protocol.num_phases, name, settings.epochs, start)
+    progress = StageProgress(phase, context.protocol.num_phases, name, epochs, start)
     saved = time.monotonic()
-    for epoch in range(start, settings.epochs):
+    for epoch in range(start, epochs):
         figures = loop.run_epoch(images, epoch, name, phase)
         state.figures[name] = figures
         progress.update(epoch + 1, figures)
