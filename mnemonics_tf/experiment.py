@@ -24,6 +24,7 @@ from mnemonics_tf.exemplars.exemplar_level import (
 )
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.export import ExportedClasses, export_phase
+from mnemonics_tf.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import Method, MethodSettings
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
@@ -62,12 +63,14 @@ class Experiment:
 
     Attributes:
         context: what stays the same from the first phase to the last.
+        stop: what asks the run to save and stop.
 
     Raises:
         UserError: if settings and data do not fit together, before any work starts.
     """
 
     def __init__(self, settings: Settings, source: DataSource, strategy: tf.distribute.Strategy):
+        self.stop = StopRequest()
         self._settings = settings
         self._source = source
         protocol = make_protocol(settings, len(source.class_names))
@@ -98,7 +101,11 @@ class Experiment:
         )
 
     def run(self) -> dict[str, Any]:
-        """Runs, or goes on with, the phases; returns what results.json holds."""
+        """Runs, or goes on with, the phases; returns what results.json holds.
+
+        Raises:
+            RunInterruptedError: if `stop` asked for it; the same call goes on later.
+        """
         directory = self.context.directory
         _claim_directory(directory, self._settings)
         last = self._settings.run.last_phase
@@ -123,6 +130,8 @@ class Experiment:
                 stage(self.context, state, index)
             state.resume = None
             state.save_snapshot(index + 1, 0)
+            if self.stop.requested:
+                raise RunInterruptedError
         self._evaluate(state)  # lines 19, 20
 
     def begin_phase(self, phase: Phase) -> PhaseState:
@@ -143,7 +152,9 @@ class Experiment:
             context.method.configure(model, phase)
         evaluator = self._evaluator(model)
         checkpoints = PhaseCheckpoints(context.directory.phase(phase.index))
-        state = PhaseState(phase, training_set, old_model, model, evaluator, memory, checkpoints)
+        state = PhaseState(
+            phase, training_set, old_model, model, evaluator, memory, checkpoints, self.stop
+        )
         snapshot = checkpoints.latest()
         if snapshot:
             LOGGER.info("phase %d goes on from its checkpoint", phase.index)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from mnemonics_tf.data.pipeline import Pipeline
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
 from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.run_directory import RunDirectory
@@ -74,6 +75,7 @@ class PhaseState:
         evaluator: runs Theta_i as it stands.
         memory: the exemplars, old ones first and new ones once they are made.
         checkpoints: snapshots of this phase.
+        stop: tells whether the program was asked to stop.
         resume: the snapshot this process began with, until its stage has gone on from it.
         seconds: time spent, by stage, over all processes that worked on the phase.
         figures: what stages found worth recording, by stage.
@@ -86,10 +88,12 @@ class PhaseState:
     evaluator: Evaluator
     memory: ExemplarMemory
     checkpoints: PhaseCheckpoints
+    stop: StopRequest
     resume: Snapshot | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     figures: dict[str, Any] = dataclasses.field(default_factory=dict)
     _clock: tuple[str, float] | None = None
+    _saved: float = dataclasses.field(default_factory=time.monotonic)
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -124,6 +128,30 @@ class PhaseState:
             "figures": {"json": np.array(json.dumps(self.figures))},
         }
         self.checkpoints.save(Snapshot(stage, position, {**groups, **(extra or {})}))
+        self._saved = time.monotonic()
+
+    def save_if_due(
+        self,
+        minutes: float,
+        stage: int,
+        position: int,
+        extra: Callable[[], dict[str, dict[str, np.ndarray]]],
+    ) -> None:
+        """Writes a checkpoint if the newest is older than `minutes`, or a stop was asked for.
+
+        Args:
+            minutes: how old the newest may be.
+            stage: as for `save_snapshot`.
+            position: as for `save_snapshot`.
+            extra: returns the groups of arrays of the stage's own.
+
+        Raises:
+            RunInterruptedError: if a stop was asked for; the checkpoint is written.
+        """
+        if self.stop.requested or time.monotonic() - self._saved > 60 * minutes:
+            self.save_snapshot(stage, position, extra())
+        if self.stop.requested:
+            raise RunInterruptedError
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to where a snapshot was taken."""

@@ -18,6 +18,7 @@ from mnemonics_tf.exemplars.pixel_optimizer import OUTER_OPTIMIZERS
 from mnemonics_tf.exemplars.selection import SELECTIONS
 from mnemonics_tf.exemplars.temporary_model import STARTS
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.interruption import EXIT_STATUS, RunInterruptedError
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.models.incremental import SCOPES
 from mnemonics_tf.models.resnet import BACKBONES
@@ -66,7 +67,12 @@ def train(wanted: settings.Settings) -> int:
     with user_error_on_disk_trouble(directory.root):
         directory.root.mkdir(parents=True, exist_ok=True)
     log_to(directory.log)
-    contents = experiment.run()
+    experiment.stop.listen()
+    try:
+        contents = experiment.run()
+    except RunInterruptedError:
+        LOGGER.info("stopped on request; the same command goes on from here")
+        return EXIT_STATUS
     LOGGER.info("\n%s\n", results.table(contents))
     LOGGER.info("results:     %s", directory.results)
     LOGGER.info("exports:     %s", directory.export)

@@ -17,6 +17,7 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import STAGES, Experiment, make_protocol
+from mnemonics_tf.interruption import RunInterruptedError
 from mnemonics_tf.run_directory import RunDirectory, read_arrays, read_json, write_json
 from mnemonics_tf.settings import (
     ExemplarSettings,
@@ -264,9 +265,14 @@ def run_and_kill_before_the_record(settings: Settings, phase: int) -> None:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> Run:
-    """The same run, killed at five moments and started again each time."""
+    """The same run, stopped once and killed at five moments, and started again each time."""
     directory = tmp_path_factory.mktemp("killed") / "run"
     settings = changed(SETTINGS, run={"run_dir": str(directory)})
+    stopped = make(settings)
+    stopped.stop.requested = True
+    with pytest.raises(RunInterruptedError):
+        stopped.run()
+    assert PhaseCheckpoints(RunDirectory(directory).phase(0)).latest().position == 1
     run_and_kill(settings, 0, "train", 2)
     run_and_kill(settings, 0, "adjust", 0)
     run_and_kill(settings, 1, "train", 2)  # all epochs done, the stage not yet closed

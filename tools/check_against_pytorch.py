@@ -77,9 +77,7 @@ def make_case(name: str, transfer: bool) -> Case:
     method.configure(model, PHASE)
     generator = np.random.default_rng(0)
     for one in (old_model, model):
-        one.set_state(
-            {path: _draw(path, value, generator) for path, value in one.state().items()}
-        )
+        one.set_state({path: _draw(path, value, generator) for path, value in one.state().items()})
     pixels = generator.integers(0, 256, (OPTIMIZATION.batch_size, 8, 8, 3), np.uint8)
     labels = np.arange(OPTIMIZATION.batch_size) % PHASE.num_seen
     return Case(method, PHASE, model, old_model.frozen_copy(), ArrayImageSet(pixels, labels))

@@ -60,7 +60,9 @@ class Network:
 
     def cosines(self, features):
         """Cosines of features and the classifier's weights."""
-        return functional.linear(functional.normalize(features), functional.normalize(self.kernel()))
+        return functional.linear(
+            functional.normalize(features), functional.normalize(self.kernel())
+        )
 
 
 def distilling_parts(facts, network, features, old_network, old_features, labels):

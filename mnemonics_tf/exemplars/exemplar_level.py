@@ -12,6 +12,7 @@ from mnemonics_tf.exemplars import diagnostics
 from mnemonics_tf.exemplars.cost import check_memory
 from mnemonics_tf.exemplars.memory import Budget, ExemplarMemory
 from mnemonics_tf.exemplars.mnemonics import (
+    Companions,
     ExemplarLearner,
     Exemplars,
     LearningSettings,
@@ -45,7 +46,6 @@ def make_new_exemplars(context: RunContext, state: PhaseState, stage: int) -> No
         state: of the phase; its memory gets the new classes' exemplars.
         stage: index of this stage, for checkpoints.
     """
-    del stage  # the stage's result is saved at its end
     wanted = context.settings.exemplar
     quota = make_budget(context.settings).quota(state.phase.num_seen)
     learned = wanted.exemplars == "mnemonics"
@@ -54,7 +54,7 @@ def make_new_exemplars(context: RunContext, state: PhaseState, stage: int) -> No
     chosen = candidates.subset(select(context, state, candidates, selection, quota))
     memory = state.memory.extended(chosen.load_all(), chosen.labels)
     if learned:
-        memory = _train_new(context, state, memory, candidates, held_out)
+        memory = _train_new(context, state, stage, memory, candidates, held_out)
     state.memory = memory
 
 
@@ -69,7 +69,6 @@ def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> 
     Raises:
         UserError: if a class has fewer exemplars than there are subsets and that is not allowed.
     """
-    del stage
     wanted, phase = context.settings.mnemonics, state.phase
     if not wanted.adjust_old_exemplars or phase.index == 0:
         return
@@ -93,10 +92,8 @@ def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> 
     exemplars = _as_exemplars(context, memory, rows, old)
     outer = _outer_settings(wanted, wanted.adjust_learning_rate, wanted.adjust_steps)
     learner = _learner(context, state, outer, len(rows))
-    progress = _progress(context, state, "adjust", outer.steps)
-    course = learner.adjust_old(
-        exemplars, wanted.adjust_subsets, progress.update, "adjust", phase.index
-    )
+    companions = _companions(context, state, stage, "adjust", outer.steps)
+    course = learner.adjust_old(exemplars, wanted.adjust_subsets, companions, "adjust", phase.index)
     state.memory = memory.with_images(_stored(context, memory, rows, exemplars))
     change = diagnostics.measure_change(state, memory, state.memory, old)
     state.figures["adjust"] = diagnostics.figures(course, change)
@@ -151,6 +148,7 @@ def _hold_out(
 def _train_new(
     context: RunContext,
     state: PhaseState,
+    stage: int,
     memory: ExemplarMemory,
     candidates: ImageSet,
     held_out: ImageSet | None,
@@ -169,10 +167,8 @@ def _train_new(
     outer_data = _outer_data(context, state, concatenate([candidates, old]))
     learner = _learner(context, state, outer, len(rows))
     validate = _validation(context, state, exemplars, held_out)
-    progress = _progress(context, state, "exemplars", outer.steps)
-    course = learner.train_new(
-        exemplars, outer_data, validate, progress.update, "exemplars", phase.index
-    )
+    companions = _companions(context, state, stage, "exemplars", outer.steps, validate)
+    course = learner.train_new(exemplars, outer_data, companions, "exemplars", phase.index)
     learned = memory.with_images(_stored(context, memory, rows, exemplars))
     change = diagnostics.measure_change(state, memory, learned, new)
     figures = diagnostics.figures(course, change)
@@ -291,5 +287,23 @@ def _validation(
     return validate
 
 
-def _progress(context: RunContext, state: PhaseState, name: str, steps: int) -> StageProgress:
-    return StageProgress(state.phase.index, context.protocol.num_phases, name, steps)
+def _companions(
+    context: RunContext,
+    state: PhaseState,
+    stage: int,
+    name: str,
+    steps: int,
+    validate: Callable[[np.ndarray], float] | None = None,
+) -> Companions:
+    """Returns progress, validation and checkpoints for a stage of exemplar learning."""
+    resume, start = None, 0
+    if state.resume and state.resume.position:
+        start = state.resume.position
+        resume = (start, state.resume.groups["learning"])
+    progress = StageProgress(state.phase.index, context.protocol.num_phases, name, steps, start)
+
+    def save(step: int, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
+        minutes = context.settings.run.checkpoint_minutes
+        state.save_if_due(minutes, stage, step, lambda: {"learning": arrays()})
+
+    return Companions(progress.update, validate, save, resume)

@@ -85,9 +85,28 @@ class OuterData:
         return {**self._load(rows), "label": tf.constant(self._labels[rows])}
 
 
+@dataclasses.dataclass(frozen=True)
+class Companions:
+    """What goes along with learning.
+
+    Attributes:
+        report: called after every outer step with its number and figures.
+        validate: score of exemplars, higher is better, on held-out training images; None leaves it
+            out, and the newest exemplars are kept.
+        save: called after every outer step with its number and a function that returns what a
+            checkpoint must hold; it decides whether to call it.
+        resume: the step and the arrays that `save` was given, to go on from there.
+    """
+
+    report: Callable[[int, dict[str, float]], None]
+    validate: Callable[[np.ndarray], float] | None = None
+    save: Callable[[int, Callable[[], dict[str, np.ndarray]]], None] | None = None
+    resume: tuple[int, dict[str, np.ndarray]] | None = None
+
+
 @dataclasses.dataclass
 class Course:
-    """How learning went; what a checkpoint must hold of it beside the pixels.
+    """How learning went.
 
     Attributes:
         meta_losses: of every outer step.
@@ -100,6 +119,20 @@ class Course:
     validations: list[tuple[int, float]]
     best: np.ndarray
     stopped: str | None = None
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns the course so far, for a checkpoint."""
+        return {
+            "meta_losses": np.array(self.meta_losses),
+            "validations": np.array(self.validations).reshape(-1, 2),
+            "best": self.best,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, np.ndarray]) -> "Course":
+        """Returns what `state` described."""
+        validations = [(int(step), float(score)) for step, score in state["validations"]]
+        return cls(state["meta_losses"].tolist(), validations, state["best"].copy())
 
 
 class ExemplarLearner:
@@ -131,8 +164,7 @@ class ExemplarLearner:
         self,
         exemplars: Exemplars,
         outer_data: OuterData,
-        validate: Callable[[np.ndarray], float] | None,
-        report: Callable[[int, dict[str, float]], None],
+        companions: Companions,
         *key: str | int,
     ) -> Course:
         """Trains the learning rows on the phase's data (Eq. 8, 9; Algorithm 1, line 11).
@@ -140,8 +172,7 @@ class ExemplarLearner:
         Args:
             exemplars: E_i, and E_{0:i-1} as rows that do not learn.
             outer_data: D_i.
-            validate: score of exemplars, higher is better, on held-out training images.
-            report: called after every outer step.
+            companions: what goes along.
             *key: names the phase.
         """
 
@@ -149,13 +180,13 @@ class ExemplarLearner:
             rows = self._rows(np.arange(len(exemplars.labels)), exemplars.labels, *key, step)
             return rows, outer_data.batch(*key, step)
 
-        return self._learn(exemplars, step_data, validate, report, *key)
+        return self._learn(exemplars, step_data, companions, *key)
 
     def adjust_old(
         self,
         exemplars: Exemplars,
         num_subsets: int,
-        report: Callable[[int, dict[str, float]], None],
+        companions: Companions,
         *key: str | int,
     ) -> Course:
         """Adjusts the learning rows, some of them measured on the rest (Eq. 10; lines 13-15).
@@ -167,7 +198,7 @@ class ExemplarLearner:
         Args:
             exemplars: E_{0:i-1}; E_i may stand beside them as rows that do not learn.
             num_subsets: how many; the paper has two, A and B.
-            report: called after every outer step.
+            companions: what goes along.
             *key: names the phase.
         """
         subset = split_balanced(
@@ -189,7 +220,7 @@ class ExemplarLearner:
             }
             return rows, outer
 
-        return self._learn(exemplars, step_data, None, report, *key)
+        return self._learn(exemplars, step_data, companions, *key)
 
     def _rows(self, candidates: np.ndarray, labels: np.ndarray, *key: str | int) -> np.ndarray:
         """Returns the class-balanced rows that train the temporary model of one outer step."""
@@ -197,28 +228,37 @@ class ExemplarLearner:
         order = balanced_order(labels[candidates], numpy_generator(self._seed, *key, "rows"))
         return np.sort(candidates[order[:size]])
 
-    def _learn(self, exemplars, step_data, validate, report, *key) -> Course:
+    def _learn(self, exemplars, step_data, companions: Companions, *key) -> Course:
         optimizer = PixelOptimizer(
             self._outer,
             exemplars.images.shape,
             self._normalization.black,
             self._normalization.white,
         )
-        course = Course([], [], exemplars.images.copy())
-        self._validate(course, exemplars, validate, 0)
+        if companions.resume:
+            start, state = companions.resume
+            exemplars.images = state["images"].copy()
+            optimizer.set_state(state)
+            course = Course.from_state(state)
+        else:
+            start, course = 0, Course([], [], exemplars.images.copy())
+            self._validate(course, exemplars, companions.validate, 0)
 
         def estimate(step, rows, outer):
             images = tf.constant(exemplars.images[rows])
             labels = exemplars.labels[rows]
             return self._temporary_model.estimate(images, labels, outer, *key, step)
 
-        first = step_data(0)
+        def state() -> dict[str, np.ndarray]:
+            return {"images": exemplars.images, **optimizer.state(), **course.state()}
+
+        first = step_data(start)
         announce(
             f"{key[0]}: {int(exemplars.learns.sum())} exemplars, {len(first[0])} in a step",
-            self._outer.steps,
-            lambda: estimate(0, *first),
+            self._outer.steps - start,
+            lambda: estimate(start, *first),
         )
-        for step in range(self._outer.steps):
+        for step in range(start, self._outer.steps):
             started = time.monotonic()
             rows, outer = step_data(step)
             result = estimate(step, rows, outer)
@@ -231,13 +271,16 @@ class ExemplarLearner:
             learning = exemplars.learns[rows]
             optimizer.apply(exemplars.images, rows[learning], gradient[learning], step)
             seconds = time.monotonic() - started
-            report(step + 1, {"meta_loss": loss, "images_per_second": len(rows) / seconds})
+            figures = {"meta_loss": loss, "images_per_second": len(rows) / seconds}
+            companions.report(step + 1, figures)
             last = step + 1 == self._outer.steps
             if last or (step + 1) % self._settings.validation_every == 0:
-                self._validate(course, exemplars, validate, step + 1)
+                self._validate(course, exemplars, companions.validate, step + 1)
                 if self._out_of_patience(course):
                     course.stopped = "held-out accuracy no longer rises"
                     break
+            if companions.save:
+                companions.save(step + 1, state)
         exemplars.images = course.best
         return course
 

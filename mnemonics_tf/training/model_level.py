@@ -1,7 +1,6 @@
 """The model level of a phase: training on new data and old exemplars, and the fine-tune."""
 
 import dataclasses
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -139,15 +138,17 @@ def _run_epochs(
         start = state.resume.position
         loop.set_state(state.resume.groups["optimizer"])
     progress = StageProgress(phase, context.protocol.num_phases, name, epochs, start)
-    saved = time.monotonic()
     for epoch in range(start, epochs):
         figures = loop.run_epoch(images, epoch, name, phase)
         state.figures[name] = figures
         progress.update(epoch + 1, figures)
         context.summaries.scalars(f"{name}/phase{phase:02d}", figures, epoch)
-        if time.monotonic() - saved > 60 * context.settings.run.checkpoint_minutes:
-            state.save_snapshot(stage, epoch + 1, {"optimizer": loop.state()})
-            saved = time.monotonic()
+        state.save_if_due(
+            context.settings.run.checkpoint_minutes,
+            stage,
+            epoch + 1,
+            lambda: {"optimizer": loop.state()},
+        )
 
 
 def _phase0_fingerprint(context: RunContext) -> str:

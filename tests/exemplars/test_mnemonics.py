@@ -8,6 +8,7 @@ from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.exemplars import mnemonics
 from mnemonics_tf.exemplars.metagradient import MetaGradientResult
 from mnemonics_tf.exemplars.mnemonics import (
+    Companions,
     ExemplarLearner,
     Exemplars,
     LearningSettings,
@@ -78,7 +79,9 @@ def silent(step, figures):
 
 
 def train(learner, exemplars, validate=None, report=silent, outer=None):
-    return learner.train_new(exemplars, outer or make_outer(), validate, report, "exemplars", 2)
+    return learner.train_new(
+        exemplars, outer or make_outer(), Companions(report, validate), "exemplars", 2
+    )
 
 
 # --- learning new exemplars ----------------------------------------------------------------------
@@ -219,6 +222,33 @@ def test_the_seed_decides_the_course():
     assert np.any(pictures(0) != pictures(1))
 
 
+@pytest.mark.parametrize("stopped_at", [1, 3, 4, 6])
+def test_learning_goes_on_from_what_was_saved(stopped_at):
+    """Only half of the rows have a turn in a step, so their own moments and counts matter."""
+    scores = {0: 0.5, 2: 0.9, 4: 0.7, 6: 0.6}
+
+    def run(resume=None):
+        exemplars, saved, now = make_exemplars(), {}, [resume[0] if resume else 0]
+
+        def report(step, figures):
+            now[0] = step
+
+        def save(step, state):
+            saved[step] = {name: values.copy() for name, values in state().items()}
+
+        companions = Companions(report, lambda images: scores[now[0]], save, resume)
+        learner = make_learner(Bowl(), exemplars_per_step=6)
+        course = learner.train_new(exemplars, make_outer(), companions, "exemplars", 2)
+        return course, exemplars.images, saved
+
+    course, images, saved = run()
+    again, same_images, _ = run((stopped_at, saved[stopped_at]))
+    assert list(saved) == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_array_equal(same_images, images)
+    assert again.meta_losses == course.meta_losses
+    assert again.validations == course.validations
+
+
 def test_outer_batches_are_balanced_and_new_in_every_step():
     labels = np.repeat(np.arange(3), [40, 20, 30])
     batches = [make_outer(labels).batch("exemplars", 0, step) for step in range(5)]
@@ -248,7 +278,7 @@ def rows_of(images) -> list[int]:
 
 def adjust(model, exemplars, num_subsets=2, **changes):
     learner = make_learner(model, **changes)
-    return learner.adjust_old(exemplars, num_subsets, silent, "adjust", 3)
+    return learner.adjust_old(exemplars, num_subsets, Companions(silent), "adjust", 3)
 
 
 @pytest.mark.parametrize("num_subsets", [2, 3, 4])

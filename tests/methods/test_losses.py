@@ -45,6 +45,26 @@ def test_cross_entropy_of_each_example():
     np.testing.assert_allclose(cross_entropy(labels, tf.constant(logits)), expected, rtol=1e-12)
 
 
+def test_losses_are_those_of_pytorch():
+    logits = [
+        [1.5, -0.5, 0.25, 2.0, -1.0, 0.5],
+        [-2.0, 3.0, 0.75, -0.25, 1.25, 0.0],
+        [0.5, 0.25, -1.5, -0.75, 2.5, 1.0],
+        [0.0, -1.0, 2.25, 0.5, -0.5, 1.75],
+    ]
+    old_logits = [[2.0, -1.0, 0.5], [-1.5, 2.5, 0.0], [1.0, 0.0, -2.0], [0.25, -0.75, 1.5]]
+    logits, old_logits = tf.constant(logits, tf.float64), tf.constant(old_logits, tf.float64)
+    # torch.nn.functional.cross_entropy(logits, labels, reduction="none"), PyTorch 2.13
+    expected = [1.2586103508, 3.568069942, 0.4193381079, 0.6873332608]
+    np.testing.assert_allclose(cross_entropy([0, 3, 4, 2], logits), expected, rtol=1e-9)
+    # With q = softmax(old_logits / 2): torch.nn.KLDivLoss(reduction="none")(
+    # log_softmax(logits[:, :3] / 2, 1), q).sum(1), and the entropy -(q * q.log()).sum(1)
+    divergence = np.array([0.0149039571, 0.0117250502, 0.0216789245, 0.0303790037])
+    entropy = np.array([0.9343287315, 0.7941967909, 0.952807564, 0.9967693416])
+    ours = distillation(logits, old_logits, 2.0)
+    np.testing.assert_allclose(ours, divergence + entropy, rtol=1e-9)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
 def test_distillation_of_each_example(temperature):
     logits, old_logits = random(6, 5), random(6, 3, seed=1)
