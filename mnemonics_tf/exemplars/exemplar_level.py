@@ -88,7 +88,8 @@ def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> 
             f"a class has {fewest} exemplars: keep more exemplars, lower --adjust_subsets, or pass "
             "--skip_adjustment_if_too_few or --noadjust_old_exemplars"
         )
-    rows = np.arange(len(memory)) if wanted.train_beside_old else np.flatnonzero(old)
+    # Old exemplars alone, as Eq. 10 has it: with E_i beside them, adjusting cost more accuracy.
+    rows = np.flatnonzero(old)
     exemplars = _as_exemplars(context, memory, rows, old)
     outer = _outer_settings(wanted, wanted.adjust_learning_rate, wanted.adjust_steps)
     learner = _learner(context, state, outer, len(rows))

@@ -193,10 +193,11 @@ class ExemplarLearner:
 
         The subsets are class-balanced. Outer steps go round them: in its turn a subset trains the
         temporary model and moves, while its complement, as it stands by then, is what it is
-        measured on. Rows that do not learn belong to every subset's complement and to no subset.
+        measured on. Rows that do not learn are split likewise: a temporary model that never saw a
+        class would be measured on it, and the loss there would drown all others.
 
         Args:
-            exemplars: E_{0:i-1}; E_i may stand beside them as rows that do not learn.
+            exemplars: E_{0:i-1}; rows that do not learn may stand beside them.
             num_subsets: how many; the paper has two, A and B.
             companions: what goes along.
             *key: names the phase.
@@ -204,7 +205,6 @@ class ExemplarLearner:
         subset = split_balanced(
             exemplars.labels, num_subsets, numpy_generator(self._seed, *key, "subsets")
         )
-        subset[~exemplars.learns] = -1
 
         def step_data(step):
             mine = np.flatnonzero(subset == step % num_subsets)

@@ -404,9 +404,12 @@ def test_on_features_equals_the_gradient_through_the_encoder(chunk_size):
 
 @pytest.fixture
 def double_precision():
+    policy = keras.config.dtype_policy()
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     yield
     keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy(policy)
 
 
 def resnet_case(scope):
