@@ -18,6 +18,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Evaluator, Predictions
 from mnemonics_tf.exemplars.exemplar_level import (
     adjust_old_exemplars,
+    check_adjustment,
     make_budget,
     make_new_exemplars,
     trim_memory,
@@ -262,6 +263,7 @@ class Experiment:
         records = [read_json(self.context.directory.record(p.index)) for p in phases]
         contents = {
             "summary": results.summarize(records),
+            "prediction_head": self.context.method.prediction_head,
             "protocol": results.protocol_fingerprint(self._settings, self.context.protocol),
             "class_order": list(self.context.protocol.order),
             "settings": self._settings.results_settings(),
@@ -336,6 +338,8 @@ def _check_method(
                 f"phase {phase.index} a class has no more than {smallest}: keep more exemplars or "
                 "lower --correction_share"
             )
+    for before in protocol.phases[:-1]:
+        check_adjustment(settings.mnemonics, budget.quota(before.num_seen))
 
 
 def _claim_directory(directory: RunDirectory, settings: Settings) -> None:

@@ -50,11 +50,13 @@ def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """Returns a run as a text table: both heads' accuracy by phase, average, forgetting."""
-    lines = ["phase  classes  " + "  ".join(f"{head:>10}" for head in HEADS)]
+    titles = [f"{head}{'*' * (head == results['prediction_head'])}" for head in HEADS]
+    lines = ["phase  classes  " + "  ".join(f"{title:>10}" for title in titles)]
     for record in results["phases"]:
         columns = "  ".join(f"{record['heads'][head]['accuracy']:>10.2%}" for head in HEADS)
         lines.append(f"{record['phase']:>5}  {record['num_seen']:>7}  {columns}")
     for title, key in (("average", "average_accuracy"), ("forgetting", "forgetting")):
         columns = "  ".join(f"{results['summary'][head][key]:>10.2%}" for head in HEADS)
         lines.append(f"{title:<16}{columns}")
+    lines.append("* the head that the method's own paper predicts with")
     return "\n".join(lines)

@@ -63,8 +63,22 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON atomically, indented, with a newline at its end."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Writes JSON atomically, an entry a line; lists of plain values stay on one line."""
+    write_text(path, _indented(value, "") + "\n")
+
+
+def _indented(value: Any, margin: str) -> str:
+    inner = margin + " "
+    if isinstance(value, dict) and value:
+        items = [f"{json.dumps(str(k))}: {_indented(v, inner)}" for k, v in value.items()]
+        left, right = "{}"
+    elif isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        items = [_indented(item, inner) for item in value]
+        left, right = "[]"
+    else:
+        return json.dumps(value)
+    lines = ",\n".join(inner + item for item in items)
+    return f"{left}\n{lines}\n{margin}{right}"
 
 
 def read_json(path: pathlib.Path) -> Any:

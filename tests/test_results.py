@@ -34,17 +34,25 @@ def test_summary_over_the_phases():
 
 
 def test_table_shows_every_phase_and_both_heads():
-    text = results.table({"phases": RECORDS, "summary": results.summarize(RECORDS)})
-    rows = [line.split() for line in text.splitlines()]
+    text = results.table(
+        {
+            "phases": RECORDS,
+            "summary": results.summarize(RECORDS),
+            "prediction_head": "nme",
+        }
+    )
+    *lines, note = text.splitlines()
+    assert note.startswith("* the head")
+    rows = [line.split() for line in lines]
     assert rows == [
-        ["phase", "classes", "classifier", "nme"],
+        ["phase", "classes", "classifier", "nme*"],
         ["0", "5", "90.00%", "80.00%"],
         ["1", "7", "60.00%", "80.00%"],
         ["2", "9", "50.00%", "70.00%"],
         ["average", "66.67%", "76.67%"],
         ["forgetting", "60.00%", "-10.00%"],
     ]
-    assert len({len(line) for line in text.splitlines()}) == 1  # columns are aligned
+    assert len({len(line) for line in lines}) == 1  # columns are aligned
 
 
 def fingerprint(settings: Settings) -> dict:

@@ -75,19 +75,14 @@ def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> 
     memory = state.memory
     old = memory.labels < phase.num_old
     fewest = int(np.bincount(memory.labels[old], minlength=phase.num_old).min())
+    check_adjustment(wanted, fewest)
     if fewest < wanted.adjust_subsets:
-        if wanted.skip_adjustment_if_too_few:
-            LOGGER.warning(
-                "adjustment left out: a class has %d exemplars for %d subsets",
-                fewest,
-                wanted.adjust_subsets,
-            )
-            return
-        raise UserError(
-            f"adjusting old exemplars splits each class into {wanted.adjust_subsets} subsets, but "
-            f"a class has {fewest} exemplars: keep more exemplars, lower --adjust_subsets, or pass "
-            "--skip_adjustment_if_too_few or --noadjust_old_exemplars"
+        LOGGER.warning(
+            "adjustment left out: a class has %d exemplars for %d subsets",
+            fewest,
+            wanted.adjust_subsets,
         )
+        return
     # Old exemplars alone, as Eq. 10 has it: with E_i beside them, adjusting cost more accuracy.
     rows = np.flatnonzero(old)
     exemplars = _as_exemplars(context, memory, rows, old)
@@ -99,6 +94,26 @@ def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> 
     change = diagnostics.measure_change(state, memory, state.memory, old)
     state.figures["adjust"] = diagnostics.figures(course, change)
     diagnostics.show(context.summaries, "adjust", phase.index, course, change)
+
+
+def check_adjustment(wanted: MnemonicsSettings, exemplars_per_class: int) -> None:
+    """Refuses an adjustment that has too few exemplars to split and that may not be left out.
+
+    Args:
+        wanted: how exemplars are to be adjusted.
+        exemplars_per_class: how many the smallest old class has.
+
+    Raises:
+        UserError: if they are fewer than the subsets.
+    """
+    enough = exemplars_per_class >= wanted.adjust_subsets
+    if enough or not wanted.adjust_old_exemplars or wanted.skip_adjustment_if_too_few:
+        return
+    raise UserError(
+        f"adjusting old exemplars splits each class into {wanted.adjust_subsets} subsets, but "
+        f"a class has {exemplars_per_class} exemplars: keep more exemplars, lower "
+        "--adjust_subsets, or pass --skip_adjustment_if_too_few or --noadjust_old_exemplars"
+    )
 
 
 def trim_memory(context: RunContext, state: PhaseState, stage: int) -> None:

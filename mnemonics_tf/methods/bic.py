@@ -15,7 +15,8 @@ class BiC(Method):
     L = rho L_d + (1 - rho) L_c with rho = old / all classes. Then, with the network frozen, (a, b)
     of z_k <- a z_k + b over the phase's new classes minimise the cross-entropy on images that
     training did not see, as many of each class. One correction is kept for each phase; all of them
-    stay in force, in later phases' training and distillation as in prediction.
+    stay in force, in later phases' training and distillation as in prediction. A balanced
+    fine-tune, which the original does not have, follows the fit, with the corrections in force.
 
     Source: Wu et al., Large Scale Incremental Learning, CVPR 2019, Eq. 1 to 5.
     """
