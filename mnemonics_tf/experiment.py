@@ -144,8 +144,8 @@ class Experiment:
                 old_model, model = None, self._new_model(phase)
                 memory = ExemplarMemory.empty(self._source.image_shape)
             else:
-                old_model = self.load_model(phase.index - 1).frozen_copy()
                 model = self.load_model(phase.index - 1)
+                old_model = model.frozen_copy()
                 model.grow(phase.num_new)
                 if self._settings.model.weight_transfer:
                     model.enable_transfer()

@@ -65,6 +65,10 @@ class TemporaryModel:
         black: np.ndarray,
         seed: int,
     ):
+        if settings.scope == "transfer" and not model.transfer:
+            # Phase 0: the scales come into use with the next phase, which is what they rehearse.
+            model = model.frozen_copy()
+            model.enable_transfer()
         self._model = model
         self._settings = settings
         self._augmentation = augmentation

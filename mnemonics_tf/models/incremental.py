@@ -139,9 +139,9 @@ class IncrementalModel:
         """
         if scope == "classifier":
             return list(self.classifier.variables)
-        names = {"transfer_scale", "gamma", "beta"} | ({"kernel"} if scope == "all" else set())
-        if scope == "all" and not self.transfer:
-            names.discard("transfer_scale")  # not in use before the switch: no gradient reaches it
+        names = {"gamma", "beta"} | ({"kernel"} if scope == "all" else set())
+        if self.transfer:  # before the switch the scales are not in use
+            names.add("transfer_scale")
         backbone = [v for v in self.backbone.variables if v.name in names]
         return [*backbone, *self.classifier.variables]
 
