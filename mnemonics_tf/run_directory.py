@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -130,6 +131,29 @@ class RunDirectory:
         self.log = self.root / "log.txt"
         self.export = self.root / "export"
         self.tensorboard = self.root / "tensorboard"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from the run; the lock dies with its holder.
+
+        Raises:
+            UserError: if another process works on the run, or the directory can't be written.
+        """
+        path = self.root / ".lock"
+        with user_error_on_disk_trouble(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            stream = open(path, "w")  # noqa: SIM115, it stays open as long as the lock
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.close()
+            raise UserError(
+                f"another process works on {self.root}: wait for it, or pass another --run_dir"
+            ) from error
+        try:
+            yield
+        finally:
+            stream.close()
 
     def phase(self, index: int) -> pathlib.Path:
         """Returns the directory of one phase."""

@@ -23,7 +23,7 @@ from mnemonics_tf.methods import METHODS
 from mnemonics_tf.models.incremental import SCOPES
 from mnemonics_tf.models.resnet import BACKBONES
 from mnemonics_tf.progress import LOGGER, log_to
-from mnemonics_tf.run_directory import RunDirectory, user_error_on_disk_trouble
+from mnemonics_tf.run_directory import RunDirectory
 
 settings.define_flags(
     {
@@ -64,15 +64,14 @@ def train(wanted: settings.Settings) -> int:
     source = create(wanted.protocol.dataset, wanted.run.data_dir, wanted.run.download)
     experiment = Experiment(wanted, source, tf.distribute.get_strategy())
     directory = RunDirectory(wanted.run.run_dir)
-    with user_error_on_disk_trouble(directory.root):
-        directory.root.mkdir(parents=True, exist_ok=True)
-    log_to(directory.log)
-    experiment.stop.listen()
-    try:
-        contents = experiment.run()
-    except RunInterruptedError:
-        LOGGER.info("stopped on request; the same command goes on from here")
-        return EXIT_STATUS
+    with directory.locked():
+        log_to(directory.log)
+        experiment.stop.listen()
+        try:
+            contents = experiment.run()
+        except RunInterruptedError:
+            LOGGER.info("stopped on request; the same command goes on from here")
+            return EXIT_STATUS
     LOGGER.info("\n%s\n", results.table(contents))
     LOGGER.info("results:     %s", directory.results)
     LOGGER.info("exports:     %s", directory.export)

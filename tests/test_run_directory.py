@@ -2,6 +2,8 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -178,3 +180,17 @@ def test_phases_lie_apart(tmp_path):
     assert len(files) == 12
     assert {path.parent.name for path in files} == {"00", "01", "10"}
     assert directory.results == tmp_path / "results.json"
+
+
+def test_a_second_process_on_the_same_run_is_refused(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    attempt = (
+        "import sys; from mnemonics_tf.run_directory import RunDirectory\n"
+        "with RunDirectory(sys.argv[1]).locked(): pass"
+    )
+    command = [sys.executable, "-c", attempt, str(directory.root)]
+    with directory.locked():
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "another process works on" in refused.stderr
+    assert subprocess.run(command, check=False).returncode == 0  # the lock is free again
