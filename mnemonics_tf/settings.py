@@ -157,7 +157,7 @@ class MnemonicsSettings:
         "adam", "Optimiser of the pixels; the paper's SGD at 0.01 moves no pixel visibly."
     )
     outer_learning_rate: float = _setting(
-        0.01, "beta_1 of Eq. 9, in units of the normalised pixels."
+        0.03, "beta_1 of Eq. 9, in units of the normalised pixels."
     )
     outer_momentum: float = _setting(0.9, "Momentum of the outer optimiser 'sgd'.")
     outer_halvings: int = _setting(4, "How often the outer learning rate is halved, evenly.")
