@@ -16,7 +16,7 @@ def unit(vector) -> list[float]:
 def herd_by_trying_all(features: np.ndarray, count: int) -> list[int]:
     """At every step try each image that is left, and measure the mean of all chosen with it."""
     units = [unit(row) for row in features]
-    target = unit(np.mean(units, axis=0))
+    target = np.mean(units, axis=0)
     chosen: list[int] = []
     for _ in range(count):
         distances = {}
