@@ -15,6 +15,12 @@ import numpy as np
 from mnemonics_tf.errors import UserError
 
 
+_NOT_WRITABLE = (
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EEXIST, errno.ENOENT),  # a path that can't be a directory
+)
+
+
 @contextlib.contextmanager
 def user_error_on_disk_trouble(path: pathlib.Path) -> Iterator[None]:
     """Turns a full or read-only disk into a message that names the path and the way out."""
@@ -26,7 +32,7 @@ def user_error_on_disk_trouble(path: pathlib.Path) -> Iterator[None]:
                 f"the disk is full: could not write {path}; free some space and start the same "
                 "command again, it goes on where it stopped"
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in _NOT_WRITABLE:
             raise UserError(
                 f"{path} can't be written ({error.strerror}); "
                 "pass a writable directory as --run_dir"
