@@ -14,7 +14,6 @@ import numpy as np
 
 from mnemonics_tf.errors import UserError
 
-
 _NOT_WRITABLE = (
     *(errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EEXIST, errno.ENOENT),  # a path that can't be a directory
