@@ -2,6 +2,7 @@
 
 import logging
 
+import keras
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -34,3 +35,14 @@ def parse():
 
     yield parse_arguments
     flagsaver.restore_flag_values(defaults)
+
+
+@pytest.fixture
+def double_precision():
+    """Layers built within the test compute in float64; later ones do not."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy(policy)

@@ -402,16 +402,6 @@ def test_on_features_equals_the_gradient_through_the_encoder(chunk_size):
 # --- ResNet with batch normalisation and cosine classifier ----------------------------------------
 
 
-@pytest.fixture
-def double_precision():
-    policy = keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy(policy)
-
-
 def resnet_case(scope):
     """ResNet-8 with frozen, uneven batch statistics; images of 8x8, two steps of mini-batches."""
     random = np.random.default_rng(2)

@@ -1,6 +1,5 @@
 import collections
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -75,16 +74,6 @@ def estimate(temporary_model: TemporaryModel, *key, exemplars=None):
 
 
 # --- the gradient --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def double_precision():
-    policy = keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy(policy)
 
 
 @pytest.mark.parametrize(
