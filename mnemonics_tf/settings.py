@@ -43,16 +43,40 @@ class RunSettings:
 class ProtocolSettings:
     """What is learned when."""
 
-    dataset: str = _setting("digits", "Data source.")
+    dataset: str = _setting(
+        "digits",
+        "Data source: cifar100, digits, folder, imagenet, imagenet_subset, npz, or tfds:NAME.",
+    )
     base_classes: int = _setting(5, "Number of classes in phase 0.")
     num_phases: int = _setting(5, "N: number of incremental phases after phase 0.")
     class_order_seed: int = _setting(1993, "Seed of NumPy's shuffle of the class ids.")
     class_order: tuple[int, ...] = _setting(
         (), "Explicit class order: comma-separated original ids; overrides the seed."
     )
+    phase_classes: str = _setting(
+        "",
+        "File that names the classes of every phase: a line a phase, names separated by commas; "
+        "overrides base_classes, num_phases and the class order.",
+    )
     seed: int = _setting(
         0, "Seed of initialisation, shuffling, augmentation and exemplar choice (not class order)."
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """How sources of images of any size (folder, imagenet, tfds:NAME) read them."""
+
+    image_size: int = _setting(
+        0, "Height and width that images are brought to; 0 is the source's own choice, 224."
+    )
+    skip_broken: bool = _setting(
+        False, "Leave broken image files of a folder out, instead of stopping."
+    )
+    test_share: float = _setting(
+        0.2, "Share of each class that becomes the test part of a folder without a split."
+    )
+    split_seed: int = _setting(1993, "Seed of that split.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +85,9 @@ class ModelSettings:
 
     backbone: str = _setting("resnet_cifar", "Backbone.")
     depth: int = _setting(
-        8, "Number of layers: 6n + 2 for resnet_cifar; the paper's CIFAR-100 has 32."
+        8,
+        "Number of layers: 6n + 2 for resnet_cifar (the paper's CIFAR-100: 32); 10, 18 or 34 for "
+        "resnet_imagenet (the paper's ImageNet: 18).",
     )
     weight_transfer: bool = _setting(
         False, "From phase 1 on freeze the kernels and train scales and shifts instead."
@@ -190,6 +216,7 @@ class Settings:
     training: TrainingSettings = TrainingSettings()
     exemplar: ExemplarSettings = ExemplarSettings()
     mnemonics: MnemonicsSettings = MnemonicsSettings()
+    data: DataSettings = DataSettings()
 
     def __post_init__(self):
         _validate(self)
@@ -306,6 +333,8 @@ def _validate(settings: Settings) -> None:
         "num_phases": (protocol.num_phases, 0),
         "class_order_seed": (protocol.class_order_seed, 0),
         "seed": (protocol.seed, 0),
+        "image_size": (settings.data.image_size, 0),
+        "split_seed": (settings.data.split_seed, 0),
         "less_forget_weight": (training.less_forget_weight, 0),
         "ranking_margin": (training.ranking_margin, 0),
         "ranking_classes": (training.ranking_classes, 1),
@@ -349,6 +378,10 @@ def _validate(settings: Settings) -> None:
         for name in names:
             if not 0 <= getattr(group, name) <= 1:
                 raise UserError(f"--{name}={getattr(group, name)}: pass a number from 0 to 1")
+    if not 0 < settings.data.test_share < 1:
+        raise UserError(
+            f"--test_share={settings.data.test_share}: pass a number between 0 and 1, e.g. 0.2"
+        )
     milestones = training.learning_rate_milestones
     if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
         raise UserError(

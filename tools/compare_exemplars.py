@@ -20,7 +20,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from mnemonics_tf import settings, train
-from mnemonics_tf.data.sources import create
+from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.evaluation.metrics import accuracy
 from mnemonics_tf.exemplars.exemplar_level import make_new_exemplars
 from mnemonics_tf.exemplars.probe import probe_accuracy
@@ -46,7 +46,7 @@ def main(_: list[str]) -> None:
     directory = pathlib.Path(wanted.run.run_dir)
     directory.mkdir(parents=True, exist_ok=True)
     log_to(directory / "log.txt")
-    source = create(wanted.protocol.dataset, wanted.run.data_dir, wanted.run.download)
+    source = open_source(wanted)
     experiment = Experiment(wanted, source, tf.distribute.get_strategy())
     context = experiment.context
     state = experiment.begin_phase(context.protocol.phases[0])

@@ -184,9 +184,7 @@ class MixedImageSet(ImageSet):
         return self._choose(index, lambda part, row: part.load_one(row))
 
     def load_augmented(self, index, seed, augmentation):
-        return self._choose(
-            index, lambda part, row: part.load_augmented(row, seed, augmentation)
-        )
+        return self._choose(index, lambda part, row: part.load_augmented(row, seed, augmentation))
 
     def _choose(
         self, index: tf.Tensor, load: Callable[[ImageSet, tf.Tensor], tf.Tensor]

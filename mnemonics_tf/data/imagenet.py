@@ -80,9 +80,7 @@ def load_imagenet(name: str, data_dir: str, image_size: int) -> StreamedSource:
     LOGGER.info("reading ImageNet from the folders in %s", root)
     storage = FileStorage(str(root))
     training, test = (_list_classes(root, part, wanted) for part in parts)
-    return StreamedSource(
-        name, wanted, (storage, training), (storage, test), view_of(image_size)
-    )
+    return StreamedSource(name, wanted, (storage, training), (storage, test), view_of(image_size))
 
 
 def _list_classes(

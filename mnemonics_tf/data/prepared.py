@@ -242,8 +242,8 @@ def stream_prepared(
 def _index(files: Sequence[str], split: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns places (file, offset, length) int64 `[n, 3]` and labels int64 `[n]` of all records.
 
-    Sorted by the records' data: TFDS shuffles when it prepares, by hashes that are the same
-    everywhere, so that the order of the files is a fixed one.
+    In the order of the files, which is the same everywhere: TFDS shuffles by hashes of names when
+    it prepares.
     """
     sizes = np.array([os.path.getsize(file) for file in files])
     digest = hashlib.sha256(",".join([*map(os.path.basename, files), str(sizes)]).encode())

@@ -90,7 +90,7 @@ def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> 
     learner = _learner(context, state, outer, len(rows))
     companions = _companions(context, state, stage, "adjust", outer.steps)
     course = learner.adjust_old(exemplars, wanted.adjust_subsets, companions, "adjust", phase.index)
-    state.memory = memory.with_images(_stored(context, memory, rows, exemplars))
+    state.memory = _with_learned(context, memory, rows, exemplars)
     change = diagnostics.measure_change(state, memory, state.memory, old)
     state.figures["adjust"] = diagnostics.figures(course, change)
     diagnostics.show(context.summaries, "adjust", phase.index, course, change)
@@ -126,7 +126,7 @@ def trim_memory(context: RunContext, state: PhaseState, stage: int) -> None:
 def select(
     context: RunContext, state: PhaseState, images: ImageSet, selection: str, quota: int
 ) -> np.ndarray:
-    """Returns indices into `images`: `quota` a new class, best first within a class."""
+    """Returns indices into `images`: at most `quota` a new class, best first within a class."""
     chosen = []
     for label in state.phase.new_classes:
         members = images.indices_of(label)
@@ -134,7 +134,8 @@ def select(
         if selection in NEED_FEATURES:
             features = state.evaluator.outputs(images.subset(members)).features
         generator = numpy_generator(context.exemplar_seed, "exemplars", label)
-        chosen.append(members[SELECTIONS[selection](features, quota, generator)])
+        count = min(quota, len(members))  # a small class is kept whole
+        chosen.append(members[SELECTIONS[selection](features, count, generator)])
     return np.concatenate(chosen)
 
 
@@ -153,7 +154,7 @@ def _hold_out(
     for label in state.phase.new_classes:
         members = images.indices_of(label)
         # Never so many that too few candidates remain.
-        count = min(round(share * len(members)), len(members) - quota)
+        count = max(0, min(round(share * len(members)), len(members) - quota))
         generator = numpy_generator(context.exemplar_seed, "held out", label)
         held_out[generator.permutation(members)[:count]] = True
     if not held_out.any():
@@ -185,7 +186,7 @@ def _train_new(
     validate = _validation(context, state, exemplars, held_out)
     companions = _companions(context, state, stage, "exemplars", outer.steps, validate)
     course = learner.train_new(exemplars, outer_data, companions, "exemplars", phase.index)
-    learned = memory.with_images(_stored(context, memory, rows, exemplars))
+    learned = _with_learned(context, memory, rows, exemplars)
     change = diagnostics.measure_change(state, memory, learned, new)
     figures = diagnostics.figures(course, change)
     if validate:
@@ -268,15 +269,13 @@ def _as_exemplars(
     return Exemplars(images, memory.labels[rows], learns[rows])
 
 
-def _stored(
+def _with_learned(
     context: RunContext, memory: ExemplarMemory, rows: np.ndarray, exemplars: Exemplars
-) -> np.ndarray:
-    """Returns the memory's images with what was learned, rounded to valid pixels."""
-    images = memory.images.copy()
-    learned = rows[exemplars.learns]
+) -> ExemplarMemory:
+    """Returns the memory with what was learned, rounded to valid pixels."""
     floats = tf.constant(exemplars.images[exemplars.learns])
-    images[learned] = context.pipeline.normalization.to_uint8(floats).numpy()
-    return images
+    learned = context.pipeline.normalization.to_uint8(floats).numpy()
+    return memory.with_images(learned, rows[exemplars.learns])
 
 
 def _validation(
