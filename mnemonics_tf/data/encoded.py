@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from mnemonics_tf.data.augmentation import ResizedCropMirror
 from mnemonics_tf.data.image_set import ImageSet
 
 #: an image with more pixels is refused before it is decoded
@@ -114,9 +113,7 @@ class EncodedImageSet(ImageSet):
         contents, by_pillow = self._contents(index)
         return self._view.fit(self._decode(contents, by_pillow))
 
-    def load_augmented(self, index, seed, augmentation):
-        if not isinstance(augmentation, ResizedCropMirror):
-            return super().load_augmented(index, seed, augmentation)
+    def load_cropped(self, index, seed, augmentation):
         contents, by_pillow = self._contents(index)
 
         def draw(shape):

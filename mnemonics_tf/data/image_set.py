@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.data.augmentation import ResizedCropMirror
 from mnemonics_tf.errors import UserError
-
-#: (images `[n, h, w, c]`, seed `[2]`) -> images of the same shape
-Augmenting = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class ImageSet(abc.ABC):
@@ -55,12 +53,12 @@ class ImageSet(abc.ABC):
         """Returns the image `[h, w, c]` at `index`, a scalar."""
         return self.load(index[None])[0] if self.batched else self.load(index)
 
-    def load_augmented(
-        self, index: tf.Tensor, seed: tf.Tensor, augmentation: Augmenting
+    def load_cropped(
+        self, index: tf.Tensor, seed: tf.Tensor, augmentation: ResizedCropMirror
     ) -> tf.Tensor:
-        """Returns the image at `index`, a scalar, augmented as `seed` decides.
+        """Returns the image at `index`, a scalar, cropped at random as `seed` decides.
 
-        Sets that hold more of an image than `load` returns may augment what they hold.
+        Sets that hold more of an image than `load` returns may crop what they hold.
         """
         return augmentation(self.load_one(index)[None], seed)[0]
 
@@ -183,8 +181,8 @@ class MixedImageSet(ImageSet):
     def load(self, index: tf.Tensor) -> tf.Tensor:
         return self._choose(index, lambda part, row: part.load_one(row))
 
-    def load_augmented(self, index, seed, augmentation):
-        return self._choose(index, lambda part, row: part.load_augmented(row, seed, augmentation))
+    def load_cropped(self, index, seed, augmentation):
+        return self._choose(index, lambda part, row: part.load_cropped(row, seed, augmentation))
 
     def _choose(
         self, index: tf.Tensor, load: Callable[[ImageSet, tf.Tensor], tf.Tensor]

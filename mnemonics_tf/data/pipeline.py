@@ -93,8 +93,8 @@ class Pipeline:
         shuffle_seed = stateless_seed(self.seed, "shuffle", *key)
         augment_seed = stateless_seed(self.seed, "augment", *key)
         order = tf.random.experimental.stateless_shuffle(order, shuffle_seed)
-        if not images.batched:
-            return self._finish(self._load_augmented(images, order, augment_seed, batch_size))
+        if isinstance(self.augmentation, ResizedCropMirror) and not images.batched:
+            return self._finish(self._load_cropped(images, order, augment_seed, batch_size))
 
         def augment(step, batch):
             seed = tf.random.experimental.stateless_fold_in(augment_seed, step)
@@ -108,15 +108,15 @@ class Pipeline:
         """Returns the images in their order, without augmentation."""
         return self._finish(self._load(images, tf.range(len(images)), batch_size))
 
-    def _load_augmented(
+    def _load_cropped(
         self, images: ImageSet, order: tf.Tensor, augment_seed: tf.Tensor, batch_size: int
     ) -> tf.data.Dataset:
-        """Augments image by image: a set of files crops while it decodes."""
+        """Crops image by image: a set of files does it while it decodes."""
         labels = tf.constant(images.labels)
 
         def load(position, index):
             seed = tf.random.experimental.stateless_fold_in(augment_seed, position)
-            image = images.load_augmented(index, seed, self.augmentation)
+            image = images.load_cropped(index, seed, self.augmentation)
             return {"image": image, "label": tf.gather(labels, index)}
 
         indices = tf.data.Dataset.from_tensor_slices(tf.cast(order, tf.int64)).enumerate()

@@ -76,6 +76,13 @@ class DataSource(abc.ABC):
             LookupError: if a class does not exist.
         """
 
+    def _check_known(self, classes: Sequence[int]) -> None:
+        unknown = [c for c in classes if not 0 <= c < len(self.class_names)]
+        if unknown:
+            raise LookupError(
+                f"classes {unknown} do not exist; {self.name} has 0..{len(self.class_names) - 1}"
+            )
+
 
 class InMemorySource(DataSource):
     """A source whose images all lie decoded in memory.
@@ -125,13 +132,6 @@ class InMemorySource(DataSource):
         # A copy even for a single class: a set that is still alive must not keep a released array.
         gathered = np.concatenate([images[c] for c in classes])
         return ArrayImageSet(gathered, np.repeat(classes, [len(images[c]) for c in classes]))
-
-    def _check_known(self, classes: Sequence[int]) -> None:
-        unknown = [c for c in classes if not 0 <= c < len(self.class_names)]
-        if unknown:
-            raise LookupError(
-                f"classes {unknown} do not exist; {self.name} has 0..{len(self.class_names) - 1}"
-            )
 
 
 def split_by_class(images: np.ndarray, labels: np.ndarray) -> dict[int, np.ndarray]:
