@@ -12,6 +12,7 @@ from mnemonics_tf.data.image_set import ImageSet
 
 #: an image with more pixels is refused before it is decoded
 MAX_PIXELS = 64 * 2**20
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns first, and refuses only twice as many
 
 #: share of the shorter side that evaluation leaves: 256 pixels, of which the middle 224 count
 CENTRE_CROP = 224 / 256
