@@ -131,9 +131,10 @@ def stop(*_):
 
 def test_a_run_does_not_go_on_with_other_images(small_classes, tmp_path):
     settings = settings_for(small_classes, tmp_path / "run", base_classes=2, num_phases=2)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(RunInterruptedError):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Experiment, "_run_phase", stop)
-        run(settings)
+        with pytest.raises(RunInterruptedError):
+            run(settings)
     shutil.copytree(
         small_classes / "train" / "a", small_classes / "train" / "b", dirs_exist_ok=True
     )
