@@ -126,7 +126,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
             return {name: _read_or_map(path, archive, name) for name in archive.files}
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; the run directory is incomplete") from error
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged or no array file ({error})") from error
 
 

@@ -140,8 +140,10 @@ class ClassIncrementalProtocol:
 
     @property
     def order_hash(self) -> str:
-        """Returns a short hash of the class order, for fingerprints."""
-        return hashlib.sha256(",".join(map(str, self.order)).encode()).hexdigest()[:16]
+        """Returns a short hash of the class order, and of explicit phases, for fingerprints."""
+        parts = [self.order, self._sizes] if self._sizes else [self.order]
+        text = "|".join(",".join(map(str, part)) for part in parts)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_phase_classes(path: str, class_names: Sequence[str]) -> list[list[int]]:

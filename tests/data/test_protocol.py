@@ -96,6 +96,8 @@ def test_phases_may_name_their_classes(tmp_path):
     uneven = ClassIncrementalProtocol.from_phases([[3], [1, 2], [0]])
     assert [phase.seen_classes for phase in uneven.phases] == [range(1), range(3), range(4)]
     assert (uneven.base_classes, uneven.num_phases) == (1, 2)
+    other = ClassIncrementalProtocol.from_phases([[3], [1], [2, 0]])
+    assert other.order_hash != uneven.order_hash
 
 
 @pytest.mark.parametrize(
