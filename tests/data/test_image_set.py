@@ -48,7 +48,7 @@ def test_relabelling_leaves_images_and_the_first_set_alone(images):
 
 @pytest.mark.parametrize(
     ("dtype", "shape", "num_labels"),
-    [(np.float32, (2, 4, 4, 3), 2), (np.uint8, (2, 4, 4), 2), (np.uint8, (2, 4, 4, 3), 3)],
+    [(np.float64, (2, 4, 4, 3), 2), (np.uint8, (2, 4, 4), 2), (np.uint8, (2, 4, 4, 3), 3)],
 )
 def test_images_and_labels_that_do_not_belong_together(dtype, shape, num_labels):
     with pytest.raises(UserError, match="expected uint8"):
