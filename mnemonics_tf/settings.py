@@ -153,18 +153,18 @@ class MnemonicsSettings:
         1000, "Exemplars that train the temporary model of one outer step; 0 takes all."
     )
     outer_batch_size: int = _setting(5000, "Images the temporary model is measured on.")
-    outer_steps: int = _setting(60, "Outer steps that train new exemplars in a phase (Eq. 9).")
+    outer_steps: int = _setting(40, "Outer steps that train new exemplars in a phase (Eq. 9).")
     outer_optimizer: str = _setting(
         "adam", "Optimiser of the pixels; the paper's SGD at 0.01 moves no pixel visibly."
     )
     outer_learning_rate: float = _setting(
-        0.03, "beta_1 of Eq. 9, in units of the normalised pixels."
+        0.02, "beta_1 of Eq. 9, in units of the normalised pixels."
     )
     outer_momentum: float = _setting(0.9, "Momentum of the outer optimiser 'sgd'.")
     gradient_scale: float = _setting(
         1.0, "Factor on the meta-gradient of the pixels; decides with 'sgd', cancels with 'adam'."
     )
-    outer_halvings: int = _setting(3, "How often the outer learning rate is halved, evenly.")
+    outer_halvings: int = _setting(4, "How often the outer learning rate is halved, evenly.")
     train_beside_old: bool = _setting(
         True, "Old exemplars stand beside the new ones while these learn (Problem 4b)."
     )
