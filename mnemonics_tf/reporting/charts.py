@@ -120,15 +120,20 @@ def line_chart(
     return _svg(parts, description, _WIDTH, _HEIGHT)
 
 
-def legend(names: Sequence[tuple[int, str]]) -> str:
-    """Returns the legend of lines as an HTML list."""
+def legend(names: Sequence[tuple[int, str]], lines: bool = True) -> str:
+    """Returns a legend as an HTML list.
+
+    Args:
+        names: index of each series and its name.
+        lines: show a line behind each marker.
+    """
     items = []
     for index, name in names:
         dash = _DASHES[index // NUM_COLOURS % len(_DASHES)]
         dashes = f' stroke-dasharray="{dash}"' if dash else ""
+        line = f'<path class="line" style="stroke:{colour(index)}"{dashes} d="M1 6L27 6"/>'
         items.append(
-            f'<li><svg width="28" height="12" aria-hidden="true"><path class="line" '
-            f'style="stroke:{colour(index)}"{dashes} d="M1 6L27 6"/><path '
+            f'<li><svg width="28" height="12" aria-hidden="true">{line * lines}<path '
             f'style="fill:{colour(index)}" d="{marker(index, 14, 6)}"/></svg>{escape(name)}</li>'
         )
     return f'<ul class="legend">{"".join(items)}</ul>'

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -13,6 +12,7 @@ from mnemonics_tf.reporting.charts import Series, escape
 from mnemonics_tf.reporting.drift import memories_of, pixel_drift, since_birth, strips
 from mnemonics_tf.reporting.embedding import Embedding
 from mnemonics_tf.reporting.runs import Group, Run
+from mnemonics_tf.reporting.style import STYLE
 from mnemonics_tf.reporting.tables import Table
 
 _STRIPS = 8
@@ -42,7 +42,6 @@ def page(groups: Sequence[Group], warnings: Sequence[str], embedded: Embedded) -
         warnings: against comparing them.
         embedded: the t-SNE.
     """
-    style = pathlib.Path(__file__).with_name("style.css").read_text()
     names = "; ".join(group.name for group in groups)
     sections = [
         _warnings(warnings),
@@ -58,7 +57,7 @@ def page(groups: Sequence[Group], warnings: Sequence[str], embedded: Embedded) -
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>Class-incremental runs: {escape(names)}</title><style>{style}</style></head>\n"
+        f"<title>Class-incremental runs: {escape(names)}</title><style>{STYLE}</style></head>\n"
         f"<body><header><h1>Class-incremental runs</h1><p>{escape(names)}</p></header>\n"
         f"<main>{''.join(sections)}</main></body></html>\n"
     )
@@ -81,7 +80,7 @@ def _table(table: Table, kind: str = "") -> str:
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in table.header)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "".join(_cell(table, column, cell) for column, cell in enumerate(row[1:], start=1))
         + "</tr>"
         for row in table.rows
     )
@@ -92,6 +91,13 @@ def _table(table: Table, kind: str = "") -> str:
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
     )
+
+
+def _cell(table: Table, column: int, text: str) -> str:
+    shade = ""
+    if text and table.shaded_from is not None and column >= table.shaded_from:
+        shade = f' style="background:rgba(var(--heat),{0.45 * float(text) / 100:.3f})"'
+    return f"<td{shade}>{escape(text)}</td>"
 
 
 def _details(summary: str, content: str) -> str:
@@ -186,7 +192,7 @@ def _embeddings(embedded: Embedded) -> str:
     ]
     for picture in embedded.pictures:
         parts.append(f"<h3>Phase {picture.phase}: {picture.num_seen} classes known</h3>")
-        parts.append(charts.legend(list(enumerate(picture.class_names))))
+        parts.append(charts.legend(list(enumerate(picture.class_names)), lines=False))
         parts.append('<div class="figures">')
         for k, (name, exemplars) in enumerate(picture.exemplars.items()):
             parts.append(_figure(name, _scatter(picture, name, exemplars, define=k == 0)))

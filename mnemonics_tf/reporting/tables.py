@@ -24,12 +24,14 @@ class Table:
         header: of the columns; the first column holds the rows' headers.
         rows: cells, as many as the header has.
         notes: below it.
+        shaded_from: first column of percentages that a page shades by their size; None: none.
     """
 
     caption: str
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
     notes: tuple[str, ...] = ()
+    shaded_from: int | None = None
 
 
 def percent(value: tuple[float, float | None], factor: float = 100) -> str:
@@ -140,6 +142,7 @@ def by_phase(group: Group, head: str) -> Table:
         ("phase", "classes", "all", *(f"group {i}" for i in range(len(group.num_classes)))),
         rows,
         ("Group i: the test images of the classes that phase i taught.",),
+        shaded_from=3,
     )
 
 
