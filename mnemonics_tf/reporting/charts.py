@@ -78,7 +78,12 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def line_chart(
-    series: Sequence[Series], x_label: str, y_label: str, description: str, unit: str = "%"
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    description: str,
+    unit: str = "%",
+    percentages: bool = True,
 ) -> str:
     """Returns a chart of lines with ribbons around their means.
 
@@ -88,24 +93,23 @@ def line_chart(
         y_label: beside the vertical axis.
         description: for those who don't see the chart.
         unit: behind the numbers that show where the pointer is.
+        percentages: whether nothing below 0 or above 100 can be, so that ribbons end there.
     """
     widths = [line.half_widths or [0.0] * len(line.y) for line in series]
-    y_ticks = ticks(
-        min(float(np.subtract(line.y, w).min()) for line, w in zip(series, widths, strict=True)),
-        max(float(np.add(line.y, w).max()) for line, w in zip(series, widths, strict=True)),
-    )
+    floor, ceiling = (0.0, 100.0) if percentages else (-np.inf, np.inf)
+    lower = [np.maximum(np.subtract(s.y, w), floor) for s, w in zip(series, widths, strict=True)]
+    upper = [np.minimum(np.add(s.y, w), ceiling) for s, w in zip(series, widths, strict=True)]
+    y_ticks = ticks(float(min(map(np.min, lower))), float(max(map(np.max, upper))))
     xs = sorted({x for line in series for x in line.x})
     scale_x = _scale(xs[0], xs[-1], _LEFT + 8, _WIDTH - _RIGHT - 8)
     scale_y = _scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
     parts = [_frame(_thinned(xs), y_ticks, scale_x, scale_y, x_label, y_label)]
-    for line, half_widths in zip(series, widths, strict=True):
+    for line, half_widths, low, high in zip(series, widths, lower, upper, strict=True):
         points = [(scale_x(x), scale_y(y)) for x, y in zip(line.x, line.y, strict=True)]
         paint = colour(line.index)
         if line.half_widths:
-            upper = [scale_y(y + w) for y, w in zip(line.y, half_widths, strict=True)]
-            lower = [scale_y(y - w) for y, w in zip(line.y, half_widths, strict=True)]
-            outline = [(x, u) for (x, _), u in zip(points, upper, strict=True)]
-            outline += [(x, low) for (x, _), low in zip(points[::-1], lower[::-1], strict=True)]
+            edge = [*zip(line.x, high, strict=True), *zip(line.x[::-1], low[::-1], strict=True)]
+            outline = [(scale_x(x), scale_y(y)) for x, y in edge]
             parts.append(f'<path class="ribbon" style="fill:{paint}" d="{_path(outline)}Z"/>')
         dash = _DASHES[line.index // NUM_COLOURS % len(_DASHES)]
         dashes = f' stroke-dasharray="{dash}"' if dash else ""

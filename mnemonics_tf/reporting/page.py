@@ -244,6 +244,7 @@ def _exemplars(groups: Sequence[Group]) -> str:
             "Lines of the mean root mean square distance of the stored exemplars from their first "
             "versions, in grey levels of 255, against the number of classes.",
             unit=" grey levels",
+            percentages=False,
         )
         caption = "Mean distance from the first version (root mean square, grey levels of 255)"
         parts.append(_legend([group for group, _ in moved]))

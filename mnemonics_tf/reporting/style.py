@@ -76,5 +76,10 @@ summary { cursor: pointer; }
 .strips { display: flex; flex-wrap: wrap; gap: .8rem; list-style: none; padding: 0;
   font-size: .85rem; }
 .strips img { display: block; width: 12rem; image-rendering: pixelated; }
+@media (max-width: 30rem) {
+  table { font-size: .82rem; }
+  th, td { padding: .25rem .35rem; }
+  svg text { font-size: 14px; }
+}
 @media print { .scroll { overflow: visible; } details { display: block; } }
 """
