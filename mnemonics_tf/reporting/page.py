@@ -87,7 +87,7 @@ def _table(table: Table, kind: str = "") -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.caption)}">'
-        f'<table class="{kind}"><caption>{escape(table.caption)}</caption>'
+        f'<table class="{kind}"><caption><span>{escape(table.caption)}</span></caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
     )

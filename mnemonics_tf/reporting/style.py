@@ -54,6 +54,8 @@ svg .border { fill: none; stroke: var(--rule); }
 table { border-collapse: collapse; font-size: .9rem; margin: .4rem 0;
   font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+/* A wide table scrolls; what it is stays in sight. */
+caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2.2rem); }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--rule); text-align: right;
   white-space: nowrap;
   vertical-align: top; }
