@@ -9,6 +9,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402, the backend must be chosen first
+import matplotlib.ticker  # noqa: E402
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; markers repeat the distinction.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -62,6 +63,8 @@ def accuracy_matrix(rows: Sequence[Sequence[float]]) -> np.ndarray:
             for k, value in enumerate(row):
                 ink = "black" if value > 0.5 else "white"
                 axes.text(k, i, f"{100 * value:.0f}", ha="center", va="center", color=ink)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.set_xlabel("Class group (phase that taught it)")
     axes.set_ylabel("After phase")
     return _pixels(figure)
