@@ -35,6 +35,7 @@ from mnemonics_tf.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import Method, MethodSettings
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.phase_summaries import show_phase
 from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.run_directory import (
     RunDirectory,
@@ -46,7 +47,7 @@ from mnemonics_tf.run_directory import (
 )
 from mnemonics_tf.run_state import PhaseState, RunContext
 from mnemonics_tf.settings import Settings
-from mnemonics_tf.summaries import Summaries
+from mnemonics_tf.summaries import Summaries, final_metrics
 from mnemonics_tf.training.checkpoints import PhaseCheckpoints
 from mnemonics_tf.training.model_level import finetune_model, finetunes, train_model
 
@@ -240,10 +241,10 @@ class Experiment:
             "memory": {"exemplars": len(state.memory), "bytes": state.memory.bytes_used},
             "seconds": {name: round(value, 1) for name, value in state.seconds.items()},
         }
+        names = [self._source.class_names[i] for i in self.context.protocol.order]
+        show_phase(self.context, state, heads, names)
         write_json(directory.record(phase.index), record)
         state.checkpoints.clear()
-        self.context.summaries.scalars("accuracy", accuracies, phase.index)
-        self.context.summaries.flush()
         LOGGER.info(
             "phase %d/%d done: %d classes, %s",
             phase.index,
@@ -299,7 +300,12 @@ class Experiment:
             "packages": hardware.describe_packages(),
             "hardware": hardware.describe_hardware(),
         }
-        write_json(self.context.directory.results, contents)
+        file = self.context.directory.results
+        if not file.exists() or read_json(file)["phases"] != records:
+            self.context.summaries.hyperparameters(
+                contents["settings"], final_metrics(contents["summary"])
+            )
+        write_json(file, contents)
         return contents
 
 

@@ -338,7 +338,9 @@ def _companions(
     if state.resume and state.resume.position:
         start = state.resume.position
         resume = (start, state.resume.groups["learning"])
-    progress = StageProgress(state.phase.index, context.protocol.num_phases, name, steps, start)
+    progress = StageProgress(
+        state.phase.index, context.protocol.num_phases, name, steps, start, unit="step"
+    )
 
     def save(step: int, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
         minutes = context.settings.run.checkpoint_minutes
