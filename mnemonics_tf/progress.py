@@ -10,20 +10,26 @@ from mnemonics_tf.run_directory import user_error_on_disk_trouble
 LOGGER = logging.getLogger("mnemonics_tf")
 
 
-def log_to(path: pathlib.Path) -> None:
-    """Sends messages to standard output and, with the time of day, to the end of a log file."""
+def log_to(path: pathlib.Path, console: bool = True) -> None:
+    """Sends messages, with the time of day, to the end of a log file, and to standard output.
+
+    Args:
+        path: the log file.
+        console: whether they go to standard output.
+    """
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     for handler in list(LOGGER.handlers):
         LOGGER.removeHandler(handler)
         handler.close()
-    console = logging.StreamHandler(sys.stdout)
-    console.setFormatter(logging.Formatter("%(message)s"))
     with user_error_on_disk_trouble(path):
         file = logging.FileHandler(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    LOGGER.addHandler(console)
     LOGGER.addHandler(file)
+    if console:
+        stream = logging.StreamHandler(sys.stdout)
+        stream.setFormatter(logging.Formatter("%(message)s"))
+        LOGGER.addHandler(stream)
 
 
 def duration(seconds: float) -> str:

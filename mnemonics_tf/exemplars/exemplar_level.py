@@ -20,6 +20,7 @@ from mnemonics_tf.exemplars.mnemonics import (
 )
 from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings
 from mnemonics_tf.exemplars.probe import probe_accuracy
+from mnemonics_tf.exemplars.replicated import ReplicatedTemporaryModel
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.exemplars.temporary_model import BaseLevelSettings, TemporaryModel
 from mnemonics_tf.progress import LOGGER, StageProgress
@@ -182,7 +183,7 @@ def _train_new(
     old = memory.as_image_set().subset(rows[~new[rows]])
     outer_data = _outer_data(context, state, concatenate([candidates, old]))
     learner = _learner(context, state, outer, len(rows))
-    validate = _validation(context, state, exemplars, held_out)
+    validate = _validation(state, exemplars, held_out)
     companions = _companions(context, state, stage, "exemplars", outer.steps, validate)
     course = learner.train_new(exemplars, outer_data, companions, "exemplars", phase.index)
     learned = memory.with_images(_stored(context, memory, rows, exemplars))
@@ -249,9 +250,12 @@ def _learner(
     per_step = min(wanted.exemplars_per_step or num_rows, num_rows)
     check_memory(state.model.backbone, base, per_step, wanted.outer_batch_size)
     normalization = pipeline.normalization
-    temporary_model = TemporaryModel(
-        state.model, base, pipeline.augmentation, normalization.black, context.exemplar_seed
-    )
+    with context.strategy.scope():
+        temporary_model = TemporaryModel(
+            state.model, base, pipeline.augmentation, normalization.black, context.exemplar_seed
+        )
+    if context.strategy.num_replicas_in_sync > 1:
+        temporary_model = ReplicatedTemporaryModel(temporary_model, context.strategy)
     settings = LearningSettings(
         exemplars_per_step=wanted.exemplars_per_step,
         outer_batch_size=wanted.outer_batch_size,
@@ -280,24 +284,16 @@ def _stored(
 
 
 def _validation(
-    context: RunContext, state: PhaseState, exemplars: Exemplars, held_out: ImageSet | None
+    state: PhaseState, exemplars: Exemplars, held_out: ImageSet | None
 ) -> Callable[[np.ndarray], float] | None:
     """Returns the score of the learning exemplars on held-out training images, or None."""
     if held_out is None:
         return None
     held_out_features = state.evaluator.outputs(held_out).features
     labels, learns = exemplars.labels[exemplars.learns], exemplars.learns
-    backbone = tf.function(lambda batch: state.model.backbone(batch))
-    batch_size = context.settings.training.evaluation_batch_size
-
-    def features_of(images: np.ndarray) -> np.ndarray:
-        starts = range(0, len(images), batch_size)
-        return np.concatenate(
-            [backbone(tf.constant(images[i : i + batch_size])).numpy() for i in starts]
-        )
 
     def validate(images: np.ndarray) -> float:
-        features = features_of(images[learns])
+        features = state.evaluator.features_of_pixels(images[learns])
         return probe_accuracy(features, labels, held_out_features, held_out.labels)
 
     return validate
