@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.errors import UserError
@@ -143,9 +142,8 @@ def part_of(
     return part | {"weight": part["weight"] * tf.cast(stop > start, part["weight"].dtype)}
 
 
-def gathered(strategy: tf.distribute.Strategy, parts: Any) -> np.ndarray:
-    """Returns what all replicas computed, one after the other along the first axis."""
+def gathered(strategy: tf.distribute.Strategy, parts: Any) -> tf.Tensor:
+    """Returns what all replicas computed, one after the other along the first axis; in a graph."""
     if spans_workers(strategy):
-        return strategy.gather(parts, axis=0).numpy()
-    local = strategy.experimental_local_results(parts)
-    return local[0].numpy() if len(local) == 1 else np.concatenate([part.numpy() for part in local])
+        return strategy.gather(parts, axis=0)
+    return tf.concat(strategy.experimental_local_results(parts), axis=0)

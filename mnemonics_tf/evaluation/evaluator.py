@@ -83,7 +83,11 @@ class Evaluator:
             return [output[:count] for output in outputs]
 
         # The batch is taken inside the graph, where its size is unknown: one trace serves all.
-        self._run_next = tf.function(lambda iterator: strategy.run(run_part, (next(iterator),)))
+        def run_next(iterator):
+            outputs = strategy.run(run_part, (next(iterator),))
+            return [devices.gathered(strategy, parts) for parts in outputs]
+
+        self._run_next = tf.function(run_next)
 
     def outputs(self, images: ImageSet, mirrored: bool = False) -> Outputs:
         """Returns features `[n, d]` and logits `[n, classes]` as arrays, in the set's order.
@@ -107,9 +111,9 @@ class Evaluator:
         iterator = devices.iterate(self._strategy, batches)
         features, logits = [], []
         for _ in range(-(-count // self._batch_size)):
-            replica_features, replica_logits = self._run_next(iterator)
-            features.append(devices.gathered(self._strategy, replica_features))
-            logits.append(devices.gathered(self._strategy, replica_logits))
+            batch_features, batch_logits = self._run_next(iterator)
+            features.append(batch_features.numpy())
+            logits.append(batch_logits.numpy())
         return Outputs(np.concatenate(features), np.concatenate(logits))
 
     def class_means(self, memory: ExemplarMemory, num_classes: int) -> np.ndarray:
