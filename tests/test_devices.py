@@ -40,7 +40,7 @@ def test_two_devices_compute_what_one_does(computed, task):
 
 
 def test_two_devices_scale_the_loss_together(computed):
-    """In float16 rounding differs more; the steps that were left out must not."""
+    """In float16 rounding differs much more; which steps are left out must not differ."""
     one, two = (
         {
             key.split(":", 2)[2]: value
@@ -52,7 +52,8 @@ def test_two_devices_scale_the_loss_together(computed):
     last = sorted(name for name in one if name.startswith("optimizer/"))[-2:]
     for name in last:  # the loss scale and its count of good steps
         np.testing.assert_array_equal(two[name], one[name])
-    np.testing.assert_allclose(two["stem/kernel"], one["stem/kernel"], atol=5e-3)
+    for epoch in range(2):
+        np.testing.assert_allclose(two[f"loss{epoch}"], one[f"loss{epoch}"], rtol=0.02)
 
 
 def test_parts_hold_every_row_once_and_weigh_alike():

@@ -14,8 +14,8 @@ from mnemonics_tf.training.optimization import OptimizationSettings
 from mnemonics_tf.training.precision import LossScale, count_not_finite
 
 SETTINGS = OptimizationSettings(3, 0.05, (), 0.1, 0.9, 5e-4, False, batch_size=8)
-#: largest difference of a weight after the course below, and of a loss, relative
-TOLERANCES = {"bfloat16": (0.05, 0.05), "float16": (0.02, 0.01)}
+#: largest difference of a weight, and of an epoch's loss, over the course below
+TOLERANCES = {"bfloat16": (0.1, 0.1), "float16": (0.05, 0.03)}
 
 
 def make_images() -> ArrayImageSet:
@@ -58,7 +58,7 @@ def mixed(request):
 def test_a_course_in_16_bits_is_near_that_in_32(plain, mixed):
     precision, (state, _, losses) = mixed
     weight_tolerance, loss_tolerance = TOLERANCES[precision]
-    np.testing.assert_allclose(losses, plain[2], rtol=loss_tolerance)
+    np.testing.assert_allclose(losses, plain[2], atol=loss_tolerance)
     assert losses[-1] < 0.8 * losses[0]
     for name, value in plain[0].items():
         np.testing.assert_allclose(state[name], value, atol=weight_tolerance, err_msg=name)
