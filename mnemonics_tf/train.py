@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from mnemonics_tf import results, settings
-from mnemonics_tf.data.sources import SOURCES, create
+from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.exemplar_level import EXEMPLARS
 from mnemonics_tf.exemplars.metagradient import ESTIMATORS
@@ -27,7 +27,6 @@ from mnemonics_tf.run_directory import RunDirectory
 
 settings.define_flags(
     {
-        "dataset": list(SOURCES),
         "method": list(METHODS),
         "exemplars": list(EXEMPLARS),
         "mnemonics_start": list(SELECTIONS),
@@ -61,7 +60,7 @@ def main(arguments: list[str]) -> int:
 
 def train(wanted: settings.Settings) -> int:
     """Runs one experiment; returns the exit status."""
-    source = create(wanted.protocol.dataset, wanted.run.data_dir, wanted.run.download)
+    source = open_source(wanted)
     experiment = Experiment(wanted, source, tf.distribute.get_strategy())
     directory = RunDirectory(wanted.run.run_dir)
     with directory.locked():
