@@ -1,6 +1,7 @@
 """Algorithm 1 of the paper: the one module that knows the order of things."""
 
 import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from mnemonics_tf.data.protocol import (
     read_phase_classes,
 )
 from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.devices import is_chief
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Evaluator, Predictions
 from mnemonics_tf.exemplars.exemplar_level import (
@@ -50,6 +52,7 @@ from mnemonics_tf.settings import Settings
 from mnemonics_tf.summaries import Summaries, final_metrics
 from mnemonics_tf.training.checkpoints import PhaseCheckpoints
 from mnemonics_tf.training.model_level import finetune_model, finetunes, train_model
+from mnemonics_tf.workers import any_worker, share_state
 
 #: the lines of Algorithm 1 between a phase's beginning and its test; a stage is resumable as a unit
 STAGES: tuple[tuple[str, Callable[[RunContext, PhaseState, int], Any]], ...] = (
@@ -78,7 +81,7 @@ class Experiment:
     """
 
     def __init__(self, settings: Settings, source: DataSource, strategy: tf.distribute.Strategy):
-        self.stop = StopRequest()
+        self.stop = StopRequest(functools.partial(any_worker, strategy))
         self._settings = settings
         self._source = source
         protocol = make_protocol(settings, len(source.class_names), source.class_names)
@@ -115,7 +118,12 @@ class Experiment:
             RunInterruptedError: if `stop` asked for it; the same call goes on later.
         """
         directory = self.context.directory
-        _claim_directory(directory, self._settings, self._class_facts())
+        facts = self._class_facts()
+        if is_chief(self.context.strategy):
+            _claim_directory(directory, self._settings, facts)
+        share_state(self.context.strategy, directory)
+        # The other workers, with the chief's settings.
+        _claim_directory(directory, self._settings, facts)
         last = self._settings.run.last_phase
         phases = self.context.protocol.phases[: last + 1 if last >= 0 else None]
         for phase in phases:
@@ -138,7 +146,7 @@ class Experiment:
                 stage(self.context, state, index)
             state.resume = None
             state.save_snapshot(index + 1, 0)
-            if self.stop.requested:
+            if self.stop.agreed():
                 raise RunInterruptedError
         self._evaluate(state)  # lines 19, 20
 
@@ -171,7 +179,8 @@ class Experiment:
 
     def _evaluator(self, model: IncrementalModel) -> Evaluator:
         batch_size = self._settings.training.evaluation_batch_size
-        return Evaluator(model, self.context.pipeline, batch_size, self.context.strategy)
+        context = self.context
+        return Evaluator(model, context.pipeline, batch_size, context.strategy, context.jit_compile)
 
     def _new_model(self, phase: Phase) -> IncrementalModel:
         model = IncrementalModel(
@@ -268,13 +277,15 @@ class Experiment:
         return [self._source.class_names[original] for original in original_ids]
 
     def _export(self, state: PhaseState, means: np.ndarray, accuracies: dict[str, float]) -> None:
-        phase = state.phase
+        phase, model = state.phase, state.model
+        if self.context.strategy is not tf.distribute.get_strategy():
+            model = model.frozen_copy()  # on one device, as whoever loads an export expects it
         ids = self.context.protocol.original_ids(phase.seen_classes)
         export_phase(
             directory=self.context.directory.export / export_name(self._settings),
             version=phase.index + 1,
-            model=state.model,
-            predict=state.model,
+            model=model,
+            predict=model,
             classes=ExportedClasses(tuple(ids), tuple(self._names(ids))),
             normalization=self.context.pipeline.normalization,
             class_means=means,
@@ -298,7 +309,10 @@ class Experiment:
             "settings": self._settings.results_settings(),
             "phases": records,
             "packages": hardware.describe_packages(),
-            "hardware": hardware.describe_hardware(),
+            "hardware": {
+                **hardware.describe_hardware(),
+                "replicas": self.context.strategy.num_replicas_in_sync,
+            },
         }
         file = self.context.directory.results
         if not file.exists() or read_json(file)["phases"] != records:

@@ -14,21 +14,27 @@ LOGGER = logging.getLogger("mnemonics_tf")
 _ERASE_LINE = "\r\x1b[K"
 
 
-def log_to(path: pathlib.Path) -> None:
-    """Sends messages to standard output and, with the time of day, to the end of a log file."""
+def log_to(path: pathlib.Path, console: bool = True) -> None:
+    """Sends messages, with the time of day, to the end of a log file, and to standard output.
+
+    Args:
+        path: the log file.
+        console: whether they go to standard output.
+    """
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     for handler in list(LOGGER.handlers):
         LOGGER.removeHandler(handler)
         handler.close()
-    console = logging.StreamHandler(sys.stdout)
-    # A message takes the place of the progress line that may stand on a terminal.
-    console.setFormatter(logging.Formatter(f"{_ERASE_LINE * sys.stdout.isatty()}%(message)s"))
     with user_error_on_disk_trouble(path):
         file = logging.FileHandler(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    LOGGER.addHandler(console)
     LOGGER.addHandler(file)
+    if console:
+        stream = logging.StreamHandler(sys.stdout)
+        # A message takes the place of the progress line that may stand on a terminal.
+        stream.setFormatter(logging.Formatter(f"{_ERASE_LINE * sys.stdout.isatty()}%(message)s"))
+        LOGGER.addHandler(stream)
 
 
 def duration(seconds: float) -> str:

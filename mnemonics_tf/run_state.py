@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf import devices
 from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Pipeline
@@ -56,6 +57,11 @@ class RunContext:
         """The seed of exemplar choice and learning."""
         seed = self.settings.exemplar.exemplar_seed
         return self.seed if seed < 0 else seed
+
+    @property
+    def jit_compile(self) -> bool:
+        """Whether XLA compiles what runs on each device."""
+        return devices.compiles(self.settings.run.jit_compile)
 
     @property
     def seed(self) -> int:
@@ -148,9 +154,10 @@ class PhaseState:
         Raises:
             RunInterruptedError: if a stop was asked for; the checkpoint is written.
         """
-        if self.stop.requested or time.monotonic() - self._saved > 60 * minutes:
+        stops = self.stop.agreed()
+        if stops or time.monotonic() - self._saved > 60 * minutes:
             self.save_snapshot(stage, position, extra())
-        if self.stop.requested:
+        if stops:
             raise RunInterruptedError
 
     def restore(self, snapshot: Snapshot) -> None:

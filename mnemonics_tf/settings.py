@@ -21,7 +21,7 @@ def _setting(default: Any, description: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """Where and how to run; nothing here changes what a run computes."""
+    """Where and how to run; nothing here changes what a run computes, but for rounding."""
 
     run_dir: str = _setting("runs/demo", "Directory of the run; an unfinished run goes on.")
     data_dir: str = _setting("", "Directory (or archive) that holds the data.")
@@ -33,6 +33,16 @@ class RunSettings:
     )
     last_phase: int = _setting(
         -1, "Phase after which to stop; the run goes on later without the flag. -1: the last one."
+    )
+    strategy: str = _setting(
+        "auto",
+        "Devices: one; all GPUs of this machine; all GPUs of the machines in TF_CONFIG; or the "
+        "one of these that uses all there is.",
+    )
+    jit_compile: str = _setting(
+        "auto",
+        "Compile training steps (on one device) and evaluation with XLA; auto: where there are "
+        "GPUs. Exemplar learning is never compiled.",
     )
     checkpoint_minutes: float = _setting(
         5.0, "Minutes between checkpoints within a stage; stages also end with one."
@@ -131,6 +141,9 @@ class TrainingSettings:
     finetune_base_phase: bool = _setting(
         False,
         "Fine-tune in phase 0 too, as Algorithm 1 is printed; its data is balanced as it is.",
+    )
+    mixed_precision: str = _setting(
+        "off", "Type of the activations in model-level training; weights and the rest are float32."
     )
     evaluation_batch_size: int = _setting(500, "Images in an evaluation batch, over all devices.")
 

@@ -22,6 +22,7 @@ from mnemonics_tf.exemplars.mnemonics import (
 )
 from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings
 from mnemonics_tf.exemplars.probe import probe_accuracy
+from mnemonics_tf.exemplars.replicated import ReplicatedTemporaryModel
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.exemplars.temporary_model import (
     BaseLevelSettings,
@@ -199,7 +200,7 @@ def _train_new(
         models = drifted_copies(context, state, candidates, old, quota, wanted.pool_size)
     outer_data = _outer_data(context, models, concatenate([candidates, old]))
     learner = _learner(context, models, outer, len(rows))
-    validate = _validation(context, state, exemplars, held_out)
+    validate = _validation(state, exemplars, held_out)
     companions = _companions(context, state, stage, "exemplars", outer.steps, validate)
     course = learner.train_new(exemplars, outer_data, companions, "exemplars", phase.index)
     learned = _with_learned(context, memory, rows, exemplars)
@@ -275,7 +276,10 @@ def _learner(
     check_memory(models[0].backbone, base, per_step, wanted.outer_batch_size)
     normalization = pipeline.normalization
     augmentation, black, seed = pipeline.augmentation, normalization.black, context.exemplar_seed
-    pool = [TemporaryModel(model, base, augmentation, black, seed) for model in models]
+    with context.strategy.scope():
+        pool = [TemporaryModel(model, base, augmentation, black, seed) for model in models]
+    if context.strategy.num_replicas_in_sync > 1:
+        pool = [ReplicatedTemporaryModel(member, context.strategy) for member in pool]
     settings = LearningSettings(
         exemplars_per_step=wanted.exemplars_per_step,
         outer_batch_size=wanted.outer_batch_size,
@@ -302,24 +306,16 @@ def _with_learned(
 
 
 def _validation(
-    context: RunContext, state: PhaseState, exemplars: Exemplars, held_out: ImageSet | None
+    state: PhaseState, exemplars: Exemplars, held_out: ImageSet | None
 ) -> Callable[[np.ndarray], float] | None:
     """Returns the score of the learning exemplars on held-out training images, or None."""
     if held_out is None:
         return None
     held_out_features = state.evaluator.outputs(held_out).features
     labels, learns = exemplars.labels[exemplars.learns], exemplars.learns
-    backbone = tf.function(lambda batch: state.model.backbone(batch))
-    batch_size = context.settings.training.evaluation_batch_size
-
-    def features_of(images: np.ndarray) -> np.ndarray:
-        starts = range(0, len(images), batch_size)
-        return np.concatenate(
-            [backbone(tf.constant(images[i : i + batch_size])).numpy() for i in starts]
-        )
 
     def validate(images: np.ndarray) -> float:
-        features = features_of(images[learns])
+        features = state.evaluator.features_of_pixels(images[learns])
         return probe_accuracy(features, labels, held_out_features, held_out.labels)
 
     return validate
