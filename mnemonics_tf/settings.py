@@ -176,8 +176,8 @@ class MnemonicsSettings:
         "outer step, or drifted copies of Theta_i in turn, with new classifiers too.",
     )
     pool_size: int = _setting(4, "Models in the pool, Theta_i among them; for inner_start=pool.")
-    inner_steps: int = _setting(120, "T: SGD steps of the temporary model (Eq. 8).")
-    inner_learning_rate: float = _setting(0.01, "alpha_2 of Eq. 8.")
+    inner_steps: int = _setting(100, "T: SGD steps of the temporary model (Eq. 8).")
+    inner_learning_rate: float = _setting(0.1, "alpha_2 of Eq. 8.")
     inner_momentum: float = _setting(0.9, "Momentum of the inner SGD.")
     inner_batch_size: int = _setting(
         0, "Exemplars in an inner batch, class-balanced; 0 takes all of the outer step's."
