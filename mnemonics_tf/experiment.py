@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,12 @@ from mnemonics_tf import hardware, results
 from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
-from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase, class_order
+from mnemonics_tf.data.protocol import (
+    ClassIncrementalProtocol,
+    Phase,
+    class_order,
+    read_phase_classes,
+)
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.devices import is_chief
 from mnemonics_tf.errors import UserError
@@ -31,6 +37,7 @@ from mnemonics_tf.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import Method, MethodSettings
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.phase_summaries import show_phase
 from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.run_directory import (
     RunDirectory,
@@ -42,7 +49,7 @@ from mnemonics_tf.run_directory import (
 )
 from mnemonics_tf.run_state import PhaseState, RunContext
 from mnemonics_tf.settings import Settings
-from mnemonics_tf.summaries import Summaries
+from mnemonics_tf.summaries import Summaries, final_metrics
 from mnemonics_tf.training.checkpoints import PhaseCheckpoints
 from mnemonics_tf.training.model_level import finetune_model, finetunes, train_model
 from mnemonics_tf.workers import any_worker, share_state
@@ -77,9 +84,9 @@ class Experiment:
         self.stop = StopRequest(functools.partial(any_worker, strategy))
         self._settings = settings
         self._source = source
-        protocol = make_protocol(settings, len(source.class_names))
+        protocol = make_protocol(settings, len(source.class_names), source.class_names)
         method = METHODS[settings.training.method](_method_settings(settings))
-        _check_class_sizes(settings, protocol, source)
+        _warn_of_small_classes(settings, protocol, source)
         _check_method(settings, method, protocol, source)
         directory = RunDirectory(settings.run.run_dir)
         self.context = RunContext(
@@ -111,10 +118,12 @@ class Experiment:
             RunInterruptedError: if `stop` asked for it; the same call goes on later.
         """
         directory = self.context.directory
+        facts = self._class_facts()
         if is_chief(self.context.strategy):
-            _claim_directory(directory, self._settings)
+            _claim_directory(directory, self._settings, facts)
         share_state(self.context.strategy, directory)
-        _claim_directory(directory, self._settings)  # the other workers, with the chief's settings
+        # The other workers, whose settings and data must be the chief's:
+        _claim_directory(directory, self._settings, facts)
         last = self._settings.run.last_phase
         phases = self.context.protocol.phases[: last + 1 if last >= 0 else None]
         for phase in phases:
@@ -148,7 +157,7 @@ class Experiment:
         with context.strategy.scope():
             if phase.index == 0:
                 old_model, model = None, self._new_model(phase)
-                memory = ExemplarMemory.empty(self._source.image_shape)
+                memory = ExemplarMemory.empty(self._source.image_shape, context.directory.phase(0))
             else:
                 model = self.load_model(phase.index - 1)
                 old_model = model.frozen_copy()
@@ -241,10 +250,10 @@ class Experiment:
             "memory": {"exemplars": len(state.memory), "bytes": state.memory.bytes_used},
             "seconds": {name: round(value, 1) for name, value in state.seconds.items()},
         }
+        names = [self._source.class_names[i] for i in self.context.protocol.order]
+        show_phase(self.context, state, heads, names)
         write_json(directory.record(phase.index), record)
         state.checkpoints.clear()
-        self.context.summaries.scalars("accuracy", accuracies, phase.index)
-        self.context.summaries.flush()
         LOGGER.info(
             "phase %d/%d done: %d classes, %s",
             phase.index,
@@ -253,17 +262,31 @@ class Experiment:
             ", ".join(f"{head} {value:.2%}" for head, value in accuracies.items()),
         )
 
+    def _class_facts(self) -> dict[str, Any]:
+        """Returns what the run directory notes of the data: a run goes on with the same only."""
+        counts = self._source.training_counts()
+        return {
+            "phases": [
+                self._names(self.context.protocol.original_ids(phase.new_classes))
+                for phase in self.context.protocol.phases
+            ],
+            "training_images": [int(counts[original]) for original in self.context.protocol.order],
+        }
+
+    def _names(self, original_ids: Sequence[int]) -> list[str]:
+        return [self._source.class_names[original] for original in original_ids]
+
     def _export(self, state: PhaseState, means: np.ndarray, accuracies: dict[str, float]) -> None:
         phase, model = state.phase, state.model
         if self.context.strategy is not tf.distribute.get_strategy():
             model = model.frozen_copy()  # on one device, as whoever loads an export expects it
         ids = self.context.protocol.original_ids(phase.seen_classes)
         export_phase(
-            directory=self.context.directory.export / self._settings.protocol.dataset,
+            directory=self.context.directory.export / export_name(self._settings),
             version=phase.index + 1,
             model=model,
             predict=model,
-            classes=ExportedClasses(tuple(ids), tuple(self._source.class_names[i] for i in ids)),
+            classes=ExportedClasses(tuple(ids), tuple(self._names(ids))),
             normalization=self.context.pipeline.normalization,
             class_means=means,
             metadata={
@@ -271,7 +294,8 @@ class Experiment:
                 "protocol": results.protocol_fingerprint(self._settings, self.context.protocol),
                 "accuracy": accuracies,
             },
-            warmup_images=state.memory.images[:1],
+            warmup_images=np.array(state.memory.images[:1]),
+            fit_image=self._source.fit_image,
         )
 
     def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
@@ -281,6 +305,7 @@ class Experiment:
             "prediction_head": self.context.method.prediction_head,
             "protocol": results.protocol_fingerprint(self._settings, self.context.protocol),
             "class_order": list(self.context.protocol.order),
+            "class_names": self._names(self.context.protocol.order),
             "settings": self._settings.results_settings(),
             "phases": records,
             "packages": hardware.describe_packages(),
@@ -289,7 +314,12 @@ class Experiment:
                 "replicas": self.context.strategy.num_replicas_in_sync,
             },
         }
-        write_json(self.context.directory.results, contents)
+        file = self.context.directory.results
+        if not file.exists() or read_json(file)["phases"] != records:
+            self.context.summaries.hyperparameters(
+                contents["settings"], final_metrics(contents["summary"])
+            )
+        write_json(file, contents)
         return contents
 
 
@@ -299,9 +329,23 @@ def _method_settings(settings: Settings) -> MethodSettings:
     return MethodSettings(**{name: values[name] for name in names})
 
 
-def make_protocol(settings: Settings, num_classes: int) -> ClassIncrementalProtocol:
-    """Returns the protocol that settings ask for, with an explicit class order or a seeded one."""
+def make_protocol(
+    settings: Settings, num_classes: int, class_names: Sequence[str] = ()
+) -> ClassIncrementalProtocol:
+    """Returns the protocol that settings ask for: explicit phases, or a class order split evenly.
+
+    Args:
+        settings: of the run.
+        num_classes: how many there are.
+        class_names: by original id; needed where settings name the classes of each phase.
+
+    Raises:
+        UserError: if settings and classes do not agree.
+    """
     wanted = settings.protocol
+    if wanted.phase_classes:
+        phases = read_phase_classes(wanted.phase_classes, class_names)
+        return ClassIncrementalProtocol.from_phases(phases)
     order = wanted.class_order or class_order(num_classes, wanted.class_order_seed)
     if len(order) != num_classes:
         raise UserError(
@@ -310,9 +354,15 @@ def make_protocol(settings: Settings, num_classes: int) -> ClassIncrementalProto
     return ClassIncrementalProtocol(order, wanted.base_classes, wanted.num_phases)
 
 
-def _check_class_sizes(
+def export_name(settings: Settings) -> str:
+    """Returns the name under which a run's models are served: the data set's, as a file name."""
+    return re.sub(r"[^\w.-]", "_", settings.protocol.dataset)
+
+
+def _warn_of_small_classes(
     settings: Settings, protocol: ClassIncrementalProtocol, source: DataSource
 ) -> None:
+    """Warns where a class has fewer images than exemplars are asked for: all of them are kept."""
     budget = make_budget(settings)
     counts = source.training_counts()[list(protocol.order)]
     for phase in protocol.phases:
@@ -320,10 +370,14 @@ def _check_class_sizes(
         small = [label for label in phase.new_classes if counts[label] < quota]
         if small:
             names = [source.class_names[protocol.order[label]] for label in small[:5]]
-            raise UserError(
-                f"{len(small)} classes have fewer training images than the {quota} exemplars "
-                f"asked for (first: {', '.join(names)}; smallest: {min(counts[small])} images): "
-                "lower --exemplars_per_class or --exemplars_total"
+            LOGGER.warning(
+                "%d classes of phase %d have fewer training images than the %d exemplars asked for "
+                "(first: %s; smallest: %d images): all of their images are kept",
+                len(small),
+                phase.index,
+                quota,
+                ", ".join(names),
+                min(counts[small]),
             )
 
 
@@ -348,7 +402,7 @@ def _check_method(
         )
     counts = source.training_counts()[list(protocol.order)]
     for before, phase in itertools.pairwise(protocol.phases):
-        smallest = min(budget.quota(before.num_seen), *counts[phase.new_classes])
+        smallest = min(budget.quota(before.num_seen), *counts[phase.seen_classes])
         held_out = method.held_out_per_class(phase, int(smallest))
         if held_out >= smallest:
             raise UserError(
@@ -357,10 +411,13 @@ def _check_method(
                 "lower --correction_share"
             )
     for before in protocol.phases[:-1]:
-        check_adjustment(settings.mnemonics, budget.quota(before.num_seen))
+        fewest = min(budget.quota(before.num_seen), *counts[before.seen_classes])
+        check_adjustment(settings.mnemonics, int(fewest))
 
 
-def _claim_directory(directory: RunDirectory, settings: Settings) -> None:
+def _claim_directory(
+    directory: RunDirectory, settings: Settings, class_facts: dict[str, Any]
+) -> None:
     """Makes the run directory this run's own, or finds that it is already.
 
     Raises:
@@ -374,15 +431,24 @@ def _claim_directory(directory: RunDirectory, settings: Settings) -> None:
                 f"{directory.root} holds a run with other settings ({'; '.join(differences)}): "
                 "pass another --run_dir, or the same settings to go on with it"
             )
+        if directory.classes.exists() and read_json(directory.classes) != class_facts:
+            raise UserError(
+                f"{directory.root} holds a run on other data: the classes in --data_dir, or the "
+                f"numbers of their images, are not those of {directory.classes}: pass another "
+                "--run_dir, or the same data to go on with it"
+            )
         return
+    write_json(directory.classes, class_facts)
     write_text(directory.flags, settings.flag_lines())
     write_json(directory.settings, wanted)
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    # A setting that is younger than the run had its default's effect then.
+    defaults = Settings().results_settings()
     return [
-        f"--{name} was {found.get(group, {}).get(name)}, is {value}"
+        f"--{name} was {then}, is {value}"
         for group, values in wanted.items()
         for name, value in values.items()
-        if found.get(group, {}).get(name) != value
+        if (then := found.get(group, {}).get(name, defaults[group][name])) != value
     ]

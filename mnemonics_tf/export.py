@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.data.encoded import decode_plain
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
@@ -139,8 +140,7 @@ def _build_signatures(
 
     def serving_bytes(image_bytes):
         def decode(contents):
-            image = tf.io.decode_image(contents, channels=image_shape[-1], expand_animations=False)
-            return tf.ensure_shape(fit_image(image), image_shape)
+            return tf.ensure_shape(fit_image(_decode(contents, image_shape[-1])), image_shape)
 
         return serving_default(tf.map_fn(decode, image_bytes, fn_output_signature=tf.uint8))
 
@@ -169,6 +169,16 @@ def _build_signatures(
         for function, spec in functions.items()
     }
     return module, signatures
+
+
+def _decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
+    """Returns an image file as uint8 `[h, w, channels]`; a JPEG exactly as data sources do."""
+
+    def decode_other():
+        image = tf.io.decode_image(contents, channels=channels, expand_animations=False)
+        return tf.ensure_shape(image, [None, None, channels])
+
+    return tf.cond(tf.io.is_jpeg(contents), lambda: decode_plain(contents, channels), decode_other)
 
 
 def _resizing(image_shape: tuple[int, int, int]) -> Callable[[tf.Tensor], tf.Tensor]:

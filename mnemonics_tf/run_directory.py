@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pathlib
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
@@ -13,6 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mnemonics_tf.errors import UserError
+
+_ZIP_LOCAL_HEADER = 30  # bytes; the last four hold the lengths of what follows: name and extra
 
 _NOT_WRITABLE = (
     *(errno.EROFS, errno.EACCES, errno.EPERM),
@@ -106,19 +109,46 @@ def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
 
+#: pixels (uint8) of more bytes stay in their file and are read from there as they are needed
+MAPPED_BYTES = 2**28
+
+
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads an .npz whole; never unpickles. The zip's checksums reveal damage.
+    """Reads an .npz; never unpickles. The zip's checksums reveal damage.
+
+    Large arrays of pixels are memory-mapped, read-only.
 
     Raises:
         UserError: if the file is missing, damaged or holds Python objects.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return {name: _read_or_map(path, archive, name) for name in archive.files}
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; the run directory is incomplete") from error
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged or no array file ({error})") from error
+
+
+def _read_or_map(path: pathlib.Path, archive: Any, name: str) -> np.ndarray:
+    member = f"{name}.npy" if f"{name}.npy" in archive.zip.namelist() else name
+    entry = archive.zip.getinfo(member)
+    if entry.file_size < MAPPED_BYTES or entry.compress_type != zipfile.ZIP_STORED:
+        return archive[name]
+    with archive.zip.open(entry) as stream:
+        np.lib.format.read_magic(stream)
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+        if dtype != np.uint8 or fortran_order:
+            return archive[name]
+        header = stream.tell()
+        while stream.read(2**22):  # to its end, where the checksum is compared
+            pass
+    with open(path, "rb") as stream:
+        stream.seek(entry.header_offset)
+        local = stream.read(_ZIP_LOCAL_HEADER)
+    name_length, extra_length = struct.unpack("<HH", local[-4:])
+    start = entry.header_offset + _ZIP_LOCAL_HEADER + name_length + extra_length
+    return np.memmap(path, dtype, "r", start + header, shape)
 
 
 class RunDirectory:
@@ -132,6 +162,7 @@ class RunDirectory:
         self.root = pathlib.Path(root)
         self.flags = self.root / "flags.txt"
         self.settings = self.root / "settings.json"
+        self.classes = self.root / "classes.json"
         self.results = self.root / "results.json"
         self.log = self.root / "log.txt"
         self.export = self.root / "export"

@@ -165,7 +165,7 @@ class PhaseState:
         self.resume = snapshot
         self.model.set_state(snapshot.groups["model"])
         memory = snapshot.groups["memory"]
-        self.memory = ExemplarMemory(memory["images"], memory["labels"])
+        self.memory = ExemplarMemory(memory["images"], memory["labels"], self.memory.directory)
         seconds = snapshot.groups.get("seconds", {})
         self.seconds = {name: float(value) for name, value in seconds.items()}
         self.figures = json.loads(str(snapshot.groups["figures"]["json"]))

@@ -53,16 +53,40 @@ class RunSettings:
 class ProtocolSettings:
     """What is learned when."""
 
-    dataset: str = _setting("digits", "Data source.")
+    dataset: str = _setting(
+        "digits",
+        "Data source: cifar100, digits, folder, imagenet, imagenet_subset, npz, or tfds:NAME.",
+    )
     base_classes: int = _setting(5, "Number of classes in phase 0.")
     num_phases: int = _setting(5, "N: number of incremental phases after phase 0.")
     class_order_seed: int = _setting(1993, "Seed of NumPy's shuffle of the class ids.")
     class_order: tuple[int, ...] = _setting(
         (), "Explicit class order: comma-separated original ids; overrides the seed."
     )
+    phase_classes: str = _setting(
+        "",
+        "File that names the classes of every phase: a line a phase, names separated by commas; "
+        "overrides base_classes, num_phases and the class order.",
+    )
     seed: int = _setting(
         0, "Seed of initialisation, shuffling, augmentation and exemplar choice (not class order)."
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """How sources of images of any size (folder, imagenet, tfds:NAME) read them."""
+
+    image_size: int = _setting(
+        0, "Height and width that images are brought to; 0 is the source's own choice, 224."
+    )
+    skip_broken: bool = _setting(
+        False, "Leave broken image files of a folder out, instead of stopping."
+    )
+    test_share: float = _setting(
+        0.2, "Share of each class that becomes the test part of a folder without a split."
+    )
+    split_seed: int = _setting(1993, "Seed of that split.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +95,9 @@ class ModelSettings:
 
     backbone: str = _setting("resnet_cifar", "Backbone.")
     depth: int = _setting(
-        8, "Number of layers: 6n + 2 for resnet_cifar; the paper's CIFAR-100 has 32."
+        8,
+        "Number of layers: 6n + 2 for resnet_cifar (the paper's CIFAR-100: 32); 10, 18 or 34 for "
+        "resnet_imagenet (the paper's ImageNet: 18).",
     )
     weight_transfer: bool = _setting(
         False, "From phase 1 on freeze the kernels and train scales and shifts instead."
@@ -142,15 +168,16 @@ class ExemplarSettings:
 class MnemonicsSettings:
     """Exemplar-level learning (Eq. 7-10)."""
 
-    mnemonics_start: str = _setting("random", "Selection that learned exemplars start from.")
+    mnemonics_start: str = _setting("herding", "Selection that learned exemplars start from.")
     inner_scope: str = _setting("classifier", "What the inner loop of exemplar learning trains.")
     inner_start: str = _setting(
         "fresh_head",
-        "Where the inner loop begins: Theta_i, or Theta_i with a new random classifier for every "
-        "outer step.",
+        "Where the inner loop begins: Theta_i, Theta_i with a new random classifier for every "
+        "outer step, or drifted copies of Theta_i in turn, with new classifiers too.",
     )
-    inner_steps: int = _setting(40, "T: SGD steps of the temporary model (Eq. 8).")
-    inner_learning_rate: float = _setting(0.1, "alpha_2 of Eq. 8.")
+    pool_size: int = _setting(4, "Models in the pool, Theta_i among them; for inner_start=pool.")
+    inner_steps: int = _setting(120, "T: SGD steps of the temporary model (Eq. 8).")
+    inner_learning_rate: float = _setting(0.01, "alpha_2 of Eq. 8.")
     inner_momentum: float = _setting(0.9, "Momentum of the inner SGD.")
     inner_batch_size: int = _setting(
         0, "Exemplars in an inner batch, class-balanced; 0 takes all of the outer step's."
@@ -162,15 +189,15 @@ class MnemonicsSettings:
     meta_gradient: str = _setting("sweep", "Estimator of the meta-gradient.")
     truncated_steps: int = _setting(5, "Inner steps that the estimator 'truncated' goes back.")
     exemplars_per_step: int = _setting(
-        250, "Exemplars that train the temporary model of one outer step; 0 takes all."
+        1000, "Exemplars that train the temporary model of one outer step; 0 takes all."
     )
-    outer_batch_size: int = _setting(1000, "Images the temporary model is measured on.")
-    outer_steps: int = _setting(200, "Outer steps that train new exemplars in a phase (Eq. 9).")
+    outer_batch_size: int = _setting(5000, "Images the temporary model is measured on.")
+    outer_steps: int = _setting(40, "Outer steps that train new exemplars in a phase (Eq. 9).")
     outer_optimizer: str = _setting(
         "adam", "Optimiser of the pixels; the paper's SGD at 0.01 moves no pixel visibly."
     )
     outer_learning_rate: float = _setting(
-        0.03, "beta_1 of Eq. 9, in units of the normalised pixels."
+        0.02, "beta_1 of Eq. 9, in units of the normalised pixels."
     )
     outer_momentum: float = _setting(0.9, "Momentum of the outer optimiser 'sgd'.")
     gradient_scale: float = _setting(
@@ -183,7 +210,7 @@ class MnemonicsSettings:
     validation_share: float = _setting(
         0.1, "Share of a new class's training images held out to choose the best exemplars by."
     )
-    validation_every: int = _setting(25, "Outer steps between two validations.")
+    validation_every: int = _setting(20, "Outer steps between two validations.")
     patience: int = _setting(
         0, "Validations without a better score after which learning stops; 0 means never."
     )
@@ -206,6 +233,7 @@ class Settings:
     training: TrainingSettings = TrainingSettings()
     exemplar: ExemplarSettings = ExemplarSettings()
     mnemonics: MnemonicsSettings = MnemonicsSettings()
+    data: DataSettings = DataSettings()
 
     def __post_init__(self):
         _validate(self)
@@ -322,6 +350,8 @@ def _validate(settings: Settings) -> None:
         "num_phases": (protocol.num_phases, 0),
         "class_order_seed": (protocol.class_order_seed, 0),
         "seed": (protocol.seed, 0),
+        "image_size": (settings.data.image_size, 0),
+        "split_seed": (settings.data.split_seed, 0),
         "less_forget_weight": (training.less_forget_weight, 0),
         "ranking_margin": (training.ranking_margin, 0),
         "ranking_classes": (training.ranking_classes, 1),
@@ -333,6 +363,7 @@ def _validate(settings: Settings) -> None:
         "weight_decay": (training.weight_decay, 0),
         "exemplars_per_class": (settings.exemplar.exemplars_per_class, 1),
         "exemplars_total": (settings.exemplar.exemplars_total, 0),
+        "pool_size": (mnemonics.pool_size, 2),
         "inner_steps": (mnemonics.inner_steps, 1),
         "inner_batch_size": (mnemonics.inner_batch_size, 0),
         "truncated_steps": (mnemonics.truncated_steps, 1),
@@ -368,6 +399,10 @@ def _validate(settings: Settings) -> None:
         for name in names:
             if not 0 <= getattr(group, name) <= 1:
                 raise UserError(f"--{name}={getattr(group, name)}: pass a number from 0 to 1")
+    if not 0 < settings.data.test_share < 1:
+        raise UserError(
+            f"--test_share={settings.data.test_share}: pass a number between 0 and 1, e.g. 0.2"
+        )
     milestones = training.learning_rate_milestones
     if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
         raise UserError(

@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from mnemonics_tf import devices, results, settings
-from mnemonics_tf.data.sources import SOURCES, create
+from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.exemplar_level import EXEMPLARS
 from mnemonics_tf.exemplars.metagradient import ESTIMATORS
@@ -30,7 +30,6 @@ from mnemonics_tf.training.precision import PRECISIONS
 
 settings.define_flags(
     {
-        "dataset": list(SOURCES),
         "method": list(METHODS),
         "exemplars": list(EXEMPLARS),
         "mnemonics_start": list(SELECTIONS),
@@ -80,7 +79,7 @@ def train(wanted: settings.Settings) -> int:
 
 
 def _run(wanted: settings.Settings, strategy: tf.distribute.Strategy) -> int:
-    source = create(wanted.protocol.dataset, wanted.run.data_dir, wanted.run.download)
+    source = open_source(wanted)
     experiment = Experiment(wanted, source, strategy)
     directory = RunDirectory(wanted.run.run_dir)
     with directory.locked():

@@ -28,6 +28,7 @@ class ReplicatedTemporaryModel:
         self,
         exemplars: tf.Tensor,
         labels: np.ndarray,
+        learning: np.ndarray,
         outer: dict[str, tf.Tensor],
         *key: str | int,
     ) -> MetaGradientResult:
@@ -39,7 +40,7 @@ class ReplicatedTemporaryModel:
         def on_replica():
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             part = devices.part_of(outer, replica, replicas)
-            result = self._temporary_model.estimate(exemplars, labels, part, *key)
+            result = self._temporary_model.estimate(exemplars, labels, learning, part, *key)
             return (
                 result.outer_loss,
                 result.exemplar_gradient,

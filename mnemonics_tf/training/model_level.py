@@ -13,7 +13,7 @@ from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.progress import LOGGER, StageProgress
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.results import hash_of
-from mnemonics_tf.run_directory import RunDirectory, read_arrays, write_arrays
+from mnemonics_tf.run_directory import RunDirectory, read_arrays, read_json, write_arrays
 from mnemonics_tf.run_state import PhaseState, RunContext
 from mnemonics_tf.training.loop import LossParts, TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
@@ -87,19 +87,24 @@ def finetune_model(
         stage: index of this stage, for checkpoints.
         exemplars: to fine-tune on instead of those in memory.
     """
-    training = context.settings.training
     if not finetunes(context, state):
         return
 
     def loss_parts(batch, outputs, old_outputs):
         return {"classification": cross_entropy(batch["label"], outputs.logits)}
 
-    settings = _optimization(
-        context, training.finetune_epochs, training.finetune_learning_rate, milestones=()
-    )
+    settings = finetune_settings(context)
     loop = _training_loop(context, state.model, None, loss_parts, settings)
     images = exemplars or state.memory.as_image_set()
     _run_epochs(context, state, stage, "finetune", images, loop)
+
+
+def finetune_settings(context: RunContext) -> OptimizationSettings:
+    """Returns how the balanced fine-tune goes: at one learning rate from its start to its end."""
+    training = context.settings.training
+    return _optimization(
+        context, training.finetune_epochs, training.finetune_learning_rate, milestones=()
+    )
 
 
 def finetunes(context: RunContext, state: PhaseState) -> bool:
@@ -199,10 +204,19 @@ def _phase0_fingerprint(context: RunContext) -> str:
     )
 
 
+def _same_base_classes(mine: RunDirectory, other: RunDirectory) -> bool:
+    """Whether phase 0 of two runs has the same classes by name; older runs did not note them."""
+    if not other.classes.exists():
+        return True
+    names, others_names = (read_json(run.classes)["phases"][0] for run in (mine, other))
+    return names == others_names
+
+
 def _take_over_phase0(context: RunContext, state: PhaseState) -> None:
     other = RunDirectory(context.settings.run.phase0_from)
     arrays = read_arrays(other.base_model)
-    if str(arrays.pop("fingerprint")) != _phase0_fingerprint(context):
+    same_settings = str(arrays.pop("fingerprint")) == _phase0_fingerprint(context)
+    if not same_settings or not _same_base_classes(context.directory, other):
         raise UserError(
             f"--phase0_from={other.root}: its phase 0 was trained with other settings, data or "
             "class order; leave the flag out to train phase 0 here"
