@@ -122,7 +122,7 @@ class Experiment:
         if is_chief(self.context.strategy):
             _claim_directory(directory, self._settings, facts)
         share_state(self.context.strategy, directory)
-        # The other workers, whose settings and data must be the chief's:
+        # The other workers, with the chief's settings.
         _claim_directory(directory, self._settings, facts)
         last = self._settings.run.last_phase
         phases = self.context.protocol.phases[: last + 1 if last >= 0 else None]

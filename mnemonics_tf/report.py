@@ -11,13 +11,15 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from mnemonics_tf.data.sources import create
+from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.reporting import markdown
 from mnemonics_tf.reporting.embedding import embed
 from mnemonics_tf.reporting.page import Embedded, page
 from mnemonics_tf.reporting.runs import Group, group_runs, load_runs, warnings
-from mnemonics_tf.run_directory import write_text
+from mnemonics_tf.run_directory import RunDirectory, read_json, write_text
+from mnemonics_tf.settings import RunSettings, Settings
 
 
 def define_flags() -> None:
@@ -77,12 +79,16 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
         return Embedded("", (), "it needs a run directory; only results.json files were passed")
     group = candidates[0]
     try:
-        source = create(group.first.protocol["dataset"], data_dir, download=False)
-        pictures = embed(group.first, source)
+        pictures = embed(group.first, _source_of(group.first.directory, data_dir))
     except UserError as error:
         hint = "" if data_dir else " (pass the data with --data_dir)"
         return Embedded(group.name, (), f"{error}{hint}")
     return Embedded(f"{group.name}, seed {group.first.seeds[0]}", pictures)
+
+
+def _source_of(directory: RunDirectory, data_dir: str) -> DataSource:
+    run = RunSettings(run_dir=str(directory.root), data_dir=data_dir)
+    return open_source(Settings.from_results_settings(read_json(directory.settings), run))
 
 
 if __name__ == "__main__":

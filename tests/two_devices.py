@@ -92,8 +92,9 @@ def meta_step(strategy, scope: str, batch_statistics: bool = False) -> dict[str,
         outer["feature"] = model.backbone(pixels[10:])
     else:
         outer["image"] = pixels[10:]
-    learning = np.ones(10, bool)
-    result = temporary.estimate(pixels[:10], images.labels[:10], learning, outer, "exemplars", 0)
+    result = temporary.estimate(
+        pixels[:10], images.labels[:10], np.ones(10, bool), outer, "exemplars", 0
+    )
     gradient = result.exemplar_gradient.numpy()
     return {"loss": result.outer_loss.numpy(), "gradient": gradient / np.abs(gradient).max()}
 

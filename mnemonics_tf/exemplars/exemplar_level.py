@@ -276,11 +276,10 @@ def _learner(
     check_memory(models[0].backbone, base, per_step, wanted.outer_batch_size)
     normalization = pipeline.normalization
     augmentation, black, seed = pipeline.augmentation, normalization.black, context.exemplar_seed
-    strategy = context.strategy
-    with strategy.scope():
+    with context.strategy.scope():
         pool = [TemporaryModel(model, base, augmentation, black, seed) for model in models]
-    if strategy.num_replicas_in_sync > 1:
-        pool = [ReplicatedTemporaryModel(member, strategy) for member in pool]
+    if context.strategy.num_replicas_in_sync > 1:
+        pool = [ReplicatedTemporaryModel(member, context.strategy) for member in pool]
     settings = LearningSettings(
         exemplars_per_step=wanted.exemplars_per_step,
         outer_batch_size=wanted.outer_batch_size,

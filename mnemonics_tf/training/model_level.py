@@ -42,7 +42,7 @@ def train_model(context: RunContext, state: PhaseState, stage: int) -> None:
         settings = _optimization(
             context, epochs, training.learning_rate, training.learning_rate_milestones
         )
-        loop = _training_loop(context, state.model, state.old_model, loss_parts, settings)
+        loop = training_loop(context, state.model, state.old_model, loss_parts, settings)
         _run_epochs(context, state, stage, "train", images, loop)
         if held_out:
             logits = state.evaluator.outputs(held_out).logits
@@ -94,7 +94,7 @@ def finetune_model(
         return {"classification": cross_entropy(batch["label"], outputs.logits)}
 
     settings = finetune_settings(context)
-    loop = _training_loop(context, state.model, None, loss_parts, settings)
+    loop = training_loop(context, state.model, None, loss_parts, settings)
     images = exemplars or state.memory.as_image_set()
     _run_epochs(context, state, stage, "finetune", images, loop)
 
@@ -131,13 +131,22 @@ def _optimization(
     )
 
 
-def _training_loop(
+def training_loop(
     context: RunContext,
     model: IncrementalModel,
     old_model: IncrementalModel | None,
     loss_parts: LossParts,
     settings: OptimizationSettings,
 ) -> TrainingLoop:
+    """Returns a loop with the run's pipeline, devices, precision and compilation.
+
+    Args:
+        context: of the run.
+        model: what is trained.
+        old_model: the frozen model of the phase before, or None.
+        loss_parts: the loss, by part and example.
+        settings: of the optimiser.
+    """
     return TrainingLoop(
         model,
         old_model,
