@@ -33,11 +33,10 @@ from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.run_directory import (
     RunDirectory,
     read_arrays,
-    read_json,
     write_arrays,
     write_json,
-    write_text,
 )
+from mnemonics_tf.run_integrity import claim_directory, load_memory, read_record
 from mnemonics_tf.run_state import PhaseState, RunContext
 from mnemonics_tf.settings import Settings
 from mnemonics_tf.summaries import Summaries
@@ -107,15 +106,14 @@ class Experiment:
         Raises:
             RunInterruptedError: if `stop` asked for it; the same call goes on later.
         """
-        directory = self.context.directory
-        _claim_directory(directory, self._settings)
         last = self._settings.run.last_phase
         phases = self.context.protocol.phases[: last + 1 if last >= 0 else None]
+        left = claim_directory(self.context.directory, self._settings, phases)
         for phase in phases:
-            if directory.record(phase.index).exists():
+            if phase in left:
+                self._run_phase(phase)
+            else:
                 LOGGER.info("phase %d is done already", phase.index)
-                continue
-            self._run_phase(phase)
         return self._write_results(phases)
 
     def _run_phase(self, phase: Phase) -> None:
@@ -144,15 +142,16 @@ class Experiment:
                 old_model, model = None, self._new_model(phase)
                 memory = ExemplarMemory.empty(self._source.image_shape)
             else:
-                model = self.load_model(phase.index - 1)
+                before = context.protocol.phases[phase.index - 1]
+                model = self.load_model(before.index)
                 old_model = model.frozen_copy()
                 model.grow(phase.num_new)
                 if self._settings.model.weight_transfer:
                     model.enable_transfer()
-                memory = ExemplarMemory.load(context.directory.exemplars(phase.index - 1))
+                memory = load_memory(context.directory, before, self._source.image_shape)
             context.method.configure(model, phase)
         evaluator = self._evaluator(model)
-        checkpoints = PhaseCheckpoints(context.directory.phase(phase.index))
+        checkpoints = self.checkpoints(phase)
         state = PhaseState(
             phase, training_set, old_model, model, evaluator, memory, checkpoints, self.stop
         )
@@ -161,6 +160,11 @@ class Experiment:
             LOGGER.info("phase %d goes on from its checkpoint", phase.index)
             state.restore(snapshot)
         return state
+
+    def checkpoints(self, phase: Phase) -> PhaseCheckpoints:
+        """Returns the snapshots of one phase of this very run."""
+        owner = results.hash_of({**self._settings.results_settings(), "phase": phase.index})
+        return PhaseCheckpoints(self.context.directory.phase(phase.index), owner)
 
     def _evaluator(self, model: IncrementalModel) -> Evaluator:
         batch_size = self._settings.training.evaluation_batch_size
@@ -177,7 +181,8 @@ class Experiment:
     def load_model(self, phase_index: int) -> IncrementalModel:
         """Returns Theta_i as it was at the end of phase i, from the run directory."""
         model = self._new_model(self.context.protocol.phases[phase_index])
-        model.set_state(read_arrays(self.context.directory.model(phase_index)))
+        path = self.context.directory.model(phase_index)
+        model.set_state(read_arrays(path), str(path))
         return model
 
     def _measures_before(self, state: PhaseState) -> bool:
@@ -191,7 +196,7 @@ class Experiment:
 
     def predict_again(self, phase: Phase) -> Predictions:
         """Returns both heads' predictions of Theta_i and E_{0:i}, from the run directory."""
-        memory = ExemplarMemory.load(self.context.directory.exemplars(phase.index))
+        memory = load_memory(self.context.directory, phase, self._source.image_shape)
         evaluator = self._evaluator(self.load_model(phase.index))
         return self._predict(phase, evaluator, memory)[0]
 
@@ -260,7 +265,7 @@ class Experiment:
         )
 
     def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
-        records = [read_json(self.context.directory.record(p.index)) for p in phases]
+        records = [read_record(self.context.directory, phase) for phase in phases]
         contents = {
             "summary": results.summarize(records),
             "prediction_head": self.context.method.prediction_head,
@@ -340,31 +345,3 @@ def _check_method(
             )
     for before in protocol.phases[:-1]:
         check_adjustment(settings.mnemonics, budget.quota(before.num_seen))
-
-
-def _claim_directory(directory: RunDirectory, settings: Settings) -> None:
-    """Makes the run directory this run's own, or finds that it is already.
-
-    Raises:
-        UserError: if it holds a run with other settings; nothing is written then.
-    """
-    wanted = settings.results_settings()
-    if directory.settings.exists():
-        differences = _differences(read_json(directory.settings), wanted)
-        if differences:
-            raise UserError(
-                f"{directory.root} holds a run with other settings ({'; '.join(differences)}): "
-                "pass another --run_dir, or the same settings to go on with it"
-            )
-        return
-    write_text(directory.flags, settings.flag_lines())
-    write_json(directory.settings, wanted)
-
-
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    return [
-        f"--{name} was {found.get(group, {}).get(name)}, is {value}"
-        for group, values in wanted.items()
-        for name, value in values.items()
-        if found.get(group, {}).get(name) != value
-    ]

@@ -16,7 +16,12 @@ import tensorflow as tf
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
-from mnemonics_tf.run_directory import user_error_on_disk_trouble, write_json, write_text
+from mnemonics_tf.run_directory import (
+    flush_to_disk,
+    user_error_on_disk_trouble,
+    write_json,
+    write_text,
+)
 from mnemonics_tf.serving_assets import write_models_config, write_warmup_requests
 
 _TEMPORARY_PREFIX = ".tmp-"  # TensorFlow Serving looks only at directories whose name is a number
@@ -247,17 +252,9 @@ def _publishing(published: pathlib.Path) -> Iterator[pathlib.Path]:
         except tf.errors.ResourceExhaustedError as error:  # TensorFlow's word for a full disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         for path in [*temporary.rglob("*"), temporary]:
-            _flush_to_disk(path)
+            flush_to_disk(path)
         os.replace(temporary, published)
-        _flush_to_disk(published.parent)
-
-
-def _flush_to_disk(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_to_disk(published.parent)
 
 
 def _write_extra_assets(

@@ -37,6 +37,12 @@ class RunSettings:
     checkpoint_minutes: float = _setting(
         5.0, "Minutes between checkpoints within a stage; stages also end with one."
     )
+    checkpoint_epochs: int = _setting(
+        0, "Epochs of model-level training between checkpoints, beside the minutes; 0: time alone."
+    )
+    checkpoint_outer_steps: int = _setting(
+        0, "Outer steps of exemplar learning between checkpoints, likewise; 0: time alone."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,6 +335,8 @@ def _validate(settings: Settings) -> None:
         "adjust_subsets": (mnemonics.adjust_subsets, 2),
         "adjust_steps": (mnemonics.adjust_steps, 1),
         "checkpoint_minutes": (settings.run.checkpoint_minutes, 0),
+        "checkpoint_epochs": (settings.run.checkpoint_epochs, 0),
+        "checkpoint_outer_steps": (settings.run.checkpoint_outer_steps, 0),
     }
     for name, (value, least) in at_least.items():
         if not value >= least:  # so that NaN fails too

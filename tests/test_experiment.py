@@ -272,7 +272,7 @@ def killed(tmp_path_factory) -> Run:
     stopped.stop.requested = True
     with pytest.raises(RunInterruptedError):
         stopped.run()
-    assert PhaseCheckpoints(RunDirectory(directory).phase(0)).latest().position == 1
+    assert stopped.checkpoints(stopped.context.protocol.phases[0]).latest().position == 1
     run_and_kill(settings, 0, "train", 2)
     run_and_kill(settings, 0, "adjust", 0)
     run_and_kill(settings, 1, "train", 2)  # all epochs done, the stage not yet closed

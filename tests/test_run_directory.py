@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import os
+import stat
 import subprocess
 import sys
 
@@ -47,7 +48,9 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, failure):
     assert names_in(tmp_path) == ["note.txt"]
 
 
-def test_the_old_file_stands_until_the_new_one_is_on_disk(tmp_path, monkeypatch):
+def test_the_old_file_stands_until_the_new_one_is_on_disk_and_its_name_follows(
+    tmp_path, monkeypatch
+):
     path = tmp_path / "note.txt"
     write_text(path, "old")
     synced = []
@@ -55,11 +58,13 @@ def test_the_old_file_stands_until_the_new_one_is_on_disk(tmp_path, monkeypatch)
 
     def watched_fsync(descriptor):
         fsync(descriptor)
-        synced.append((path.read_text(), os.fstat(descriptor).st_size))
+        status = os.fstat(descriptor)
+        size = "directory" if stat.S_ISDIR(status.st_mode) else status.st_size
+        synced.append((path.read_text(), size))
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
     write_text(path, "newer")
-    assert synced == [("old", 5)]
+    assert synced == [("old", 5), ("newer", "directory")]
     assert path.read_text() == "newer"
 
 
@@ -74,7 +79,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
     path = tmp_path / "arrays.npz"
     write_arrays(path, {"a": np.arange(3)})
     monkeypatch.setattr(run_directory, "open", lambda *_: FullDisk(), raising=False)
-    with pytest.raises(UserError, match="disk is full: could not write .*arrays.npz; free some"):
+    with pytest.raises(UserError, match="disk is full .*: could not write .*arrays.npz; free some"):
         write_arrays(path, {"a": np.arange(4)})
     assert read_arrays(path)["a"].tolist() == [0, 1, 2]
 

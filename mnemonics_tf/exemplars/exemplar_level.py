@@ -319,7 +319,13 @@ def _companions(
     progress = StageProgress(state.phase.index, context.protocol.num_phases, name, steps, start)
 
     def save(step: int, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
-        minutes = context.settings.run.checkpoint_minutes
-        state.save_if_due(minutes, stage, step, lambda: {"learning": arrays()})
+        run = context.settings.run
+        state.save_if_due(
+            run.checkpoint_minutes,
+            run.checkpoint_outer_steps,
+            stage,
+            step,
+            lambda: {"learning": arrays()},
+        )
 
     return Companions(progress.update, validate, save, resume)

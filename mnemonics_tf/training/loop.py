@@ -9,6 +9,7 @@ import tensorflow as tf
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Pipeline
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
+from mnemonics_tf.run_directory import check_shapes
 from mnemonics_tf.training.optimization import OptimizationSettings, l2_gradients, make_optimizer
 
 #: (batch, outputs, outputs of the old model or None) -> name to `[b]`
@@ -129,5 +130,7 @@ class TrainingLoop:
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Sets the optimiser's variables to what `state` returned."""
+        shapes = {f"{i:04d}": v.shape for i, v in enumerate(self.optimizer.variables)}
+        check_shapes(state, shapes, "the checkpoint of the optimiser")
         for i, variable in enumerate(self.optimizer.variables):
             variable.assign(state[f"{i:04d}"])

@@ -145,6 +145,7 @@ def _run_epochs(
         context.summaries.scalars(f"{name}/phase{phase:02d}", figures, epoch)
         state.save_if_due(
             context.settings.run.checkpoint_minutes,
+            context.settings.run.checkpoint_epochs,
             stage,
             epoch + 1,
             lambda: {"optimizer": loop.state()},
@@ -175,11 +176,11 @@ def _phase0_fingerprint(context: RunContext) -> str:
 def _take_over_phase0(context: RunContext, state: PhaseState) -> None:
     other = RunDirectory(context.settings.run.phase0_from)
     arrays = read_arrays(other.base_model)
-    if str(arrays.pop("fingerprint")) != _phase0_fingerprint(context):
+    if str(arrays.pop("fingerprint", "")) != _phase0_fingerprint(context):
         raise UserError(
             f"--phase0_from={other.root}: its phase 0 was trained with other settings, data or "
             "class order; leave the flag out to train phase 0 here"
         )
     # A correction of logits is not part of what runs share: it starts as it is.
-    state.model.set_state({**state.model.state(), **arrays})
+    state.model.set_state({**state.model.state(), **arrays}, str(other.base_model))
     LOGGER.info("phase 0 takes the trained model of %s", other.root)

@@ -27,17 +27,17 @@ def files(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def test_nothing_saved_is_nothing_found(tmp_path):
-    assert PhaseCheckpoints(tmp_path / "none").latest() is None
+    assert PhaseCheckpoints(tmp_path / "none", "run").latest() is None
 
 
 def test_the_newest_comes_back_as_it_was(tmp_path):
     for position in (3, 1, 2):
-        PhaseCheckpoints(tmp_path).save(snapshot(1, position))
-    check_equal(PhaseCheckpoints(tmp_path).latest(), snapshot(1, 2))
+        PhaseCheckpoints(tmp_path, "run").save(snapshot(1, position))
+    check_equal(PhaseCheckpoints(tmp_path, "run").latest(), snapshot(1, 2))
 
 
 def test_two_are_kept(tmp_path):
-    checkpoints = PhaseCheckpoints(tmp_path)
+    checkpoints = PhaseCheckpoints(tmp_path, "run")
     for position in range(5):
         checkpoints.save(snapshot(0, position))
     assert len(files(tmp_path)) == 2
@@ -45,7 +45,7 @@ def test_two_are_kept(tmp_path):
 
 @pytest.mark.parametrize("damage", [b"", b"no zip at all", None])
 def test_a_damaged_one_falls_back_to_the_one_before(tmp_path, damage, caplog):
-    checkpoints = PhaseCheckpoints(tmp_path)
+    checkpoints = PhaseCheckpoints(tmp_path, "run")
     for position in (1, 2):
         checkpoints.save(snapshot(0, position))
     newest = files(tmp_path)[-1]
@@ -58,7 +58,7 @@ def test_a_damaged_one_falls_back_to_the_one_before(tmp_path, damage, caplog):
 
 
 def test_a_flipped_byte_is_noticed(tmp_path):
-    checkpoints = PhaseCheckpoints(tmp_path)
+    checkpoints = PhaseCheckpoints(tmp_path, "run")
     for position in (1, 2):
         checkpoints.save(snapshot(0, position))
     newest = files(tmp_path)[-1]
@@ -70,7 +70,7 @@ def test_a_flipped_byte_is_noticed(tmp_path):
 
 
 def test_all_damaged_says_what_to_remove(tmp_path):
-    checkpoints = PhaseCheckpoints(tmp_path)
+    checkpoints = PhaseCheckpoints(tmp_path, "run")
     for position in (1, 2):
         checkpoints.save(snapshot(0, position))
     for path in files(tmp_path):
@@ -80,7 +80,7 @@ def test_all_damaged_says_what_to_remove(tmp_path):
 
 
 def test_clearing_leaves_other_files(tmp_path):
-    checkpoints = PhaseCheckpoints(tmp_path)
+    checkpoints = PhaseCheckpoints(tmp_path, "run")
     checkpoints.save(snapshot(0, 1))
     (tmp_path / "exemplars.npz").write_bytes(b"")
     checkpoints.clear()
