@@ -101,4 +101,4 @@ def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=settings.parse_flags)

@@ -74,6 +74,8 @@ class Experiment:
         self._settings = settings
         self._source = source
         protocol = make_protocol(settings, len(source.class_names))
+        if settings.training.method not in METHODS:  # a flag can't say so, settings.json can
+            raise UserError(f"--method={settings.training.method}: known are {', '.join(METHODS)}")
         method = METHODS[settings.training.method](_method_settings(settings))
         _check_class_sizes(settings, protocol, source)
         _check_method(settings, method, protocol, source)

@@ -80,4 +80,4 @@ def train(wanted: settings.Settings) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=settings.parse_flags)

@@ -18,6 +18,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import STAGES, Experiment, make_protocol
 from mnemonics_tf.interruption import RunInterruptedError
+from mnemonics_tf.results import without_times
 from mnemonics_tf.run_directory import RunDirectory, read_arrays, read_json, write_json
 from mnemonics_tf.settings import (
     ExemplarSettings,
@@ -123,13 +124,6 @@ def files_of(root: pathlib.Path) -> dict[str, bytes]:
 
 def variables_of(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     return {path: array for path, array in arrays.items() if path.split("/")[-1] == name}
-
-
-def without_times(value: Any) -> Any:
-    if isinstance(value, dict):
-        timed = ("seconds", "images_per_second")
-        return {key: without_times(item) for key, item in value.items() if key not in timed}
-    return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
 # What a run leaves behind

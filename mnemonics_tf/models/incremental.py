@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.layers import (
     CLASSIFIERS,
     GrowingClassifier,
@@ -42,6 +43,8 @@ class Architecture:
     corrects_logits: bool = False
 
     def __post_init__(self):
+        if self.backbone not in BACKBONES:
+            raise UserError(f"--backbone={self.backbone}: known ones are {', '.join(BACKBONES)}")
         BACKBONES[self.backbone].check_depth(self.depth)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.run_directory import read_arrays, write_arrays
 from mnemonics_tf.training.checkpoints import PhaseCheckpoints, Snapshot
 
 
@@ -69,6 +70,31 @@ def test_a_flipped_byte_is_noticed(tmp_path):
     check_equal(checkpoints.latest(), snapshot(0, 1))
 
 
+def test_a_damaged_one_does_not_count_among_the_two_that_are_kept(tmp_path):
+    for position in (1, 2):
+        PhaseCheckpoints(tmp_path, "run").save(snapshot(0, position))
+    files(tmp_path)[-1].write_bytes(b"x")
+    checkpoints = PhaseCheckpoints(tmp_path, "run")
+    checkpoints.latest()
+    checkpoints.save(snapshot(0, 3))
+    files(tmp_path)[-1].write_bytes(b"x")
+    check_equal(PhaseCheckpoints(tmp_path, "run").latest(), snapshot(0, 1))
+
+
+def test_one_of_another_run_is_refused(tmp_path):
+    PhaseCheckpoints(tmp_path, "run").save(snapshot(0, 1))
+    with pytest.raises(UserError, match="checkpoint-000000.npz belongs to another run or phase"):
+        PhaseCheckpoints(tmp_path, "other run").latest()
+
+
+@pytest.mark.parametrize("moment", [np.array([1]), np.array(["a", "b"]), np.zeros((2, 2))])
+def test_one_without_a_moment_counts_as_damaged(tmp_path, moment):
+    PhaseCheckpoints(tmp_path, "run").save(snapshot(0, 1))
+    path = files(tmp_path)[0]
+    write_arrays(path.with_name("checkpoint-000001.npz"), read_arrays(path) | {"moment": moment})
+    check_equal(PhaseCheckpoints(tmp_path, "run").latest(), snapshot(0, 1))
+
+
 def test_all_damaged_says_what_to_remove(tmp_path):
     checkpoints = PhaseCheckpoints(tmp_path, "run")
     for position in (1, 2):
@@ -83,6 +109,7 @@ def test_clearing_leaves_other_files(tmp_path):
     checkpoints = PhaseCheckpoints(tmp_path, "run")
     checkpoints.save(snapshot(0, 1))
     (tmp_path / "exemplars.npz").write_bytes(b"")
+    (tmp_path / ".tmp-checkpoint-000001.npz").write_bytes(b"left by a kill")
     checkpoints.clear()
     assert checkpoints.latest() is None
     assert [path.name for path in files(tmp_path)] == ["exemplars.npz"]

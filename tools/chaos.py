@@ -1,0 +1,588 @@
+"""Breaks a small run in the ways that machines break, and checks that it ends as one left alone.
+
+python -m tools.chaos --output=docs/results/faults
+
+One run is killed at random moments in all stages. A second one meets signals, damaged files, a full
+and a read-only disk, a second process and a clock that jumps; it lies on a small file system of its
+own where this process may mount one. Both must end with the results, models, exemplars and exported
+outputs of a third one that nothing happened to, bit for bit. Writes OUTPUT.md and OUTPUT.json; exit
+status 1 if anything was not survived.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from mnemonics_tf import hardware
+from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.experiment import STAGES
+from mnemonics_tf.interruption import EXIT_STATUS
+from mnemonics_tf.results import without_times
+from mnemonics_tf.run_directory import RunDirectory, read_arrays, read_json, write_json, write_text
+
+#: digits in two phases, with every stage of Algorithm 1 at work; a checkpoint at every position
+DEMO = {
+    "base_classes": 6,
+    "num_phases": 1,
+    "depth": 8,
+    "base_epochs": 3,
+    "epochs": 3,
+    "finetune_epochs": 3,
+    "exemplars": "mnemonics",
+    "adjust_old_exemplars": True,
+    "weight_transfer": True,
+    "exemplars_per_class": 6,
+    "outer_steps": 6,
+    "adjust_steps": 5,
+    "inner_steps": 5,
+    "outer_batch_size": 100,
+    "validation_every": 2,
+    "checkpoint_epochs": 1,
+    "checkpoint_outer_steps": 1,
+}
+
+_REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+_POLL_SECONDS = 0.01
+_PATIENCE_SECONDS = 1200
+_EVALUATE = len(STAGES)  # the stage after the last one: test, export, record
+_FILE_SYSTEM_BYTES = 16 * 2**20
+
+#: runs the training command with a clock of the day that jumps by more than a year, both ways
+_JUMPING_CLOCK = """\
+import random, runpy, sys, time
+clock = time.time
+time.time = lambda: clock() + random.choice((-4e7, 0, 4e7))
+sys.argv[0] = "mnemonics_tf.train"
+runpy.run_module("mnemonics_tf.train", run_name="__main__", alter_sys=True)
+"""
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Moment:
+    """A point in a run, as its files show it.
+
+    Attributes:
+        phase: index of the first phase that is not closed.
+        stage: index of the stage in progress.
+        position: epochs or outer steps of it that are done.
+    """
+
+    phase: int
+    stage: int
+    position: int
+
+    def __str__(self) -> str:
+        names = [*(name for name, _ in STAGES), "evaluate"]
+        return f"phase {self.phase} {names[self.stage]} {self.position}"
+
+
+@dataclasses.dataclass
+class Fault:
+    """A row of the table.
+
+    Attributes:
+        name: what was done.
+        moment: where the run was.
+        outcome: what the program did.
+        expected: whether that is what it should do.
+    """
+
+    name: str
+    moment: str
+    outcome: str
+    expected: bool
+
+
+def moments(demo: dict[str, Any]) -> list[Moment]:
+    """Returns all moments that checkpoints of a run with these flags show, in order."""
+    found = []
+    for phase in range(demo["num_phases"] + 1):
+        positions = {
+            "train": demo["epochs" if phase else "base_epochs"],
+            "exemplars": demo["outer_steps"],
+            "adjust": demo["adjust_steps"] if phase else 0,
+            "finetune": demo["finetune_epochs"] if phase else 0,
+        }
+        for stage, (name, _) in enumerate(STAGES):
+            found += [Moment(phase, stage, k) for k in range(positions.get(name, 0) + 1)]
+        found.append(Moment(phase, _EVALUATE, 0))
+    return found
+
+
+def reached(directory: RunDirectory) -> Moment:
+    """Returns the newest moment that a run directory shows."""
+    phase = 0
+    while directory.record(phase).exists():
+        phase += 1
+    for path in sorted(directory.phase(phase).glob("checkpoint-*.npz"), reverse=True):
+        with contextlib.suppress(OSError, zipfile.BadZipFile, ValueError, KeyError):
+            stage, position = np.load(path)["moment"]
+            return Moment(phase, int(stage), int(position))
+    return Moment(phase, 0, 0)
+
+
+class Runner:
+    """Starts the training command on one run directory, again and again.
+
+    Args:
+        demo: its flags.
+        directory: of the run.
+        output: file that collects what the command prints.
+        environment: variables to add to this process's.
+    """
+
+    def __init__(
+        self,
+        demo: dict[str, Any],
+        directory: pathlib.Path,
+        output: pathlib.Path,
+        environment: dict[str, str] | None = None,
+    ):
+        self.directory = RunDirectory(directory)
+        self.output = output
+        self._arguments = [f"--{name}={value}" for name, value in demo.items()]
+        self._environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | (environment or {})
+
+    def start(self, *program: str, limit: Callable[[], None] | None = None) -> subprocess.Popen:
+        """Starts the command; `program` stands for `-m mnemonics_tf.train`."""
+        command = [sys.executable, *(program or ("-m", "mnemonics_tf.train")), *self._arguments]
+        with open(self.output, "ab") as output:
+            return subprocess.Popen(
+                [*command, f"--run_dir={self.directory.root}"],
+                cwd=_REPOSITORY,
+                env=self._environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=limit,
+            )
+
+    @contextlib.contextmanager
+    def until(self, moment: Moment, *program: str) -> Iterator[subprocess.Popen]:
+        """Yields the running command once the run has got as far as `moment`; ends it after."""
+        process = self.start(*program)
+        try:
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            while reached(self.directory) < moment:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"no {moment} with {self.directory.root}: {self.printed()}")
+                time.sleep(_POLL_SECONDS)
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def finish(self, *program: str, limit: Callable[[], None] | None = None) -> tuple[int, str]:
+        """Runs the command to its end; returns its exit status and what it printed."""
+        already = len(self.printed()) if self.output.exists() else 0
+        status = self.start(*program, limit=limit).wait(_PATIENCE_SECONDS)
+        return status, self.printed()[already:]
+
+    def on(self, directory: pathlib.Path) -> "Runner":
+        """Returns a runner of the same command on another directory."""
+        other = copy.copy(self)
+        other.directory = RunDirectory(directory)
+        return other
+
+    def printed(self) -> str:
+        """Returns what the command printed so far, over all starts."""
+        return self.output.read_text(errors="replace")
+
+
+def error_line(printed: str) -> str:
+    """Returns the line with which the program explained its end, or how it ended otherwise."""
+    if "Traceback (most recent call last)" in printed:
+        return f"traceback: {printed.strip().splitlines()[-1]}"
+    lines = [line for line in printed.splitlines() if line.startswith("error: ")]
+    return lines[-1] if lines else "no message"
+
+
+# Kills
+
+
+def plan_kills(demo: dict[str, Any], count: int, generator: random.Random) -> list[Moment]:
+    """Returns moments in all stages of all phases first, then random ones, in order."""
+    groups: dict[tuple[int, int], list[Moment]] = {}
+    for moment in moments(demo):
+        groups.setdefault((moment.phase, moment.stage), []).append(moment)
+    busy = [group for group in groups.values() if len(group) > 1 or group[0].stage == _EVALUATE]
+    chosen = [generator.choice(group) for group in generator.sample(busy, len(busy))][:count]
+    others = [moment for moment in moments(demo) if moment not in chosen]
+    return sorted(chosen + generator.sample(others, count - len(chosen)))
+
+
+def kill_again_and_again(
+    runner: Runner, demo: dict[str, Any], count: int, generator: random.Random
+) -> list[Fault]:
+    """Kills a run at `count` moments, each a random instant after its files show the moment."""
+    faults = []
+    for planned in plan_kills(demo, count, generator):
+        # A run that got further than planned before it died has later moments left.
+        here = reached(runner.directory)
+        later = [moment for moment in moments(demo) if moment > here]
+        moment = planned if planned > here or not later else later[0]
+        delay = generator.uniform(0, 1.0 if moment.stage == _EVALUATE else 0.3)
+        with runner.until(moment) as process:
+            time.sleep(delay)
+            process.kill()
+            status = process.wait()
+        killed = status == -signal.SIGKILL
+        outcome = f"died {1000 * delay:.0f} ms later, at {reached(runner.directory)}"
+        faults.append(Fault("SIGKILL", str(moment), outcome, killed))
+        print(faults[-1], flush=True)
+    return faults
+
+
+# Everything else
+
+
+class Disk:
+    """A small file system, where this process may mount one; otherwise a plain directory.
+
+    Args:
+        path: where.
+
+    Attributes:
+        path: where.
+        is_mounted: whether it is a file system of its own.
+        reason: why it is not.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        path.mkdir(parents=True)
+        self.path = path
+        self.reason = self._mount("-t", "tmpfs", "-o", f"size={_FILE_SYSTEM_BYTES}", "tmpfs")
+        self.is_mounted = not self.reason
+
+    def _mount(self, *arguments: str) -> str:
+        """Returns why mounting failed, or an empty string."""
+        try:
+            done = subprocess.run(
+                ["mount", *arguments, str(self.path)], capture_output=True, text=True, check=False
+            )
+        except OSError as error:
+            return f"mount: {error.strerror}"
+        return done.stderr.strip() or f"mount: exit status {done.returncode}" * bool(
+            done.returncode
+        )
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """Within it, no byte is left."""
+        filler = self.path / "filler"
+        with open(filler, "wb", buffering=0) as stream, contextlib.suppress(OSError):
+            while stream.write(bytes(4096)):
+                pass
+        try:
+            yield
+        finally:
+            filler.unlink()
+
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Within it, nothing can be written."""
+        self._mount("-o", "remount,ro")
+        try:
+            yield
+        finally:
+            self._mount("-o", "remount,rw")
+
+    def release(self) -> None:
+        """Unmounts it."""
+        if self.is_mounted:
+            subprocess.run(["umount", "--lazy", str(self.path)], check=False)
+
+
+def meet_faults(runner: Runner, disk: Disk) -> list[Fault]:
+    """Puts one run through everything but plain kills, from its start to its end."""
+    faults = [
+        *(_stop(runner, number, moment) for number, moment in _SIGNALS),
+        _second_process(runner, Moment(0, 1, 3)),
+        _damage_newest(runner, "newest checkpoint cut short", Moment(0, 1, 4), _cut_short),
+        _full_disk(runner, disk, Moment(1, 0, 1)),
+        _file_size_limit(runner),
+        _read_only(runner, disk),
+        _damage_newest(runner, "bytes of the newest checkpoint flipped", Moment(1, 2, 2), _flip),
+        *_refusals(runner, disk.path.parent),
+        _jumping_clock(runner, Moment(1, 4, 2)),
+    ]
+    return faults
+
+
+_SIGNALS = (
+    (signal.SIGTERM, Moment(0, 0, 1)),
+    (signal.SIGINT, Moment(0, 1, 1)),
+)
+
+
+def _stop(runner: Runner, number: signal.Signals, moment: Moment) -> Fault:
+    with runner.until(moment) as process:
+        process.send_signal(number)
+        status = process.wait(_PATIENCE_SECONDS)
+    outcome = f"exit status {status}, saved at {reached(runner.directory)}"
+    return Fault(number.name, str(moment), outcome, status == EXIT_STATUS)
+
+
+def _second_process(runner: Runner, moment: Moment) -> Fault:
+    with runner.until(moment) as process:
+        process.send_signal(signal.SIGSTOP)  # so that it is still at work when the other comes
+        status, printed = runner.finish()
+        line = error_line(printed)
+        process.kill()
+    refused = status == 2 and "another process works on" in line
+    return Fault("second process on the directory", str(moment), line, refused)
+
+
+def _damage_newest(
+    runner: Runner, name: str, moment: Moment, damage: Callable[[pathlib.Path], None]
+) -> Fault:
+    with runner.until(moment) as process:
+        process.kill()
+    before = reached(runner.directory)
+    newest = max(runner.directory.phase(moment.phase).glob("checkpoint-*.npz"))
+    damage(newest)
+    already = len(runner.printed())
+    with runner.until(dataclasses.replace(before, position=before.position + 1)):
+        lines = runner.printed()[already:].splitlines()
+    warnings = [line for line in lines if newest.name in line and "is damaged" in line]
+    outcome = "warned and went on from the one before" if warnings else "no warning"
+    return Fault(name, str(before), outcome, bool(warnings))
+
+
+def _cut_short(path: pathlib.Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _flip(path: pathlib.Path) -> None:
+    contents = bytearray(path.read_bytes())
+    middle = slice(len(contents) // 2, len(contents) // 2 + 16)
+    contents[middle] = bytes(255 - byte for byte in contents[middle])
+    path.write_bytes(contents)
+
+
+def _full_disk(runner: Runner, disk: Disk, moment: Moment) -> Fault:
+    if not disk.is_mounted:
+        return Fault("full disk", "-", f"not tried ({disk.reason})", True)
+    already = len(runner.printed())
+    with runner.until(moment) as process, disk.full():
+        status = process.wait(_PATIENCE_SECONDS)
+    line = error_line(runner.printed()[already:])
+    return Fault("full disk", str(moment), line, status == 2 and "the disk is full" in line)
+
+
+def _file_size_limit(runner: Runner) -> Fault:
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    moment = reached(runner.directory)
+    status, printed = runner.finish(limit=limit)
+    line = error_line(printed)
+    expected = status == 2 and "file size limit" in line
+    return Fault("limit on file sizes (RLIMIT_FSIZE)", str(moment), line, expected)
+
+
+def _read_only(runner: Runner, disk: Disk) -> Fault:
+    if not disk.is_mounted:
+        return Fault("read-only directory", "-", f"not tried ({disk.reason})", True)
+    moment = reached(runner.directory)
+    with disk.read_only():
+        status, printed = runner.finish()
+    line = error_line(printed)
+    expected = status == 2 and "can't be written" in line
+    return Fault("read-only directory", str(moment), line, expected)
+
+
+def _refusals(runner: Runner, scratch: pathlib.Path) -> list[Fault]:
+    """Tries damages that a run must diagnose, each on a copy of the directory as it stands."""
+
+    def checkpoints(directory):
+        return sorted(directory.phase(1).glob("checkpoint-*.npz"))
+
+    def other_phase(directory):
+        for path in checkpoints(directory):
+            with np.load(path) as arrays:
+                changed = dict(arrays) | {"owner": np.array("another run")}
+            np.savez(path, **changed)
+
+    damages = {
+        "settings.json removed": lambda d: d.settings.unlink(),
+        "settings.json cut short": lambda d: _cut_short(d.settings),
+        "record of phase 0 removed": lambda d: d.record(0).unlink(),
+        "record of phase 0 cut short": lambda d: _cut_short(d.record(0)),
+        "model of phase 0 cut short": lambda d: _cut_short(d.model(0)),
+        "exemplars of phase 0 removed": lambda d: d.exemplars(0).unlink(),
+        "all checkpoints cut short": lambda d: [_cut_short(path) for path in checkpoints(d)],
+        "checkpoints of another run": other_phase,
+    }
+    faults = []
+    for name, damage in damages.items():
+        damaged = RunDirectory(scratch / "damaged")
+        shutil.rmtree(damaged.root, ignore_errors=True)
+        shutil.copytree(runner.directory.root, damaged.root)
+        moment = reached(damaged)
+        damage(damaged)
+        before = _files_of(damaged)
+        status, printed = runner.on(damaged.root).finish()
+        line = error_line(printed)
+        unchanged = _files_of(damaged) == before
+        faults.append(Fault(name, str(moment), line, status == 2 and unchanged))
+        print(faults[-1], flush=True)
+    return faults
+
+
+def _files_of(directory: RunDirectory) -> dict[str, bytes]:
+    """Returns the contents of all files that hold a run's state."""
+    paths = [path for path in directory.root.rglob("*") if path.suffix in (".npz", ".json")]
+    return {str(path): path.read_bytes() for path in paths}
+
+
+def _jumping_clock(runner: Runner, moment: Moment) -> Fault:
+    with runner.until(moment, "-c", _JUMPING_CLOCK) as process:
+        process.kill()
+    outcome = f"went on to {reached(runner.directory)}"
+    return Fault("clock that jumps by 400 days", f"up to {moment}", outcome, True)
+
+
+# Comparing
+
+
+def differences(expected: RunDirectory, found: RunDirectory) -> list[str]:
+    """Returns in what a finished run differs from another, times apart; bit for bit."""
+    different = []
+    ours, theirs = (without_times(read_json(run.results)) for run in (found, expected))
+    different += [name for name in theirs if ours.get(name) != theirs[name]]
+    kinds = (RunDirectory.model, RunDirectory.exemplars, RunDirectory.predictions)
+    for phase in range(len(theirs["phases"])):
+        for kind in kinds:
+            one, other = read_arrays(kind(found, phase)), read_arrays(kind(expected, phase))
+            if not _same_arrays(one, other):
+                different.append(str(kind(found, phase).relative_to(found.root)))
+        one, other = (_exported_outputs(run, phase) for run in (found, expected))
+        different += [
+            f"export {phase + 1}: {name}" for name in other if not _same(one, other, name)
+        ]
+    left = [
+        path for path in found.root.rglob("*") if path.name.startswith((".tmp-", "checkpoint-"))
+    ]
+    return different + [f"left behind: {path.relative_to(found.root)}" for path in left]
+
+
+def _same_arrays(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(_same(one, other, name) for name in other)
+
+
+def _same(one: dict[str, np.ndarray], other: dict[str, np.ndarray], name: str) -> bool:
+    return one[name].dtype == other[name].dtype and np.array_equal(one[name], other[name])
+
+
+def _exported_outputs(run: RunDirectory, phase: int) -> dict[str, np.ndarray]:
+    images = load_digits().test_set(range(10)).load_all()
+    export = tf.saved_model.load(str(run.export / "digits" / str(phase + 1)))
+    outputs = {}
+    for signature in ("serving_default", "features", "nme"):
+        found = export.signatures[signature](images=tf.constant(images))
+        outputs |= {f"{signature}/{name}": tensor.numpy() for name, tensor in found.items()}
+    return outputs
+
+
+# The table
+
+
+def table(report: dict[str, Any]) -> str:
+    """Returns the report as Markdown."""
+    lines = [
+        "# Faults tried and survived",
+        "",
+        "Written by `python -m tools.chaos`: a run on the handwritten digits (two phases, "
+        "learned exemplars with adjustment, weight transfer, fine-tune) that meets faults, beside "
+        "one that meets none. Flags:",
+        "",
+        f"`{' '.join(report['flags'])}`",
+        "",
+        f"{report['survived']} of {len(report['kills']) + len(report['faults'])} faults went as "
+        "they should. Results (times apart), models, exemplars, predictions and the outputs of all "
+        "exported signatures, beside those of the run left alone:",
+        "",
+    ]
+    for name, found in report["differences"].items():
+        lines.append(f"- {name}: {'; '.join(found) if found else 'the same, bit for bit'}")
+    for title, key in (("Killed at random moments", "kills"), ("Other faults", "faults")):
+        lines += ["", f"## {title}", "", "| fault | the run was at | what it did | as it should |"]
+        lines.append("| --- | --- | --- | --- |")
+        for fault in report[key]:
+            verdict = "yes" if fault["expected"] else "**no**"
+            outcome = fault["outcome"].replace("|", "\\|")
+            lines.append(f"| {fault['name']} | {fault['moment']} | {outcome} | {verdict} |")
+    packages = ", ".join(f"{name} {version}" for name, version in report["packages"].items())
+    return "\n".join([*lines, "", f"With {packages}; kills drawn with seed {report['seed']}.", ""])
+
+
+def define_flags() -> None:
+    """Defines this program's flags; a function, for a test imports this module."""
+    flags.DEFINE_string("output", None, "Path to write, without .md and .json.", required=True)
+    flags.DEFINE_string("work_dir", "", "Directory for the runs; by default a temporary one.")
+    flags.DEFINE_integer("kills", 20, "How often a run is killed.", lower_bound=1)
+    flags.DEFINE_integer("kill_seed", 0, "Seed of the moments.")
+
+
+def main(_: Sequence[str]) -> int:
+    """Runs all faults and writes the table."""
+    values = flags.FLAGS
+    work = pathlib.Path(values.work_dir or tempfile.mkdtemp(prefix="chaos-")).resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    generator = random.Random(values.kill_seed)
+    alone = Runner(DEMO, work / "alone", work / "alone.txt")
+    status, printed = alone.finish()
+    if status:
+        raise RuntimeError(f"the run left alone ends with exit status {status}: {printed}")
+    killed = Runner(DEMO, work / "killed", work / "killed.txt")
+    kills = kill_again_and_again(killed, DEMO, values.kills, generator)
+    disk = Disk(work / "disk")
+    try:
+        broken = Runner(DEMO, disk.path / "run", work / "broken.txt")
+        faults = meet_faults(broken, disk)
+        different = {}
+        for name, runner in (("killed run", killed), ("run with the other faults", broken)):
+            status, printed = runner.finish()
+            ended = [] if status == 0 else [f"exit status {status}: {error_line(printed)}"]
+            different[name] = ended or differences(alone.directory, runner.directory)
+    finally:
+        disk.release()
+    rows = [*kills, *faults]
+    report = {
+        "flags": [f"--{name}={value}" for name, value in DEMO.items()],
+        "seed": values.kill_seed,
+        "survived": sum(fault.expected for fault in rows),
+        "differences": different,
+        "kills": [dataclasses.asdict(fault) for fault in kills],
+        "faults": [dataclasses.asdict(fault) for fault in faults],
+        "packages": hardware.describe_packages(),
+        "hardware": hardware.describe_hardware(),
+    }
+    text = json.dumps(report).replace(str(work), "WORK")
+    write_json(pathlib.Path(f"{values.output}.json"), json.loads(text))
+    write_text(pathlib.Path(f"{values.output}.md"), table(json.loads(text)))
+    print(table(report))
+    return int(report["survived"] < len(rows) or any(different.values()))
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
