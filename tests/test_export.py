@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import time
+import zlib
 
 import numpy as np
 import pytest
@@ -165,6 +167,53 @@ def test_jpeg_of_other_sizes_and_channels(learned, tmp_path):
     answer = served("serving_bytes", {"image_bytes": files})
     expected = learned.predict(images).logits
     np.testing.assert_allclose(answer["logits"], expected, rtol=1e-5, atol=1e-5)
+    served.close()
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """Returns a PNG file of a few bytes whose header names a size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + checksum
+
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    rows = zlib.compress(bytes(1000))
+    parts = chunk(b"IHDR", size + b"\x08\x02\0\0\0"), chunk(b"IDAT", rows), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def jpeg_that_claims(width: int, height: int) -> bytes:
+    """Returns a JPEG file of a few bytes whose frame header names a size."""
+    contents = bytearray(encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
+    at = contents.index(b"\xff\xc0") + 5
+    contents[at : at + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return bytes(contents)
+
+
+HOSTILE_IMAGES = {
+    "100 megapixels, PNG": (png_that_claims(10_000, 10_000), "64000000 pixels.*10000 10000"),
+    "100 megapixels, JPEG": (jpeg_that_claims(10_000, 10_000), "64000000 pixels.*10000 10000"),
+    "a product beyond 32 bits": (png_that_claims(2**31 - 1, 2**31 - 1), "64000000 pixels"),
+    "no pixels": (png_that_claims(0, 5), "64000000 pixels"),
+    "a GIF, that may hold many": (b"GIF89a" + bytes(100), "expected a JPEG or PNG file"),
+    "text": (b"no image", "expected a JPEG or PNG file"),
+    "nothing": (b"", "expected a JPEG or PNG file"),
+    "a PNG cut short": (png_that_claims(8, 8)[:40], "PNG"),
+    "only the start of a PNG": (png_that_claims(8, 8)[:16], ""),
+    "a JPEG cut short": (jpeg_that_claims(8, 8)[:30], "JPEG"),
+}
+
+
+def test_hostile_images_are_refused_before_they_are_decoded(learned, tmp_path):
+    served = ServedModel(learned.export(tmp_path / "net", 1))
+    good = tf.io.encode_png(learned.images[0]).numpy()
+    for name, (contents, message) in HOSTILE_IMAGES.items():
+        started = time.monotonic()
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"(?s){message}"):
+            served("serving_bytes", {"image_bytes": [good, contents]})
+        assert time.monotonic() - started < 10, name
+    assert len(served("serving_bytes", {"image_bytes": [good]})["class_id"]) == 1
     served.close()
 
 

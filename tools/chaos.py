@@ -9,6 +9,7 @@ outputs of a third one that nothing happened to, bit for bit. Writes OUTPUT.md a
 status 1 if anything was not survived.
 """
 
+import concurrent.futures
 import contextlib
 import copy
 import dataclasses
@@ -36,7 +37,14 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.experiment import STAGES
 from mnemonics_tf.interruption import EXIT_STATUS
 from mnemonics_tf.results import without_times
-from mnemonics_tf.run_directory import RunDirectory, read_arrays, read_json, write_json, write_text
+from mnemonics_tf.run_directory import (
+    RunDirectory,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+    write_text,
+)
 
 #: digits in two phases, with every stage of Algorithm 1 at work; a checkpoint at every position
 DEMO = {
@@ -62,6 +70,7 @@ DEMO = {
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _POLL_SECONDS = 0.01
 _PATIENCE_SECONDS = 1200
+_PLAIN_RUNS = ("alone", "killed")
 _EVALUATE = len(STAGES)  # the stage after the last one: test, export, record
 _FILE_SYSTEM_BYTES = 16 * 2**20
 
@@ -161,7 +170,7 @@ class Runner:
         self._arguments = [f"--{name}={value}" for name, value in demo.items()]
         self._environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | (environment or {})
 
-    def start(self, *program: str, limit: Callable[[], None] | None = None) -> subprocess.Popen:
+    def start(self, *program: str) -> subprocess.Popen:
         """Starts the command; `program` stands for `-m mnemonics_tf.train`."""
         command = [sys.executable, *(program or ("-m", "mnemonics_tf.train")), *self._arguments]
         with open(self.output, "ab") as output:
@@ -171,7 +180,6 @@ class Runner:
                 env=self._environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                preexec_fn=limit,
             )
 
     @contextlib.contextmanager
@@ -189,10 +197,21 @@ class Runner:
             process.kill()
             process.wait()
 
-    def finish(self, *program: str, limit: Callable[[], None] | None = None) -> tuple[int, str]:
-        """Runs the command to its end; returns its exit status and what it printed."""
+    def finish(self, *program: str, largest_file: int = -1) -> tuple[int, str]:
+        """Runs the command to its end; returns its exit status and what it printed.
+
+        Args:
+            *program: as for `start`.
+            largest_file: bytes that a file may have; -1: no limit.
+        """
         already = len(self.printed()) if self.output.exists() else 0
-        status = self.start(*program, limit=limit).wait(_PATIENCE_SECONDS)
+        process = self.start(*program)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
+        try:
+            status = process.wait(_PATIENCE_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
         return status, self.printed()[already:]
 
     def on(self, directory: pathlib.Path) -> "Runner":
@@ -312,47 +331,54 @@ class Disk:
 
 def meet_faults(runner: Runner, disk: Disk) -> list[Fault]:
     """Puts one run through everything but plain kills, from its start to its end."""
-    faults = [
-        *(_stop(runner, number, moment) for number, moment in _SIGNALS),
-        _second_process(runner, Moment(0, 1, 3)),
-        _damage_newest(runner, "newest checkpoint cut short", Moment(0, 1, 4), _cut_short),
-        _full_disk(runner, disk, Moment(1, 0, 1)),
-        _file_size_limit(runner),
-        _read_only(runner, disk),
-        _damage_newest(runner, "bytes of the newest checkpoint flipped", Moment(1, 2, 2), _flip),
-        *_refusals(runner, disk.path.parent),
-        _jumping_clock(runner, Moment(1, 4, 2)),
-    ]
+    trials = {
+        "SIGTERM": lambda: _stop(runner, signal.SIGTERM, Moment(0, 0, 1)),
+        "SIGINT": lambda: _stop(runner, signal.SIGINT, Moment(0, 1, 1)),
+        "second process on the directory": lambda: _second_process(runner, Moment(0, 1, 3)),
+        "newest checkpoint cut short": lambda: _damage_newest(runner, Moment(0, 1, 4), _cut_short),
+        "full disk": lambda: _full_disk(runner, disk, Moment(1, 0, 1)),
+        "limit on file sizes (RLIMIT_FSIZE)": lambda: _file_size_limit(runner),
+        "read-only directory": lambda: _read_only(runner, disk),
+        "newest checkpoint's bytes flipped": lambda: _damage_newest(runner, Moment(1, 2, 2), _flip),
+        **{
+            name: lambda damage=damage: _refusal(runner, disk.path.parent / "damaged", damage)
+            for name, damage in _DAMAGES.items()
+        },
+        "clock that jumps by 400 days": lambda: _jumping_clock(runner, Moment(1, 4, 2)),
+    }
+    faults = []
+    for name, trial in trials.items():
+        try:
+            moment, outcome, expected = trial()
+        except RuntimeError as error:  # the run did not get where the fault was to meet it
+            moment, outcome, expected = reached(runner.directory), str(error)[-500:], False
+        faults.append(Fault(name, str(moment), outcome, expected))
+        print(faults[-1], flush=True)
     return faults
 
 
-_SIGNALS = (
-    (signal.SIGTERM, Moment(0, 0, 1)),
-    (signal.SIGINT, Moment(0, 1, 1)),
-)
+#: where the run was, what the program did, whether it should
+_Seen = tuple[Moment, str, bool]
 
 
-def _stop(runner: Runner, number: signal.Signals, moment: Moment) -> Fault:
+def _stop(runner: Runner, number: signal.Signals, moment: Moment) -> _Seen:
     with runner.until(moment) as process:
         process.send_signal(number)
         status = process.wait(_PATIENCE_SECONDS)
     outcome = f"exit status {status}, saved at {reached(runner.directory)}"
-    return Fault(number.name, str(moment), outcome, status == EXIT_STATUS)
+    return moment, outcome, status == EXIT_STATUS
 
 
-def _second_process(runner: Runner, moment: Moment) -> Fault:
+def _second_process(runner: Runner, moment: Moment) -> _Seen:
     with runner.until(moment) as process:
         process.send_signal(signal.SIGSTOP)  # so that it is still at work when the other comes
         status, printed = runner.finish()
         line = error_line(printed)
         process.kill()
-    refused = status == 2 and "another process works on" in line
-    return Fault("second process on the directory", str(moment), line, refused)
+    return moment, line, status == 2 and "another process works on" in line
 
 
-def _damage_newest(
-    runner: Runner, name: str, moment: Moment, damage: Callable[[pathlib.Path], None]
-) -> Fault:
+def _damage_newest(runner: Runner, moment: Moment, damage: Callable[[pathlib.Path], None]) -> _Seen:
     with runner.until(moment) as process:
         process.kill()
     before = reached(runner.directory)
@@ -363,7 +389,7 @@ def _damage_newest(
         lines = runner.printed()[already:].splitlines()
     warnings = [line for line in lines if newest.name in line and "is damaged" in line]
     outcome = "warned and went on from the one before" if warnings else "no warning"
-    return Fault(name, str(before), outcome, bool(warnings))
+    return before, outcome, bool(warnings)
 
 
 def _cut_short(path: pathlib.Path) -> None:
@@ -377,74 +403,67 @@ def _flip(path: pathlib.Path) -> None:
     path.write_bytes(contents)
 
 
-def _full_disk(runner: Runner, disk: Disk, moment: Moment) -> Fault:
+def _full_disk(runner: Runner, disk: Disk, moment: Moment) -> _Seen:
     if not disk.is_mounted:
-        return Fault("full disk", "-", f"not tried ({disk.reason})", True)
+        return moment, f"not tried ({disk.reason})", True
     already = len(runner.printed())
     with runner.until(moment) as process, disk.full():
         status = process.wait(_PATIENCE_SECONDS)
     line = error_line(runner.printed()[already:])
-    return Fault("full disk", str(moment), line, status == 2 and "the disk is full" in line)
+    return moment, line, status == 2 and "the disk is full" in line
 
 
-def _file_size_limit(runner: Runner) -> Fault:
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
+def _file_size_limit(runner: Runner) -> _Seen:
     moment = reached(runner.directory)
-    status, printed = runner.finish(limit=limit)
+    status, printed = runner.finish(largest_file=200_000)
     line = error_line(printed)
-    expected = status == 2 and "file size limit" in line
-    return Fault("limit on file sizes (RLIMIT_FSIZE)", str(moment), line, expected)
+    return moment, line, status == 2 and "file size limit" in line
 
 
-def _read_only(runner: Runner, disk: Disk) -> Fault:
-    if not disk.is_mounted:
-        return Fault("read-only directory", "-", f"not tried ({disk.reason})", True)
+def _read_only(runner: Runner, disk: Disk) -> _Seen:
     moment = reached(runner.directory)
+    if not disk.is_mounted:
+        return moment, f"not tried ({disk.reason})", True
     with disk.read_only():
         status, printed = runner.finish()
     line = error_line(printed)
-    expected = status == 2 and "can't be written" in line
-    return Fault("read-only directory", str(moment), line, expected)
+    return moment, line, status == 2 and "can't be written" in line
 
 
-def _refusals(runner: Runner, scratch: pathlib.Path) -> list[Fault]:
-    """Tries damages that a run must diagnose, each on a copy of the directory as it stands."""
+def _checkpoints(directory: RunDirectory) -> list[pathlib.Path]:
+    return sorted(directory.phase(1).glob("checkpoint-*.npz"))
 
-    def checkpoints(directory):
-        return sorted(directory.phase(1).glob("checkpoint-*.npz"))
 
-    def other_phase(directory):
-        for path in checkpoints(directory):
-            with np.load(path) as arrays:
-                changed = dict(arrays) | {"owner": np.array("another run")}
-            np.savez(path, **changed)
+def _give_away(path: pathlib.Path) -> None:
+    """Makes a checkpoint another run's."""
+    write_arrays(path, read_arrays(path) | {"owner": np.array("another run")})
 
-    damages = {
-        "settings.json removed": lambda d: d.settings.unlink(),
-        "settings.json cut short": lambda d: _cut_short(d.settings),
-        "record of phase 0 removed": lambda d: d.record(0).unlink(),
-        "record of phase 0 cut short": lambda d: _cut_short(d.record(0)),
-        "model of phase 0 cut short": lambda d: _cut_short(d.model(0)),
-        "exemplars of phase 0 removed": lambda d: d.exemplars(0).unlink(),
-        "all checkpoints cut short": lambda d: [_cut_short(path) for path in checkpoints(d)],
-        "checkpoints of another run": other_phase,
-    }
-    faults = []
-    for name, damage in damages.items():
-        damaged = RunDirectory(scratch / "damaged")
-        shutil.rmtree(damaged.root, ignore_errors=True)
-        shutil.copytree(runner.directory.root, damaged.root)
-        moment = reached(damaged)
-        damage(damaged)
-        before = _files_of(damaged)
-        status, printed = runner.on(damaged.root).finish()
-        line = error_line(printed)
-        unchanged = _files_of(damaged) == before
-        faults.append(Fault(name, str(moment), line, status == 2 and unchanged))
-        print(faults[-1], flush=True)
-    return faults
+
+#: what a run must diagnose, and leave as it is; phase 0 is done and phase 1 is not
+_DAMAGES: dict[str, Callable[[RunDirectory], Any]] = {
+    "settings.json removed": lambda run: run.settings.unlink(),
+    "settings.json cut short": lambda run: _cut_short(run.settings),
+    "record of phase 0 removed": lambda run: run.record(0).unlink(),
+    "record of phase 0 cut short": lambda run: _cut_short(run.record(0)),
+    "model of phase 0 cut short": lambda run: _cut_short(run.model(0)),
+    "exemplars of phase 0 removed": lambda run: run.exemplars(0).unlink(),
+    "all checkpoints cut short": lambda run: [_cut_short(path) for path in _checkpoints(run)],
+    "checkpoints of another run": lambda run: [_give_away(path) for path in _checkpoints(run)],
+}
+
+
+def _refusal(
+    runner: Runner, copied_to: pathlib.Path, damage: Callable[[RunDirectory], Any]
+) -> _Seen:
+    """Damages a copy of the run directory and starts the command on it."""
+    shutil.rmtree(copied_to, ignore_errors=True)
+    shutil.copytree(runner.directory.root, copied_to)
+    damaged = RunDirectory(copied_to)
+    moment = reached(damaged)
+    damage(damaged)
+    before = _files_of(damaged)
+    status, printed = runner.on(copied_to).finish()
+    return moment, error_line(printed), status == 2 and _files_of(damaged) == before
 
 
 def _files_of(directory: RunDirectory) -> dict[str, bytes]:
@@ -453,11 +472,11 @@ def _files_of(directory: RunDirectory) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in paths}
 
 
-def _jumping_clock(runner: Runner, moment: Moment) -> Fault:
+def _jumping_clock(runner: Runner, moment: Moment) -> _Seen:
+    started = reached(runner.directory)
     with runner.until(moment, "-c", _JUMPING_CLOCK) as process:
         process.kill()
-    outcome = f"went on to {reached(runner.directory)}"
-    return Fault("clock that jumps by 400 days", f"up to {moment}", outcome, True)
+    return started, f"went on to {reached(runner.directory)}", True
 
 
 # Comparing
@@ -548,16 +567,20 @@ def main(_: Sequence[str]) -> int:
     work = pathlib.Path(values.work_dir or tempfile.mkdtemp(prefix="chaos-")).resolve()
     work.mkdir(parents=True, exist_ok=True)
     generator = random.Random(values.kill_seed)
-    alone = Runner(DEMO, work / "alone", work / "alone.txt")
-    status, printed = alone.finish()
-    if status:
-        raise RuntimeError(f"the run left alone ends with exit status {status}: {printed}")
-    killed = Runner(DEMO, work / "killed", work / "killed.txt")
-    kills = kill_again_and_again(killed, DEMO, values.kills, generator)
+    alone, killed = (Runner(DEMO, work / name, work / f"{name}.txt") for name in _PLAIN_RUNS)
     disk = Disk(work / "disk")
+    broken = Runner(DEMO, disk.path / "run", work / "broken.txt")
+    # Exiting, rather than ending at once, takes the disk and the started commands along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        broken = Runner(DEMO, disk.path / "run", work / "broken.txt")
-        faults = meet_faults(broken, disk)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            left_alone = pool.submit(alone.finish)
+            kills_met = pool.submit(kill_again_and_again, killed, DEMO, values.kills, generator)
+            faults_met = pool.submit(meet_faults, broken, disk)
+            kills, faults = kills_met.result(), faults_met.result()
+            status, printed = left_alone.result()
+        if status:
+            raise RuntimeError(f"the run left alone ends with exit status {status}: {printed}")
         different = {}
         for name, runner in (("killed run", killed), ("run with the other faults", broken)):
             status, printed = runner.finish()
