@@ -20,10 +20,18 @@ def log_to(path: pathlib.Path) -> None:
     console = logging.StreamHandler(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
     with user_error_on_disk_trouble(path):
-        file = logging.FileHandler(path)
+        file = _LogFile(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     LOGGER.addHandler(console)
     LOGGER.addHandler(file)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk costs its lines, but not the run its work."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's own name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def duration(seconds: float) -> str:
