@@ -44,7 +44,7 @@ from mnemonics_tf.training.checkpoints import PhaseCheckpoints
 from mnemonics_tf.training.model_level import finetune_model, finetunes, train_model
 
 #: the lines of Algorithm 1 between a phase's beginning and its test; a stage is resumable as a unit
-STAGES: tuple[tuple[str, Callable[[RunContext, PhaseState, int], None]], ...] = (
+STAGES: tuple[tuple[str, Callable[[RunContext, PhaseState, int], Any]], ...] = (
     ("train", train_model),  # lines 4, 8
     ("exemplars", make_new_exemplars),  # lines 10, 11
     ("adjust", adjust_old_exemplars),  # lines 12-16
@@ -192,7 +192,7 @@ class Experiment:
         return finetunes(self.context, state) and "before_finetune" not in state.figures
 
     def _accuracies(self, state: PhaseState) -> dict[str, float]:
-        predictions, _ = self._predict(state.phase, state.evaluator, state.memory)
+        predictions, _ = self.predict(state.phase, state.evaluator, state.memory)
         heads = predictions.summary(self.groups(state.phase))
         return {head: values["accuracy"] for head, values in heads.items()}
 
@@ -200,12 +200,18 @@ class Experiment:
         """Returns both heads' predictions of Theta_i and E_{0:i}, from the run directory."""
         memory = load_memory(self.context.directory, phase, self._source.image_shape)
         evaluator = self._evaluator(self.load_model(phase.index))
-        return self._predict(phase, evaluator, memory)[0]
+        return self.predict(phase, evaluator, memory)[0]
 
-    def _predict(
+    def predict(
         self, phase: Phase, evaluator: Evaluator, memory: ExemplarMemory
     ) -> tuple[Predictions, np.ndarray]:
-        """Returns both heads' predictions of the test set, and the class means `nme` used."""
+        """Returns both heads' predictions of a phase's test set, and the class means `nme` used.
+
+        Args:
+            phase: whose seen classes are tested.
+            evaluator: of the model.
+            memory: gives the class means.
+        """
         means = evaluator.class_means(memory, phase.num_seen)
         return evaluator.predict(self.context.data.test_set(phase), means), means
 
@@ -217,7 +223,7 @@ class Experiment:
         """Tests both heads, exports, and closes the phase: memory, model, record, in this order."""
         phase, directory = state.phase, self.context.directory
         with state.timed("evaluate"):
-            predictions, means = self._predict(phase, state.evaluator, state.memory)
+            predictions, means = self.predict(phase, state.evaluator, state.memory)
         heads = predictions.summary(self.groups(phase))
         state.memory.save(directory.exemplars(phase.index))
         write_arrays(directory.model(phase.index), state.model.state())

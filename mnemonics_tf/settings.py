@@ -173,6 +173,9 @@ class MnemonicsSettings:
         0.03, "beta_1 of Eq. 9, in units of the normalised pixels."
     )
     outer_momentum: float = _setting(0.9, "Momentum of the outer optimiser 'sgd'.")
+    gradient_scale: float = _setting(
+        1.0, "Factor on the meta-gradient of the pixels; decides with 'sgd', cancels with 'adam'."
+    )
     outer_halvings: int = _setting(4, "How often the outer learning rate is halved, evenly.")
     train_beside_old: bool = _setting(
         True, "Old exemplars stand beside the new ones while these learn (Problem 4b)."
@@ -402,7 +405,10 @@ def _validate(settings: Settings) -> None:
         raise UserError(f"--depth={settings.model.depth}: pass a number up to {_MAX_DEPTH}")
     above_zero = {
         training: ("learning_rate", "finetune_learning_rate", "temperature", "learning_rate_decay"),
-        mnemonics: ("inner_learning_rate", "outer_learning_rate", "adjust_learning_rate"),
+        mnemonics: (
+            *("inner_learning_rate", "outer_learning_rate", "gradient_scale"),
+            "adjust_learning_rate",
+        ),
     }
     for group, names in above_zero.items():
         for name in names:

@@ -36,7 +36,8 @@ class ImageSet(abc.ABC):
             index: int64, a vector `[b]` when `batched`, else a scalar.
 
         Returns:
-            uint8 `[b, h, w, c]` when `batched`, else `[h, w, c]`.
+            Pixels in [0, 255], `[b, h, w, c]` when `batched`, else `[h, w, c]`; uint8, but for
+            exemplars that were not rounded yet.
         """
 
     @abc.abstractmethod
@@ -62,20 +63,21 @@ class ArrayImageSet(ImageSet):
     """Images that lie decoded in memory.
 
     Args:
-        images: uint8 `[n, h, w, c]`.
+        images: uint8 `[n, h, w, c]`, or float32 in [0, 255].
         labels: int `[n]`.
 
     Raises:
-        UserError: if the shapes do not belong together or the images are not uint8.
+        UserError: if the shapes do not belong together or the images are of another kind.
     """
 
     batched = True
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
-        if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels):
+        kinds = (np.uint8, np.float32)
+        if images.ndim != 4 or images.dtype not in kinds or len(images) != len(labels):
             raise UserError(
                 f"images of dtype {images.dtype} and shape {images.shape} with {len(labels)} "
-                "labels; expected uint8 [n, height, width, channels] and n labels"
+                "labels; expected uint8 or float32 [n, height, width, channels] and n labels"
             )
         self.images = images
         self.labels = np.asarray(labels, np.int32)

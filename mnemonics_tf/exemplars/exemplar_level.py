@@ -38,13 +38,16 @@ def make_budget(settings: Settings) -> Budget:
     return Budget(per_class=settings.exemplar.exemplars_per_class)
 
 
-def make_new_exemplars(context: RunContext, state: PhaseState, stage: int) -> None:
+def make_new_exemplars(context: RunContext, state: PhaseState, stage: int) -> np.ndarray | None:
     """Makes E_i from D_i: selection, then learning where asked for (lines 10, 11).
 
     Args:
         context: of the run.
         state: of the phase; its memory gets the new classes' exemplars.
         stage: index of this stage, for checkpoints.
+
+    Returns:
+        All exemplars before rounding, float32 `[n, h, w, c]` in [0, 255]; None if none learned.
     """
     wanted = context.settings.exemplar
     quota = make_budget(context.settings).quota(state.phase.num_seen)
@@ -53,9 +56,11 @@ def make_new_exemplars(context: RunContext, state: PhaseState, stage: int) -> No
     selection = context.settings.mnemonics.mnemonics_start if learned else wanted.exemplars
     chosen = candidates.subset(select(context, state, candidates, selection, quota))
     memory = state.memory.extended(chosen.load_all(), chosen.labels)
-    if learned:
-        memory = _train_new(context, state, stage, memory, candidates, held_out)
-    state.memory = memory
+    if not learned:
+        state.memory = memory
+        return None
+    state.memory, unrounded = _train_new(context, state, stage, memory, candidates, held_out)
+    return unrounded
 
 
 def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> None:
@@ -168,8 +173,8 @@ def _train_new(
     memory: ExemplarMemory,
     candidates: ImageSet,
     held_out: ImageSet | None,
-) -> ExemplarMemory:
-    """Trains E_i on D_i (Eq. 8, 9).
+) -> tuple[ExemplarMemory, np.ndarray]:
+    """Trains E_i on D_i (Eq. 8, 9); returns the memory with it, and its pixels before rounding.
 
     With `train_beside_old` the old exemplars stand in the inner batches and beside D_i in the outer
     ones, and do not learn: that is Problem 4b, where Eq. 7 as printed has E_i and D_i alone.
@@ -203,7 +208,10 @@ def _train_new(
         figures["margin_herding"] = float(margins_herding.mean())
     diagnostics.show(context.summaries, "exemplars", phase.index, course, change, margins_herding)
     state.figures["exemplars"] = figures
-    return learned
+    unrounded = memory.images.astype(np.float32)
+    pixels = context.pipeline.normalization.denormalize(tf.constant(exemplars.images)).numpy()
+    unrounded[rows[exemplars.learns]] = np.clip(pixels[exemplars.learns], 0, 255)
+    return learned, unrounded
 
 
 def _outer_data(context: RunContext, state: PhaseState, images: ImageSet) -> OuterData:
@@ -245,6 +253,7 @@ def _learner(
         batch_size=wanted.inner_batch_size,
         batch_statistics=wanted.inner_batch_statistics,
         augment=wanted.inner_augmentation,
+        gradient_scale=wanted.gradient_scale,
     )
     per_step = min(wanted.exemplars_per_step or num_rows, num_rows)
     check_memory(state.model.backbone, base, per_step, wanted.outer_batch_size)

@@ -32,6 +32,7 @@ class BaseLevelSettings:
         batch_statistics: normalise by exact batch statistics in the inner loop, not by frozen
             ones.
         augment: augment exemplars in the inner loop as in training.
+        gradient_scale: factor on the meta-gradient.
     """
 
     scope: str
@@ -44,6 +45,7 @@ class BaseLevelSettings:
     batch_size: int
     batch_statistics: bool
     augment: bool
+    gradient_scale: float = 1.0
 
 
 class TemporaryModel:
@@ -76,7 +78,11 @@ class TemporaryModel:
         self._seed = seed
         self._variables = model.scope_variables(settings.scope)
         problem = metagradient.BilevelProblem(
-            self._inner_loss, self._outer_loss, settings.learning_rate, settings.momentum
+            self._inner_loss,
+            self._outer_loss,
+            settings.learning_rate,
+            settings.momentum,
+            settings.gradient_scale,
         )
         self._estimator = metagradient.create(settings.estimator, problem, settings.truncated_steps)
         if settings.scope == "classifier":

@@ -73,7 +73,9 @@ def _features_of(state: PhaseState) -> Callable[[int], np.ndarray]:
     return lambda label: state.evaluator.outputs(images.subset(images.indices_of(label))).features
 
 
-def finetune_model(context: RunContext, state: PhaseState, stage: int) -> None:
+def finetune_model(
+    context: RunContext, state: PhaseState, stage: int, exemplars: ImageSet | None = None
+) -> None:
     """Fine-tunes Theta_i on the exemplars only, as many of each class (Algorithm 1, line 18).
 
     Departure from Algorithm 1: phase 0 is left out unless `finetune_base_phase` is set. The step
@@ -84,6 +86,7 @@ def finetune_model(context: RunContext, state: PhaseState, stage: int) -> None:
         context: of the run.
         state: of the phase; its model changes.
         stage: index of this stage, for checkpoints.
+        exemplars: to fine-tune on instead of those in memory.
     """
     training = context.settings.training
     if not finetunes(context, state):
@@ -96,7 +99,8 @@ def finetune_model(context: RunContext, state: PhaseState, stage: int) -> None:
         context, training.finetune_epochs, training.finetune_learning_rate, milestones=()
     )
     loop = TrainingLoop(state.model, None, loss_parts, settings, context.pipeline, context.strategy)
-    _run_epochs(context, state, stage, "finetune", state.memory.as_image_set(), loop)
+    images = exemplars or state.memory.as_image_set()
+    _run_epochs(context, state, stage, "finetune", images, loop)
 
 
 def finetunes(context: RunContext, state: PhaseState) -> bool:
