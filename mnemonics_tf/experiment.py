@@ -165,7 +165,9 @@ class Experiment:
 
     def checkpoints(self, phase: Phase) -> PhaseCheckpoints:
         """Returns the snapshots of one phase of this very run."""
-        owner = results.hash_of({**self._settings.results_settings(), "phase": phase.index})
+        # By what differs from the defaults, so that a version with more settings goes on too.
+        chosen = self._settings.chosen()
+        owner = results.hash_of({"settings": chosen, "phase": phase.index})
         return PhaseCheckpoints(self.context.directory.phase(phase.index), owner)
 
     def _evaluator(self, model: IncrementalModel) -> Evaluator:

@@ -219,6 +219,16 @@ class Settings:
             for group, values in groups.items()
         }
 
+    def chosen(self) -> dict[str, Any]:
+        """Returns those of `results_settings` that are not at their defaults, by name."""
+        defaults = Settings().results_settings()
+        return {
+            name: value
+            for group, values in self.results_settings().items()
+            for name, value in values.items()
+            if value != defaults[group][name]
+        }
+
     @classmethod
     def from_results_settings(
         cls, values: dict[str, dict[str, Any]], run: RunSettings

@@ -87,6 +87,13 @@ def test_what_decides_results_survives_json():
     assert moved.results_settings() == values
 
 
+def test_what_was_chosen():
+    assert Settings(RunSettings("elsewhere")).chosen() == {}
+    assert Settings(protocol=ProtocolSettings(base_classes=6, seed=0)).chosen() == {
+        "base_classes": 6
+    }
+
+
 def wrong(group: str, **values):
     """A case: a value out of its range, and what the message has to name."""
     ((name, value),) = values.items()
