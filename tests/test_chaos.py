@@ -10,7 +10,7 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.run_directory import RunDirectory, read_arrays, write_arrays
 from mnemonics_tf.settings import settings_from_flags
-from tools.chaos import kill_again_and_again, plan_kills
+from tools.chaos import kill_again_and_again, plan_kills, table
 from tools.chaos_run import DEMO, EVALUATE, Moment, Runner, differences, moments, reached
 
 SHORT = DEMO | {
@@ -61,6 +61,26 @@ def test_kills_spread_over_all_stages(seed):
     assert found >= {(0, "train"), (0, "exemplars")}
     assert found >= {(1, name) for name in ("train", "exemplars", "adjust", "finetune")}
     assert {moment.phase for moment in plan if moment.stage == EVALUATE} == {0, 1}
+
+
+def test_the_table_says_what_was_not_survived():
+    good = {"name": "SIGKILL", "moment": "phase 0 train 1", "outcome": "died", "expected": True}
+    bad = {"name": "full disk", "moment": "phase 1 train 1", "outcome": "a | b", "expected": False}
+    report = {
+        "flags": ["--epochs=1"],
+        "seed": 3,
+        "survived": 1,
+        "differences": {"killed run": [], "other run": ["summary", "export 1: logits"]},
+        "kills": [good],
+        "faults": [bad],
+        "packages": {"tensorflow": "2.21.0"},
+    }
+    lines = table(report).splitlines()
+    assert "| SIGKILL | phase 0 train 1 | died | yes |" in lines
+    assert "| full disk | phase 1 train 1 | a \\| b | **no** |" in lines
+    assert "- killed run: the same, bit for bit" in lines
+    assert "- other run: summary; export 1: logits" in lines
+    assert "1 of 2 faults went as they should" in "\n".join(lines)
 
 
 def test_moments_are_read_from_a_run_directory(tmp_path):
