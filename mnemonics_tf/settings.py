@@ -142,15 +142,16 @@ class ExemplarSettings:
 class MnemonicsSettings:
     """Exemplar-level learning (Eq. 7-10)."""
 
-    mnemonics_start: str = _setting("random", "Selection that learned exemplars start from.")
+    mnemonics_start: str = _setting("herding", "Selection that learned exemplars start from.")
     inner_scope: str = _setting("classifier", "What the inner loop of exemplar learning trains.")
     inner_start: str = _setting(
         "fresh_head",
-        "Where the inner loop begins: Theta_i, or Theta_i with a new random classifier for every "
-        "outer step.",
+        "Where the inner loop begins: Theta_i, Theta_i with a new random classifier for every "
+        "outer step, or drifted copies of Theta_i in turn, with new classifiers too.",
     )
-    inner_steps: int = _setting(40, "T: SGD steps of the temporary model (Eq. 8).")
-    inner_learning_rate: float = _setting(0.1, "alpha_2 of Eq. 8.")
+    pool_size: int = _setting(4, "Models in the pool, Theta_i among them; for inner_start=pool.")
+    inner_steps: int = _setting(120, "T: SGD steps of the temporary model (Eq. 8).")
+    inner_learning_rate: float = _setting(0.01, "alpha_2 of Eq. 8.")
     inner_momentum: float = _setting(0.9, "Momentum of the inner SGD.")
     inner_batch_size: int = _setting(
         0, "Exemplars in an inner batch, class-balanced; 0 takes all of the outer step's."
@@ -162,15 +163,15 @@ class MnemonicsSettings:
     meta_gradient: str = _setting("sweep", "Estimator of the meta-gradient.")
     truncated_steps: int = _setting(5, "Inner steps that the estimator 'truncated' goes back.")
     exemplars_per_step: int = _setting(
-        250, "Exemplars that train the temporary model of one outer step; 0 takes all."
+        1000, "Exemplars that train the temporary model of one outer step; 0 takes all."
     )
-    outer_batch_size: int = _setting(1000, "Images the temporary model is measured on.")
-    outer_steps: int = _setting(200, "Outer steps that train new exemplars in a phase (Eq. 9).")
+    outer_batch_size: int = _setting(5000, "Images the temporary model is measured on.")
+    outer_steps: int = _setting(40, "Outer steps that train new exemplars in a phase (Eq. 9).")
     outer_optimizer: str = _setting(
         "adam", "Optimiser of the pixels; the paper's SGD at 0.01 moves no pixel visibly."
     )
     outer_learning_rate: float = _setting(
-        0.03, "beta_1 of Eq. 9, in units of the normalised pixels."
+        0.02, "beta_1 of Eq. 9, in units of the normalised pixels."
     )
     outer_momentum: float = _setting(0.9, "Momentum of the outer optimiser 'sgd'.")
     gradient_scale: float = _setting(
@@ -183,7 +184,7 @@ class MnemonicsSettings:
     validation_share: float = _setting(
         0.1, "Share of a new class's training images held out to choose the best exemplars by."
     )
-    validation_every: int = _setting(25, "Outer steps between two validations.")
+    validation_every: int = _setting(20, "Outer steps between two validations.")
     patience: int = _setting(
         0, "Validations without a better score after which learning stops; 0 means never."
     )
@@ -393,6 +394,7 @@ def _validate(settings: Settings) -> None:
         "weight_decay": (training.weight_decay, 0),
         "exemplars_per_class": (settings.exemplar.exemplars_per_class, 1),
         "exemplars_total": (settings.exemplar.exemplars_total, 0),
+        "pool_size": (mnemonics.pool_size, 2),
         "inner_steps": (mnemonics.inner_steps, 1),
         "inner_batch_size": (mnemonics.inner_batch_size, 0),
         "truncated_steps": (mnemonics.truncated_steps, 1),

@@ -1,6 +1,6 @@
 """The exemplar level of a phase: choose, train and adjust exemplars (Algorithm 1, lines 10-17)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -8,8 +8,10 @@ import tensorflow as tf
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.exemplars import diagnostics
 from mnemonics_tf.exemplars.cost import check_memory
+from mnemonics_tf.exemplars.drift import drifted_copies
 from mnemonics_tf.exemplars.memory import Budget, ExemplarMemory
 from mnemonics_tf.exemplars.mnemonics import (
     Companions,
@@ -21,7 +23,12 @@ from mnemonics_tf.exemplars.mnemonics import (
 from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings
 from mnemonics_tf.exemplars.probe import probe_accuracy
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
-from mnemonics_tf.exemplars.temporary_model import BaseLevelSettings, TemporaryModel
+from mnemonics_tf.exemplars.temporary_model import (
+    BaseLevelSettings,
+    TemporaryModel,
+    TemporaryModelPool,
+)
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.progress import LOGGER, StageProgress
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.run_state import PhaseState, RunContext
@@ -92,7 +99,7 @@ def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> 
     rows = np.flatnonzero(old)
     exemplars = _as_exemplars(context, memory, rows, old)
     outer = _outer_settings(wanted, wanted.adjust_learning_rate, wanted.adjust_steps)
-    learner = _learner(context, state, outer, len(rows))
+    learner = _learner(context, [state.model], outer, len(rows))
     companions = _companions(context, state, stage, "adjust", outer.steps)
     course = learner.adjust_old(exemplars, wanted.adjust_subsets, companions, "adjust", phase.index)
     state.memory = memory.with_images(_stored(context, memory, rows, exemplars))
@@ -185,8 +192,12 @@ def _train_new(
     exemplars = _as_exemplars(context, memory, rows, new)
     outer = _outer_settings(wanted, wanted.outer_learning_rate, wanted.outer_steps)
     old = memory.as_image_set().subset(rows[~new[rows]])
-    outer_data = _outer_data(context, state, concatenate([candidates, old]))
-    learner = _learner(context, state, outer, len(rows))
+    models = [state.model]
+    if wanted.inner_start == "pool":
+        quota = int(np.sum(new)) // phase.num_new
+        models = drifted_copies(context, state, candidates, old, quota, wanted.pool_size)
+    outer_data = _outer_data(context, models, concatenate([candidates, old]))
+    learner = _learner(context, models, outer, len(rows))
     validate = _validation(context, state, exemplars, held_out)
     companions = _companions(context, state, stage, "exemplars", outer.steps, validate)
     course = learner.train_new(exemplars, outer_data, companions, "exemplars", phase.index)
@@ -214,11 +225,15 @@ def _train_new(
     return learned, unrounded
 
 
-def _outer_data(context: RunContext, state: PhaseState, images: ImageSet) -> OuterData:
+def _outer_data(
+    context: RunContext, models: Sequence[IncrementalModel], images: ImageSet
+) -> OuterData:
     """Returns D_i for the outer loss: its features, computed once, where only they are needed."""
     wanted = context.settings.mnemonics
     if wanted.inner_scope == "classifier":
-        features = state.evaluator.outputs(images).features
+        size = context.settings.training.evaluation_batch_size
+        evaluators = [Evaluator(m, context.pipeline, size, context.strategy) for m in models]
+        features = np.stack([each.outputs(images).features for each in evaluators], axis=1)
 
         def load(rows):
             return {"feature": tf.constant(features[rows])}
@@ -238,9 +253,9 @@ def _outer_settings(wanted: MnemonicsSettings, learning_rate: float, steps: int)
 
 
 def _learner(
-    context: RunContext, state: PhaseState, outer: OuterSettings, num_rows: int
+    context: RunContext, models: Sequence[IncrementalModel], outer: OuterSettings, num_rows: int
 ) -> ExemplarLearner:
-    """Returns a learner around Theta_i, after checking that a step of it fits into memory."""
+    """Returns a learner around models that take turns; a step that can't fit is refused."""
     wanted, pipeline = context.settings.mnemonics, context.pipeline
     base = BaseLevelSettings(
         scope=wanted.inner_scope,
@@ -256,18 +271,17 @@ def _learner(
         gradient_scale=wanted.gradient_scale,
     )
     per_step = min(wanted.exemplars_per_step or num_rows, num_rows)
-    check_memory(state.model.backbone, base, per_step, wanted.outer_batch_size)
+    check_memory(models[0].backbone, base, per_step, wanted.outer_batch_size)
     normalization = pipeline.normalization
-    temporary_model = TemporaryModel(
-        state.model, base, pipeline.augmentation, normalization.black, context.exemplar_seed
-    )
+    augmentation, black, seed = pipeline.augmentation, normalization.black, context.exemplar_seed
+    pool = [TemporaryModel(model, base, augmentation, black, seed) for model in models]
     settings = LearningSettings(
         exemplars_per_step=wanted.exemplars_per_step,
         outer_batch_size=wanted.outer_batch_size,
         validation_every=wanted.validation_every,
         patience=wanted.patience,
     )
-    return ExemplarLearner(temporary_model, settings, outer, normalization, context.exemplar_seed)
+    return ExemplarLearner(TemporaryModelPool(pool), settings, outer, normalization, seed)
 
 
 def _as_exemplars(

@@ -91,6 +91,7 @@ class _BaseLevel:
     labels: tf.Tensor
     batches: tf.Tensor
     step_inputs: Nest
+    learning: np.ndarray
 
     @property
     def num_steps(self) -> int:
@@ -117,6 +118,7 @@ class MetaGradient(abc.ABC):
         batches: tf.Tensor,
         step_inputs: Nest = (),
         outer_input: Nest = (),
+        learning: np.ndarray | None = None,
     ) -> MetaGradientResult:
         """Trains on the exemplars and differentiates the outer loss of the outcome (Eq. 8 and 9).
 
@@ -131,6 +133,8 @@ class MetaGradient(abc.ABC):
             step_inputs: nest of tensors with leading axis T; slice t goes to the inner loss at
                 step t (augmentation seeds, real data that joins the batch).
             outer_input: nest of tensors for the outer loss.
+            learning: bool [n], the exemplars whose gradient is wanted; that of the others is zero,
+                and may cost nothing. None: all of them.
 
         Returns:
             The loss, the gradient and the course of the base level.
@@ -145,9 +149,18 @@ class MetaGradient(abc.ABC):
             labels=tf.convert_to_tensor(labels),
             batches=tf.cast(batches, tf.int32),
             step_inputs=tf.nest.map_structure(tf.convert_to_tensor, step_inputs),
+            learning=np.ones(len(labels), bool) if learning is None else learning,
         )
         _check(base_level)
-        return self._estimate(base_level, tf.nest.map_structure(tf.convert_to_tensor, outer_input))
+        outer_input = tf.nest.map_structure(tf.convert_to_tensor, outer_input)
+        result = self._estimate(base_level, outer_input)
+        if base_level.learning.all():
+            return result
+        gradient = result.exemplar_gradient
+        mask = tf.reshape(
+            tf.cast(base_level.learning, gradient.dtype), [-1] + [1] * (gradient.shape.rank - 1)
+        )
+        return dataclasses.replace(result, exemplar_gradient=gradient * mask)
 
     @abc.abstractmethod
     def _estimate(self, base_level: _BaseLevel, outer_input: Nest) -> MetaGradientResult:
@@ -406,11 +419,14 @@ class OnFeatures(MetaGradient):
             base_level.step_inputs,
             outer_input,
         )
-        cotangents = [
-            result.exemplar_gradient[start : start + self._chunk_size] for start in starts
-        ]
-        gradients = [self._pull_back(*pair) for pair in zip(chunks, cotangents, strict=True)]
-        return dataclasses.replace(result, exemplar_gradient=tf.concat(gradients, axis=0))
+        rows = np.flatnonzero(base_level.learning)
+        gradient = tf.zeros_like(base_level.exemplars)
+        for start in range(0, len(rows), self._chunk_size):
+            chunk = rows[start : start + self._chunk_size]
+            images = tf.gather(base_level.exemplars, chunk)
+            part = self._pull_back(images, tf.gather(result.exemplar_gradient, chunk))
+            gradient = tf.tensor_scatter_nd_update(gradient, chunk[:, None], part)
+        return dataclasses.replace(result, exemplar_gradient=gradient)
 
     def _multiply_by_jacobian(self, images, cotangent):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -478,6 +494,11 @@ def _check(base_level: _BaseLevel) -> None:
     if not exemplars.dtype.is_floating:
         raise ValueError(
             f"Exemplars must be floats to have a gradient, got {exemplars.dtype.name}."
+        )
+    if base_level.learning.shape != labels.shape:
+        raise ValueError(
+            f"{exemplars.shape[0]} exemplars need `learning` of shape [{exemplars.shape[0]}], got "
+            f"{base_level.learning.shape}."
         )
     if labels.shape != exemplars.shape[:1]:
         raise ValueError(

@@ -16,7 +16,7 @@ import tensorflow as tf
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.exemplars.cost import announce
 from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings, PixelOptimizer
-from mnemonics_tf.exemplars.temporary_model import TemporaryModel, balanced_order
+from mnemonics_tf.exemplars.temporary_model import TemporaryModelPool, balanced_order
 from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.run_directory import check_shapes
@@ -140,7 +140,7 @@ class ExemplarLearner:
     """Learns exemplars through a temporary model.
 
     Args:
-        temporary_model: computes meta-gradients.
+        temporary_models: compute meta-gradients.
         settings: of the loop.
         outer: of the meta level's optimiser.
         normalization: gives the valid range of pixels.
@@ -149,13 +149,13 @@ class ExemplarLearner:
 
     def __init__(
         self,
-        temporary_model: TemporaryModel,
+        temporary_models: TemporaryModelPool,
         settings: LearningSettings,
         outer: OuterSettings,
         normalization: Normalization,
         seed: int,
     ):
-        self._temporary_model = temporary_model
+        self._temporary_models = temporary_models
         self._settings = settings
         self._outer = outer
         self._normalization = normalization
@@ -250,8 +250,8 @@ class ExemplarLearner:
 
         def estimate(step, rows, outer):
             images = tf.constant(exemplars.images[rows])
-            labels = exemplars.labels[rows]
-            return self._temporary_model.estimate(images, labels, outer, *key, step)
+            labels, learning = exemplars.labels[rows], exemplars.learns[rows]
+            return self._temporary_models.estimate(images, labels, learning, outer, *key, step)
 
         def state() -> dict[str, np.ndarray]:
             return {"images": exemplars.images, **optimizer.state(), **course.state()}

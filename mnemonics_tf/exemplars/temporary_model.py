@@ -12,7 +12,7 @@ from mnemonics_tf.models.layers import CosineClassifier
 from mnemonics_tf.randomness import numpy_generator, stateless_seed
 
 #: where the inner loop begins
-STARTS = ("model", "fresh_head")
+STARTS = ("model", "fresh_head", "pool")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class BaseLevelSettings:
         estimator: name of the meta-gradient estimator.
         truncated_steps: for the estimator `truncated`.
         start: `model`: Theta_i as it is; `fresh_head`: Theta_i with a new random classifier for
-            every outer step.
+            every outer step; `pool`: drifted copies of it in turn, with fresh classifiers too.
         steps: T.
         learning_rate: alpha_2.
         momentum: of the inner SGD; the paper has none.
@@ -92,6 +92,7 @@ class TemporaryModel:
         self,
         exemplars: tf.Tensor,
         labels: np.ndarray,
+        learning: np.ndarray,
         outer: dict[str, tf.Tensor],
         *key: str | int,
     ) -> metagradient.MetaGradientResult:
@@ -100,6 +101,7 @@ class TemporaryModel:
         Args:
             exemplars: normalised images of the outer step, `[n, h, w, c]`.
             labels: `[n]`.
+            learning: bool `[n]`, those whose gradient is wanted.
             outer: what the trained model is measured on: `label` `[m]` and either `image`,
                 normalised, `[m, h, w, c]`, or, where only the classifier is trained, `feature`
                 `[m, d]`.
@@ -112,6 +114,7 @@ class TemporaryModel:
             "labels": labels,
             "batches": batches,
             "outer_input": outer,
+            "learning": learning,
         }
         if self._settings.scope != "classifier":
             seeds = [stateless_seed(self._seed, *key, "inner", t) for t in range(steps)]
@@ -161,7 +164,7 @@ class TemporaryModel:
         generator = numpy_generator(self._seed, *key, "head")
         return [
             fresh_weights(variable, generator, self._model.classifier)
-            if self._settings.start == "fresh_head" and id(variable) in classifier
+            if self._settings.start != "model" and id(variable) in classifier
             else tf.convert_to_tensor(variable.value)
             for variable in self._variables
         ]
@@ -178,6 +181,39 @@ class TemporaryModel:
             for _ in range(-(-steps // per_epoch))
         ]
         return np.concatenate(epochs)[:steps].astype(np.int32)
+
+
+class TemporaryModelPool:
+    """Temporary models that take turns, one for every outer step.
+
+    Args:
+        members: the models.
+    """
+
+    def __init__(self, members: list[TemporaryModel]):
+        self._members = members
+
+    def estimate(
+        self,
+        exemplars: tf.Tensor,
+        labels: np.ndarray,
+        learning: np.ndarray,
+        outer: dict[str, tf.Tensor],
+        *key: str | int,
+    ) -> metagradient.MetaGradientResult:
+        """Returns what `TemporaryModel.estimate` of the member whose turn it is returns.
+
+        Args:
+            exemplars: as there.
+            labels: as there.
+            learning: as there.
+            outer: as there, but `feature` is that of every member, `[m, members, d]`.
+            *key: as there; its last part is the outer step, which decides whose turn it is.
+        """
+        turn = key[-1] % len(self._members)
+        if "feature" in outer:
+            outer = outer | {"feature": outer["feature"][:, turn]}
+        return self._members[turn].estimate(exemplars, labels, learning, outer, *key)
 
 
 def fresh_weights(variable, generator: np.random.Generator, classifier) -> tf.Tensor:

@@ -88,19 +88,24 @@ def finetune_model(
         stage: index of this stage, for checkpoints.
         exemplars: to fine-tune on instead of those in memory.
     """
-    training = context.settings.training
     if not finetunes(context, state):
         return
 
     def loss_parts(batch, outputs, old_outputs):
         return {"classification": cross_entropy(batch["label"], outputs.logits)}
 
-    settings = _optimization(
-        context, training.finetune_epochs, training.finetune_learning_rate, milestones=()
-    )
+    settings = finetune_settings(context)
     loop = TrainingLoop(state.model, None, loss_parts, settings, context.pipeline, context.strategy)
     images = exemplars or state.memory.as_image_set()
     _run_epochs(context, state, stage, "finetune", images, loop)
+
+
+def finetune_settings(context: RunContext) -> OptimizationSettings:
+    """Returns how the balanced fine-tune goes: at one learning rate from its start to its end."""
+    training = context.settings.training
+    return _optimization(
+        context, training.finetune_epochs, training.finetune_learning_rate, milestones=()
+    )
 
 
 def finetunes(context: RunContext, state: PhaseState) -> bool:

@@ -36,7 +36,9 @@ BASE = Settings(
     protocol=ProtocolSettings(base_classes=4, num_phases=2),
     exemplar=ExemplarSettings(exemplars="mnemonics", exemplars_per_class=PER_CLASS),
     mnemonics=MnemonicsSettings(
+        mnemonics_start="random",
         inner_steps=2,
+        inner_learning_rate=0.1,
         outer_steps=2,
         outer_learning_rate=0.1,
         outer_batch_size=1000,
@@ -95,7 +97,7 @@ def calls(monkeypatch):
     """What temporary models are asked; each pixel is told to grow darker."""
     recorded = []
 
-    def estimate(self, exemplars, labels, outer, *key):
+    def estimate(self, exemplars, labels, learning, outer, *key):
         recorded.append({"exemplars": exemplars.numpy(), "labels": labels, "key": key, **outer})
         return MetaGradientResult(tf.constant(1.0), tf.ones_like(exemplars), tf.zeros(1), [])
 
@@ -208,6 +210,24 @@ def test_old_exemplars_stand_beside_new_ones_unchanged(stage, calls, beside):
     for call in calls:
         assert call["labels"].tolist() == np.repeat(expected, PER_CLASS).tolist()
         assert set(call["label"].numpy()) == set(expected)
+
+
+def test_a_pool_of_drifted_copies_takes_turns(stage, calls):
+    context, state = stage.enter(1, inner_start="pool", pool_size=2, validation_share=0.0)
+    make_new_exemplars(context, state, 1)
+    of_theta = [
+        state.evaluator.outputs(images).features.sum(axis=0)
+        for images in (state.training_set, state.memory.as_image_set().subset(np.arange(12)))
+    ]
+    steps = [call for call in calls if call["key"][-1] in (0, 1)]
+    first, second = (
+        [call["feature"].numpy().sum(axis=0) for call in steps if call["key"][-1] == turn]
+        for turn in (0, 1)
+    )
+    for seen in first:
+        np.testing.assert_allclose(seen, sum(of_theta), rtol=1e-3)
+    assert len(second) == 1
+    assert np.linalg.norm(second[0] - first[0]) > 0.01 * np.linalg.norm(first[0])
 
 
 def test_what_does_not_fit_into_memory_is_refused_before_work(stage, calls, monkeypatch):

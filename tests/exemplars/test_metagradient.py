@@ -32,7 +32,7 @@ class Case:
     step_inputs: Any = ()
     outer_input: Any = ()
 
-    def estimate(self, estimator):
+    def estimate(self, estimator, learning=None):
         return estimator.estimate(
             self.parameters,
             self.exemplars,
@@ -40,6 +40,7 @@ class Case:
             self.batches,
             self.step_inputs,
             self.outer_input,
+            learning,
         )
 
     def with_problem(self, **changes):
@@ -380,6 +381,24 @@ def test_variables_are_read_and_left_alone():
     np.testing.assert_allclose(result.exemplar_gradient, gradient_by_tapes(case), rtol=1e-9)
     for variable, parameter in zip(variables, case.parameters, strict=True):
         np.testing.assert_array_equal(variable, parameter)
+
+
+def sweep_on_features(problem):
+    return metagradient.OnFeatures(metagradient.ReverseSweep(problem), tf.tanh, chunk_size=2)
+
+
+@pytest.mark.parametrize(
+    "build", [metagradient.ReverseSweep, metagradient.Unroll, sweep_on_features]
+)
+def test_only_learning_exemplars_have_a_gradient(build):
+    case = network_case()
+    whole = case.estimate(build(case.problem)).exemplar_gradient.numpy()
+    learning = np.arange(len(case.labels)) % 2 == 1
+    part = case.estimate(build(case.problem), learning).exemplar_gradient.numpy()
+    np.testing.assert_allclose(part[learning], whole[learning], rtol=1e-12)
+    assert not part[~learning].any()
+    nothing = case.estimate(build(case.problem), np.zeros_like(learning))
+    assert not nothing.exemplar_gradient.numpy().any()
 
 
 @pytest.mark.parametrize("chunk_size", [3, 100])

@@ -34,7 +34,7 @@ class Bowl:
         self.calls = []
         self._lead = lead or {}
 
-    def estimate(self, exemplars, labels, outer, *key):
+    def estimate(self, exemplars, labels, learning, outer, *key):
         self.calls.append({"images": exemplars.numpy(), "labels": labels, "key": key, **outer})
         loss = tf.reduce_mean(tf.square(exemplars - TARGET))
         gradient = 2 * (exemplars - TARGET) / len(labels)

@@ -40,7 +40,9 @@ SETTINGS = Settings(
     training=TrainingSettings(base_epochs=2, learning_rate=0.05),
     exemplar=ExemplarSettings(exemplars="random", exemplars_per_class=1),
     mnemonics=MnemonicsSettings(
+        mnemonics_start="random",
         inner_steps=30,
+        inner_learning_rate=0.1,
         inner_momentum=0.9,
         inner_augmentation=False,
         outer_steps=40,

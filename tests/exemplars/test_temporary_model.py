@@ -70,7 +70,8 @@ def estimate(temporary_model: TemporaryModel, *key, exemplars=None):
         "label": tf.constant(outer_labels),
     }
     key = key or ("exemplars", 0, 0)
-    return temporary_model.estimate(tf.constant(exemplars), LABELS, outer, *key)
+    learning = np.ones(len(LABELS), bool)
+    return temporary_model.estimate(tf.constant(exemplars), LABELS, learning, outer, *key)
 
 
 # --- the gradient --------------------------------------------------------------------------------
@@ -114,7 +115,11 @@ def test_outer_data_may_come_as_features():
     features, label = model.backbone(outer_images), tf.constant(outer_labels)
     results = [
         make_temporary_model(settings(), model).estimate(
-            tf.constant(exemplars), LABELS, {**outer, "label": label}, "exemplars", 0, 0
+            tf.constant(exemplars),
+            LABELS,
+            np.ones(len(LABELS), bool),
+            {**outer, "label": label},
+            *("exemplars", 0, 0),
         )
         for outer in ({"image": tf.constant(outer_images)}, {"feature": features})
     ]
