@@ -12,10 +12,10 @@ from absl import app, flags, logging
 
 from mnemonics_tf import settings
 from mnemonics_tf.data.protocol import Phase
-from mnemonics_tf.data.sources import create
+from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
-from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.experiment import Experiment, export_name
 from mnemonics_tf.run_directory import RunDirectory
 from mnemonics_tf.run_integrity import read_record, read_settings
 
@@ -57,7 +57,7 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
         raise UserError(f"--run_dir={run_dir} holds no run: settings.json is missing")
     run = settings.RunSettings(run_dir=run_dir, data_dir=data_dir)
     wanted = settings.Settings.from_results_settings(read_settings(directory), run)
-    source = create(wanted.protocol.dataset, data_dir, download=False)
+    source = open_source(wanted)
     experiment = Experiment(wanted, source, tf.distribute.get_strategy())
     phases = experiment.context.protocol.phases
     done = [phase for phase in phases if directory.record(phase.index).exists()]
@@ -83,7 +83,7 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
 
 def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
     context = experiment.context
-    name = context.settings.protocol.dataset
+    name = export_name(context.settings)
     export = tf.saved_model.load(str(context.directory.export / name / str(phase.index + 1)))
     test_set = context.data.test_set(phase)
     batch_size = context.settings.training.evaluation_batch_size

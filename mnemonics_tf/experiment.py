@@ -1,7 +1,9 @@
 """Algorithm 1 of the paper: the one module that knows the order of things."""
 
 import dataclasses
+import functools
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,8 +14,14 @@ from mnemonics_tf import hardware, results
 from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
-from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase, class_order
+from mnemonics_tf.data.protocol import (
+    ClassIncrementalProtocol,
+    Phase,
+    class_order,
+    read_phase_classes,
+)
 from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.devices import is_chief
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Evaluator, Predictions
 from mnemonics_tf.exemplars.exemplar_level import (
@@ -29,19 +37,22 @@ from mnemonics_tf.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import Method, MethodSettings
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.phase_summaries import show_phase
 from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.run_directory import (
     RunDirectory,
     read_arrays,
+    read_json,
     write_arrays,
     write_json,
 )
 from mnemonics_tf.run_integrity import claim_directory, load_memory, read_record
 from mnemonics_tf.run_state import PhaseState, RunContext
 from mnemonics_tf.settings import Settings
-from mnemonics_tf.summaries import Summaries
+from mnemonics_tf.summaries import Summaries, final_metrics
 from mnemonics_tf.training.checkpoints import PhaseCheckpoints
 from mnemonics_tf.training.model_level import finetune_model, finetunes, train_model
+from mnemonics_tf.workers import any_worker, share_state
 
 #: the lines of Algorithm 1 between a phase's beginning and its test; a stage is resumable as a unit
 STAGES: tuple[tuple[str, Callable[[RunContext, PhaseState, int], Any]], ...] = (
@@ -70,14 +81,14 @@ class Experiment:
     """
 
     def __init__(self, settings: Settings, source: DataSource, strategy: tf.distribute.Strategy):
-        self.stop = StopRequest()
+        self.stop = StopRequest(functools.partial(any_worker, strategy))
         self._settings = settings
         self._source = source
-        protocol = make_protocol(settings, len(source.class_names))
+        protocol = make_protocol(settings, len(source.class_names), source.class_names)
         if settings.training.method not in METHODS:  # a flag can't say so, settings.json can
             raise UserError(f"--method={settings.training.method}: known are {', '.join(METHODS)}")
         method = METHODS[settings.training.method](_method_settings(settings))
-        _check_class_sizes(settings, protocol, source)
+        _warn_of_small_classes(settings, protocol, source)
         _check_method(settings, method, protocol, source)
         directory = RunDirectory(settings.run.run_dir)
         self.context = RunContext(
@@ -110,7 +121,12 @@ class Experiment:
         """
         last = self._settings.run.last_phase
         phases = self.context.protocol.phases[: last + 1 if last >= 0 else None]
-        left = claim_directory(self.context.directory, self._settings, phases)
+        directory, facts = self.context.directory, self._class_facts()
+        if is_chief(self.context.strategy):
+            claim_directory(directory, self._settings, facts, phases)
+        share_state(self.context.strategy, directory)
+        # The other workers, with the chief's settings.
+        left = claim_directory(directory, self._settings, facts, phases)
         for phase in phases:
             if phase in left:
                 self._run_phase(phase)
@@ -131,7 +147,7 @@ class Experiment:
                 stage(self.context, state, index)
             state.resume = None
             state.save_snapshot(index + 1, 0)
-            if self.stop.requested:
+            if self.stop.agreed():
                 raise RunInterruptedError
         self._evaluate(state)  # lines 19, 20
 
@@ -142,7 +158,7 @@ class Experiment:
         with context.strategy.scope():
             if phase.index == 0:
                 old_model, model = None, self._new_model(phase)
-                memory = ExemplarMemory.empty(self._source.image_shape)
+                memory = ExemplarMemory.empty(self._source.image_shape, context.directory.phase(0))
             else:
                 before = context.protocol.phases[phase.index - 1]
                 model = self.load_model(before.index)
@@ -172,7 +188,8 @@ class Experiment:
 
     def _evaluator(self, model: IncrementalModel) -> Evaluator:
         batch_size = self._settings.training.evaluation_batch_size
-        return Evaluator(model, self.context.pipeline, batch_size, self.context.strategy)
+        context = self.context
+        return Evaluator(model, context.pipeline, batch_size, context.strategy, context.jit_compile)
 
     def _new_model(self, phase: Phase) -> IncrementalModel:
         model = IncrementalModel(
@@ -243,10 +260,10 @@ class Experiment:
             "memory": {"exemplars": len(state.memory), "bytes": state.memory.bytes_used},
             "seconds": {name: round(value, 1) for name, value in state.seconds.items()},
         }
+        names = [self._source.class_names[i] for i in self.context.protocol.order]
+        show_phase(self.context, state, heads, names)
         write_json(directory.record(phase.index), record)
         state.checkpoints.clear()
-        self.context.summaries.scalars("accuracy", accuracies, phase.index)
-        self.context.summaries.flush()
         LOGGER.info(
             "phase %d/%d done: %d classes, %s",
             phase.index,
@@ -255,15 +272,31 @@ class Experiment:
             ", ".join(f"{head} {value:.2%}" for head, value in accuracies.items()),
         )
 
+    def _class_facts(self) -> dict[str, Any]:
+        """Returns what the run directory notes of the data: a run goes on with the same only."""
+        counts = self._source.training_counts()
+        return {
+            "phases": [
+                self._names(self.context.protocol.original_ids(phase.new_classes))
+                for phase in self.context.protocol.phases
+            ],
+            "training_images": [int(counts[original]) for original in self.context.protocol.order],
+        }
+
+    def _names(self, original_ids: Sequence[int]) -> list[str]:
+        return [self._source.class_names[original] for original in original_ids]
+
     def _export(self, state: PhaseState, means: np.ndarray, accuracies: dict[str, float]) -> None:
-        phase = state.phase
+        phase, model = state.phase, state.model
+        if self.context.strategy is not tf.distribute.get_strategy():
+            model = model.frozen_copy()  # on one device, as whoever loads an export expects it
         ids = self.context.protocol.original_ids(phase.seen_classes)
         export_phase(
-            directory=self.context.directory.export / self._settings.protocol.dataset,
+            directory=self.context.directory.export / export_name(self._settings),
             version=phase.index + 1,
-            model=state.model,
-            predict=state.model,
-            classes=ExportedClasses(tuple(ids), tuple(self._source.class_names[i] for i in ids)),
+            model=model,
+            predict=model,
+            classes=ExportedClasses(tuple(ids), tuple(self._names(ids))),
             normalization=self.context.pipeline.normalization,
             class_means=means,
             metadata={
@@ -271,7 +304,8 @@ class Experiment:
                 "protocol": results.protocol_fingerprint(self._settings, self.context.protocol),
                 "accuracy": accuracies,
             },
-            warmup_images=state.memory.images[:1],
+            warmup_images=np.array(state.memory.images[:1]),
+            fit_image=self._source.fit_image,
         )
 
     def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
@@ -281,12 +315,22 @@ class Experiment:
             "prediction_head": self.context.method.prediction_head,
             "protocol": results.protocol_fingerprint(self._settings, self.context.protocol),
             "class_order": list(self.context.protocol.order),
+            "class_names": self._names(self.context.protocol.order),
             "settings": self._settings.results_settings(),
             "phases": records,
             "packages": hardware.describe_packages(),
-            "hardware": hardware.describe_hardware(),
+            "hardware": {
+                **hardware.describe_hardware(),
+                "replicas": self.context.strategy.num_replicas_in_sync,
+            },
         }
-        write_json(self.context.directory.results, contents)
+        file = self.context.directory.results
+        written = read_json(file) if file.exists() else None
+        if not isinstance(written, dict) or written.get("phases") != records:
+            self.context.summaries.hyperparameters(
+                contents["settings"], final_metrics(contents["summary"])
+            )
+        write_json(file, contents)
         return contents
 
 
@@ -296,9 +340,23 @@ def _method_settings(settings: Settings) -> MethodSettings:
     return MethodSettings(**{name: values[name] for name in names})
 
 
-def make_protocol(settings: Settings, num_classes: int) -> ClassIncrementalProtocol:
-    """Returns the protocol that settings ask for, with an explicit class order or a seeded one."""
+def make_protocol(
+    settings: Settings, num_classes: int, class_names: Sequence[str] = ()
+) -> ClassIncrementalProtocol:
+    """Returns the protocol that settings ask for: explicit phases, or a class order split evenly.
+
+    Args:
+        settings: of the run.
+        num_classes: how many there are.
+        class_names: by original id; needed where settings name the classes of each phase.
+
+    Raises:
+        UserError: if settings and classes do not agree.
+    """
     wanted = settings.protocol
+    if wanted.phase_classes:
+        phases = read_phase_classes(wanted.phase_classes, class_names)
+        return ClassIncrementalProtocol.from_phases(phases)
     order = wanted.class_order or class_order(num_classes, wanted.class_order_seed)
     if len(order) != num_classes:
         raise UserError(
@@ -307,9 +365,15 @@ def make_protocol(settings: Settings, num_classes: int) -> ClassIncrementalProto
     return ClassIncrementalProtocol(order, wanted.base_classes, wanted.num_phases)
 
 
-def _check_class_sizes(
+def export_name(settings: Settings) -> str:
+    """Returns the name under which a run's models are served: the data set's, as a file name."""
+    return re.sub(r"[^\w.-]", "_", settings.protocol.dataset)
+
+
+def _warn_of_small_classes(
     settings: Settings, protocol: ClassIncrementalProtocol, source: DataSource
 ) -> None:
+    """Warns where a class has fewer images than exemplars are asked for: all of them are kept."""
     budget = make_budget(settings)
     counts = source.training_counts()[list(protocol.order)]
     for phase in protocol.phases:
@@ -317,10 +381,14 @@ def _check_class_sizes(
         small = [label for label in phase.new_classes if counts[label] < quota]
         if small:
             names = [source.class_names[protocol.order[label]] for label in small[:5]]
-            raise UserError(
-                f"{len(small)} classes have fewer training images than the {quota} exemplars "
-                f"asked for (first: {', '.join(names)}; smallest: {min(counts[small])} images): "
-                "lower --exemplars_per_class or --exemplars_total"
+            LOGGER.warning(
+                "%d classes of phase %d have fewer training images than the %d exemplars asked for "
+                "(first: %s; smallest: %d images): all of their images are kept",
+                len(small),
+                phase.index,
+                quota,
+                ", ".join(names),
+                min(counts[small]),
             )
 
 
@@ -345,7 +413,7 @@ def _check_method(
         )
     counts = source.training_counts()[list(protocol.order)]
     for before, phase in itertools.pairwise(protocol.phases):
-        smallest = min(budget.quota(before.num_seen), *counts[phase.new_classes])
+        smallest = min(budget.quota(before.num_seen), *counts[phase.seen_classes])
         held_out = method.held_out_per_class(phase, int(smallest))
         if held_out >= smallest:
             raise UserError(
@@ -354,4 +422,5 @@ def _check_method(
                 "lower --correction_share"
             )
     for before in protocol.phases[:-1]:
-        check_adjustment(settings.mnemonics, budget.quota(before.num_seen))
+        fewest = min(budget.quota(before.num_seen), *counts[before.seen_classes])
+        check_adjustment(settings.mnemonics, int(fewest))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.data.encoded import MAX_PIXELS, decode_plain
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
@@ -23,9 +24,6 @@ from mnemonics_tf.run_directory import (
     write_text,
 )
 from mnemonics_tf.serving_assets import write_models_config, write_warmup_requests
-
-#: the largest image that `serving_bytes` decodes; a photograph has 12 to 50 million pixels
-MAX_PIXELS = 64_000_000
 
 _TEMPORARY_PREFIX = ".tmp-"  # TensorFlow Serving looks only at directories whose name is a number
 
@@ -150,8 +148,7 @@ def _build_signatures(
         def decode(contents):
             with tf.control_dependencies([_check_size(contents)]):
                 contents = tf.identity(contents)
-            image = tf.io.decode_image(contents, channels=image_shape[-1], expand_animations=False)
-            return tf.ensure_shape(fit_image(image), image_shape)
+            return tf.ensure_shape(fit_image(_decode(contents, image_shape[-1])), image_shape)
 
         return serving_default(tf.map_fn(decode, image_bytes, fn_output_signature=tf.uint8))
 
@@ -211,6 +208,16 @@ def _check_size(contents: tf.Tensor) -> tf.Operation:
     return tf.debugging.Assert(
         fits, [f"image_bytes: expected images of 1 to {MAX_PIXELS} pixels, found one of", size]
     )
+
+
+def _decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
+    """Returns an image file as uint8 `[h, w, channels]`; a JPEG exactly as data sources do."""
+
+    def decode_other():
+        image = tf.io.decode_image(contents, channels=channels, expand_animations=False)
+        return tf.ensure_shape(image, [None, None, channels])
+
+    return tf.cond(tf.io.is_jpeg(contents), lambda: decode_plain(contents, channels), decode_other)
 
 
 def _resizing(image_shape: tuple[int, int, int]) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -1,13 +1,15 @@
 """Pictures of results."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402, the backend must be chosen first
+import matplotlib.ticker  # noqa: E402
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; markers repeat the distinction.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -42,3 +44,49 @@ def accuracy_curves(
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def accuracy_matrix(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    """Draws the accuracies after each phase on each class group, as RGB uint8 `[h, w, 3]`.
+
+    Args:
+        rows: row i holds the accuracies of Theta_i on the classes of phases 0..i.
+    """
+    matrix = np.full((len(rows), len(rows)), np.nan)
+    for i, row in enumerate(rows):
+        matrix[i, : len(row)] = 100 * np.array(row)
+    figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
+    picture = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=100)
+    figure.colorbar(picture, label="Accuracy (%)")
+    if len(rows) <= 12:
+        for i, row in enumerate(rows):
+            for k, value in enumerate(row):
+                ink = "black" if value > 0.5 else "white"
+                axes.text(k, i, f"{100 * value:.0f}", ha="center", va="center", color=ink)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.set_xlabel("Class group (phase that taught it)")
+    axes.set_ylabel("After phase")
+    return _pixels(figure)
+
+
+def confusion_matrix(counts: np.ndarray) -> np.ndarray:
+    """Draws a confusion matrix, each row as shares of its true class, as RGB uint8 `[h, w, 3]`.
+
+    Args:
+        counts: `[true, predicted]`.
+    """
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
+    picture = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100)
+    figure.colorbar(picture, label="Share of the true class (%)")
+    axes.set_xlabel("Predicted label")
+    axes.set_ylabel("True label")
+    return _pixels(figure)
+
+
+def _pixels(figure: plt.Figure) -> np.ndarray:
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    plt.close(figure)
+    return pixels

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 
 #: exit status of a run that was asked to stop and can go on (EX_TEMPFAIL)
 EXIT_STATUS = 75
@@ -17,12 +18,20 @@ class RunInterruptedError(Exception):
 class StopRequest:
     """Remembers that a signal asked the program to stop.
 
+    Args:
+        any_worker: tells whether any worker of the run was asked, given whether this one was.
+
     Attributes:
-        requested: whether one did.
+        requested: whether a signal did.
     """
 
-    def __init__(self):
+    def __init__(self, any_worker: Callable[[bool], bool] = bool):
         self.requested = False
+        self._any_worker = any_worker
+
+    def agreed(self) -> bool:
+        """Returns whether to stop here: all workers ask at the same points, and none goes alone."""
+        return self._any_worker(self.requested)
 
     def listen(self) -> None:
         """Takes SIGTERM and SIGINT from here on; a second one acts as it would have without."""

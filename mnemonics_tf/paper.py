@@ -1,5 +1,7 @@
 """The paper's figures, to stand beside ours. Average accuracy and forgetting F in percent."""
 
+import dataclasses
+
 #: numbers of incremental phases in the paper's tables
 PHASES = (5, 10, 25)
 
@@ -56,3 +58,92 @@ TABLE_2 = {
         ("mnemonics", True): ((73.30, 72.17, 71.50), (10.20, 9.88, 11.76)),
     },
 }
+
+#: average accuracies on CIFAR-100 in the README of the authors' release: (method, with mnemonics)
+#: -> N = 5, 10, 25; of a single-level code whose baselines lack weight transfer
+AUTHORS_README = {
+    ("lwf", False): (52.44, 48.47, 45.75),
+    ("lwf", True): (54.21, 52.72, 51.59),
+    ("icarl", False): (58.03, 53.01, 48.47),
+    ("icarl", True): (60.01, 57.37, 54.13),
+}
+
+#: epochs of the paper by data set: phase 0, later phases, balanced fine-tune
+EPOCHS = {"cifar100": (160, 160, 50), "imagenet_subset": (90, 90, 50), "imagenet": (90, 90, 50)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What tells the rows of the paper's tables apart.
+
+    Attributes:
+        method: value of --method.
+        exemplars: value of --exemplars.
+        transfer: with weight transfer.
+        adjust: with adjustment of old exemplars.
+        finetune: with the balanced fine-tune.
+    """
+
+    method: str
+    exemplars: str
+    transfer: bool
+    adjust: bool
+    finetune: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A row of the paper, or the one that comes closest.
+
+    Attributes:
+        accuracy: average accuracy.
+        forgetting: F.
+        readme: average accuracy in the authors' README, where it has one.
+        departures: in what the run asked about differs from the row; empty if it is the same.
+    """
+
+    accuracy: float
+    forgetting: float
+    readme: float | None
+    departures: tuple[str, ...]
+
+
+def published(dataset: str, num_phases: int, choices: Choices) -> Published | None:
+    """Returns the paper's figures for a run, or None where no row has its method and exemplars."""
+    if num_phases not in PHASES:
+        return None
+    learned = choices.exemplars == "mnemonics"
+    everything = learned and choices.adjust  # a row of Table 1 too, which has it as the result
+    readme = None
+    if choices.method == "lucir" and choices.transfer and choices.finetune and not everything:
+        row = TABLE_2.get(dataset, {}).get((choices.exemplars, choices.adjust))
+        expected = choices
+    elif choices.exemplars in ("herding", "mnemonics"):
+        row = TABLE_1.get(dataset, {}).get((choices.method, learned))
+        expected = Choices(choices.method, choices.exemplars, learned, learned, learned)
+        if dataset == "cifar100":
+            readme = AUTHORS_README.get((choices.method, learned))
+    else:
+        row = None
+    if row is None:
+        return None
+    column = PHASES.index(num_phases)
+    return Published(
+        row[0][column],
+        row[1][column],
+        readme[column] if readme else None,
+        tuple(_departures(choices, expected)),
+    )
+
+
+def _departures(choices: Choices, expected: Choices) -> list[str]:
+    parts = {
+        "weight transfer": (choices.transfer, expected.transfer),
+        "adjustment of old exemplars": (choices.adjust, expected.adjust),
+        "the balanced fine-tune": (choices.finetune, expected.finetune),
+    }
+    return [
+        f"{'with' if ours else 'without'} {name}"
+        for name, (ours, theirs) in parts.items()
+        if ours != theirs
+    ]

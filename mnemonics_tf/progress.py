@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import shutil
 import sys
 import time
 
@@ -9,21 +10,31 @@ from mnemonics_tf.run_directory import user_error_on_disk_trouble
 
 LOGGER = logging.getLogger("mnemonics_tf")
 
+#: back to the line's beginning, and clear it
+_ERASE_LINE = "\r\x1b[K"
 
-def log_to(path: pathlib.Path) -> None:
-    """Sends messages to standard output and, with the time of day, to the end of a log file."""
+
+def log_to(path: pathlib.Path, console: bool = True) -> None:
+    """Sends messages, with the time of day, to the end of a log file, and to standard output.
+
+    Args:
+        path: the log file.
+        console: whether they go to standard output.
+    """
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     for handler in list(LOGGER.handlers):
         LOGGER.removeHandler(handler)
         handler.close()
-    console = logging.StreamHandler(sys.stdout)
-    console.setFormatter(logging.Formatter("%(message)s"))
     with user_error_on_disk_trouble(path):
         file = _LogFile(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    LOGGER.addHandler(console)
     LOGGER.addHandler(file)
+    if console:
+        stream = logging.StreamHandler(sys.stdout)
+        # A message takes the place of the progress line that may stand on a terminal.
+        stream.setFormatter(logging.Formatter(f"{_ERASE_LINE * sys.stdout.isatty()}%(message)s"))
+        LOGGER.addHandler(stream)
 
 
 class _LogFile(logging.FileHandler):
@@ -53,13 +64,22 @@ class StageProgress:
         stage: name.
         total: how many positions (epochs, outer steps) the stage has.
         start: position at which this process begins.
+        unit: what is counted.
     """
 
     #: seconds between two lines in the log, so that short epochs do not flood it
     INTERVAL = 5.0
 
-    def __init__(self, phase: int, num_phases: int, stage: str, total: int, start: int = 0):
-        self._prefix = f"phase {phase}/{num_phases} {stage}"
+    def __init__(
+        self,
+        phase: int,
+        num_phases: int,
+        stage: str,
+        total: int,
+        start: int = 0,
+        unit: str = "epoch",
+    ):
+        self._prefix = f"phase {phase}/{num_phases} {stage} {unit}"
         self._total = total
         self._start = start
         self._started = time.monotonic()
@@ -67,19 +87,38 @@ class StageProgress:
         self._terminal = sys.stdout.isatty()
 
     def update(self, position: int, figures: dict[str, float]) -> None:
-        """Reports that `position` of the total is done."""
+        """Reports that `position` of the total is done.
+
+        Args:
+            position: epochs or steps done.
+            figures: by name; `loss` or `meta_loss` and `images_per_second` stand in front.
+        """
         now = time.monotonic()
-        done = position - self._start
-        left = (now - self._started) / max(done, 1) * (self._total - position)
-        text = "  ".join(f"{name} {_number(value)}" for name, value in figures.items())
-        line = f"{self._prefix} {position}/{self._total}  {text}  {duration(left)} left"
-        last = position == self._total
-        if self._terminal:
-            sys.stdout.write("\r\x1b[K" + ("" if last else line))
+        done, last = position - self._start, position == self._total
+        if last:
+            when = f"took {duration(now - self._started)}"
+        else:
+            left = (now - self._started) / max(done, 1) * (self._total - position)
+            when = f"{duration(left)} left"
+        line = f"{self._prefix} {position}/{self._total}  {_described(figures, when)}"
+        if self._terminal and not last:
+            # One line: what does not fit is cut, or the next one could not take its place.
+            width = shutil.get_terminal_size().columns - 1
+            sys.stdout.write(_ERASE_LINE + line[:width])
             sys.stdout.flush()
         if last or (not self._terminal and now - self._reported >= self.INTERVAL):
             LOGGER.info("%s", line)
             self._reported = now
+
+
+def _described(figures: dict[str, float], when: str) -> str:
+    """Returns loss, speed and time, then the other figures."""
+    rest = dict(figures)
+    loss = [f"{name} {_number(rest.pop(name))}" for name in ("loss", "meta_loss") if name in rest]
+    speed = rest.pop("images_per_second", None)
+    rates = [] if speed is None else [f"{_number(speed)} images/s"]
+    others = [f"{name} {_number(value)}" for name, value in rest.items()]
+    return "  ".join([*loss, *rates, when, *others])
 
 
 def _number(value: float) -> str:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
@@ -16,6 +17,8 @@ import numpy as np
 from mnemonics_tf.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ZIP_LOCAL_HEADER = 30  # bytes; the last four hold the lengths of what follows: name and extra
+
 _NOT_WRITABLE = (
     *(errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EEXIST, errno.ENOENT),  # a path that can't be a directory
@@ -112,13 +115,13 @@ def _indented(value: Any, margin: str) -> str:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """Reads JSON; numbers must be finite.
+    """Reads JSON.
 
     Raises:
         UserError: if the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(), parse_constant=_refuse_constant)
+        return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; the run directory is incomplete") from error
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, text or numbers
@@ -127,17 +130,19 @@ def read_json(path: pathlib.Path) -> Any:
         ) from error
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}")
-
-
 def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes named arrays as an .npz, atomically; slashes in names are kept."""
     write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
 
+#: pixels (uint8) of more bytes stay in their file and are read from there as they are needed
+MAPPED_BYTES = 2**28
+
+
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads an .npz whole; never unpickles. The zip's checksums reveal damage.
+    """Reads an .npz; never unpickles. The zip's checksums reveal damage.
+
+    Large arrays of pixels are memory-mapped, read-only.
 
     No more memory is taken than the file has bytes, whatever its headers say.
 
@@ -172,12 +177,26 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         left = min(info.file_size, os.path.getsize(archive.filename)) - stream.tell()
         if size != left:
             raise ValueError(f"{info.filename} has {left} bytes for {dtype} of shape {shape}")
+        if size >= MAPPED_BYTES and dtype == np.uint8 and not fortran_order:
+            header = stream.tell()
+            while stream.read(_CHUNK_BYTES):  # to its end, where the checksum is compared
+                pass
+            return np.memmap(archive.filename, dtype, "r", _start_of(archive, info) + header, shape)
         contents = np.empty(size, np.uint8)
         for start in range(0, size, _CHUNK_BYTES):
             chunk = contents[start : start + _CHUNK_BYTES]
             chunk[:] = np.frombuffer(stream.read(len(chunk)), np.uint8)
         stream.read(1)  # at the end the checksum is compared
     return contents.view(dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+def _start_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """Returns where in the file the contents of a member begin."""
+    with open(archive.filename, "rb") as stream:
+        stream.seek(info.header_offset)
+        local = stream.read(_ZIP_LOCAL_HEADER)
+    name_length, extra_length = struct.unpack("<HH", local[-4:])
+    return info.header_offset + _ZIP_LOCAL_HEADER + name_length + extra_length
 
 
 def check_shapes(
@@ -212,6 +231,7 @@ class RunDirectory:
         self.root = pathlib.Path(root)
         self.flags = self.root / "flags.txt"
         self.settings = self.root / "settings.json"
+        self.classes = self.root / "classes.json"
         self.results = self.root / "results.json"
         self.log = self.root / "log.txt"
         self.export = self.root / "export"

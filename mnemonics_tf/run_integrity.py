@@ -13,21 +13,25 @@ from mnemonics_tf.settings import Settings
 
 
 def claim_directory(
-    directory: RunDirectory, settings: Settings, phases: Sequence[Phase]
+    directory: RunDirectory,
+    settings: Settings,
+    class_facts: dict[str, Any],
+    phases: Sequence[Phase],
 ) -> list[Phase]:
     """Makes the run directory this run's own, or finds that it is already; returns what is left.
 
     Args:
         directory: of the run.
         settings: of the run.
+        class_facts: of the data, which must stay the same.
         phases: that are asked for.
 
     Returns:
         The phases that are not done.
 
     Raises:
-        UserError: if it holds a run with other settings, or one that is damaged; nothing is
-            written then.
+        UserError: if it holds a run with other settings or on other data, or one that is damaged;
+            nothing is written then.
     """
     wanted = settings.results_settings()
     begun = directory.results.exists() or any(_traces(directory.phase(p.index)) for p in phases)
@@ -38,12 +42,19 @@ def claim_directory(
                 f"{directory.root} holds a run with other settings ({'; '.join(differences)}): "
                 "pass another --run_dir, or the same settings to go on with it"
             )
+        if directory.classes.exists() and read_json(directory.classes) != class_facts:
+            raise UserError(
+                f"{directory.root} holds a run on other data: the classes in --data_dir, or the "
+                f"numbers of their images, are not those of {directory.classes}: pass another "
+                "--run_dir, or the same data to go on with it"
+            )
     elif begun:
         raise UserError(
             f"{directory.settings} is missing, although a run was begun there: "
             "put it back or pass another --run_dir"
         )
     else:
+        write_json(directory.classes, class_facts)
         write_text(directory.flags, settings.flag_lines())
         write_json(directory.settings, wanted)
     return _phases_left(directory, phases)
@@ -62,16 +73,19 @@ def read_settings(directory: RunDirectory) -> dict[str, dict[str, Any]]:
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    # A setting that is younger than the run had its default's effect then.
+    defaults = Settings().results_settings()
     return [
-        f"--{name} was {found.get(group, {}).get(name)}, is {value}"
+        f"--{name} was {then}, is {value}"
         for group, values in wanted.items()
         for name, value in values.items()
-        if found.get(group, {}).get(name) != value
+        if (then := found.get(group, {}).get(name, defaults[group][name])) != value
     ]
 
 
 def _phases_left(directory: RunDirectory, phases: Sequence[Phase]) -> list[Phase]:
     left: list[Phase] = []
+    done = [phase.index for phase in phases if directory.record(phase.index).exists()]
     for phase in phases:
         traces = _traces(directory.phase(phase.index))
         if left and traces:
@@ -79,9 +93,10 @@ def _phases_left(directory: RunDirectory, phases: Sequence[Phase]) -> list[Phase
                 f"{directory.record(left[0].index)} is missing, although phase {phase.index} was "
                 "begun after it: put it back or pass another --run_dir"
             )
-        if directory.record(phase.index).name in traces:
+        if phase.index in done:
             read_record(directory, phase)
-            lost = {"model.npz", "exemplars.npz"} - traces
+            # Only the last one's are needed to go on, and workers beside the chief have no others.
+            lost = {"model.npz", "exemplars.npz"} - traces if phase.index == done[-1] else set()
         else:
             left.append(phase)
             # These are written once the phase's last checkpoint is safe.

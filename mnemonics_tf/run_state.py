@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf import devices
 from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Pipeline
@@ -57,6 +58,11 @@ class RunContext:
         """The seed of exemplar choice and learning."""
         seed = self.settings.exemplar.exemplar_seed
         return self.seed if seed < 0 else seed
+
+    @property
+    def jit_compile(self) -> bool:
+        """Whether XLA compiles what runs on each device."""
+        return devices.compiles(self.settings.run.jit_compile)
 
     @property
     def seed(self) -> int:
@@ -151,10 +157,11 @@ class PhaseState:
         Raises:
             RunInterruptedError: if a stop was asked for; the checkpoint is written.
         """
+        stops = self.stop.agreed()
         late = time.monotonic() - self._saved > 60 * minutes
-        if self.stop.requested or late or (every and position % every == 0):
+        if stops or late or (every and position % every == 0):
             self.save_snapshot(stage, position, extra())
-        if self.stop.requested:
+        if stops:
             raise RunInterruptedError
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -167,7 +174,7 @@ class PhaseState:
         try:
             self.model.set_state(snapshot.groups["model"], "the checkpoint of the model")
             memory = snapshot.groups["memory"]
-            self.memory = ExemplarMemory(memory["images"], memory["labels"])
+            self.memory = ExemplarMemory(memory["images"], memory["labels"], self.memory.directory)
             seconds = snapshot.groups["seconds"]
             self.seconds = {name: float(value) for name, value in seconds.items()}
             self.figures = json.loads(str(snapshot.groups["figures"]["json"]))

@@ -28,7 +28,7 @@ def _setting(default: Any, description: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """Where and how to run; nothing here changes what a run computes."""
+    """Where and how to run; nothing here changes what a run computes, but for rounding."""
 
     run_dir: str = _setting("runs/demo", "Directory of the run; an unfinished run goes on.")
     data_dir: str = _setting("", "Directory (or archive) that holds the data.")
@@ -40,6 +40,16 @@ class RunSettings:
     )
     last_phase: int = _setting(
         -1, "Phase after which to stop; the run goes on later without the flag. -1: the last one."
+    )
+    strategy: str = _setting(
+        "auto",
+        "Devices: one; all GPUs of this machine; all GPUs of the machines in TF_CONFIG; or the "
+        "one of these that uses all there is.",
+    )
+    jit_compile: str = _setting(
+        "auto",
+        "Compile training steps (on one device) and evaluation with XLA; auto: where there are "
+        "GPUs. Exemplar learning is never compiled.",
     )
     checkpoint_minutes: float = _setting(
         5.0, "Minutes between checkpoints within a stage; stages also end with one."
@@ -56,16 +66,40 @@ class RunSettings:
 class ProtocolSettings:
     """What is learned when."""
 
-    dataset: str = _setting("digits", "Data source.")
+    dataset: str = _setting(
+        "digits",
+        "Data source: cifar100, digits, folder, imagenet, imagenet_subset, npz, or tfds:NAME.",
+    )
     base_classes: int = _setting(5, "Number of classes in phase 0.")
     num_phases: int = _setting(5, "N: number of incremental phases after phase 0.")
     class_order_seed: int = _setting(1993, "Seed of NumPy's shuffle of the class ids.")
     class_order: tuple[int, ...] = _setting(
         (), "Explicit class order: comma-separated original ids; overrides the seed."
     )
+    phase_classes: str = _setting(
+        "",
+        "File that names the classes of every phase: a line a phase, names separated by commas; "
+        "overrides base_classes, num_phases and the class order.",
+    )
     seed: int = _setting(
         0, "Seed of initialisation, shuffling, augmentation and exemplar choice (not class order)."
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """How sources of images of any size (folder, imagenet, tfds:NAME) read them."""
+
+    image_size: int = _setting(
+        0, "Height and width that images are brought to; 0 is the source's own choice, 224."
+    )
+    skip_broken: bool = _setting(
+        False, "Leave broken image files of a folder out, instead of stopping."
+    )
+    test_share: float = _setting(
+        0.2, "Share of each class that becomes the test part of a folder without a split."
+    )
+    split_seed: int = _setting(1993, "Seed of that split.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +108,9 @@ class ModelSettings:
 
     backbone: str = _setting("resnet_cifar", "Backbone.")
     depth: int = _setting(
-        8, "Number of layers: 6n + 2 for resnet_cifar; the paper's CIFAR-100 has 32."
+        8,
+        "Number of layers: 6n + 2 for resnet_cifar (the paper's CIFAR-100: 32); 10, 18 or 34 for "
+        "resnet_imagenet (the paper's ImageNet: 18).",
     )
     weight_transfer: bool = _setting(
         False, "From phase 1 on freeze the kernels and train scales and shifts instead."
@@ -118,6 +154,9 @@ class TrainingSettings:
     finetune_base_phase: bool = _setting(
         False,
         "Fine-tune in phase 0 too, as Algorithm 1 is printed; its data is balanced as it is.",
+    )
+    mixed_precision: str = _setting(
+        "off", "Type of the activations in model-level training; weights and the rest are float32."
     )
     evaluation_batch_size: int = _setting(500, "Images in an evaluation batch, over all devices.")
 
@@ -207,6 +246,7 @@ class Settings:
     training: TrainingSettings = TrainingSettings()
     exemplar: ExemplarSettings = ExemplarSettings()
     mnemonics: MnemonicsSettings = MnemonicsSettings()
+    data: DataSettings = DataSettings()
 
     def __post_init__(self):
         _validate(self)
@@ -383,6 +423,8 @@ def _validate(settings: Settings) -> None:
         "num_phases": (protocol.num_phases, 0),
         "class_order_seed": (protocol.class_order_seed, 0),
         "seed": (protocol.seed, 0),
+        "image_size": (settings.data.image_size, 0),
+        "split_seed": (settings.data.split_seed, 0),
         "less_forget_weight": (training.less_forget_weight, 0),
         "ranking_margin": (training.ranking_margin, 0),
         "ranking_classes": (training.ranking_classes, 1),
@@ -434,6 +476,10 @@ def _validate(settings: Settings) -> None:
         for name in names:
             if not 0 <= getattr(group, name) <= 1:
                 raise UserError(f"--{name}={getattr(group, name)}: pass a number from 0 to 1")
+    if not 0 < settings.data.test_share < 1:
+        raise UserError(
+            f"--test_share={settings.data.test_share}: pass a number between 0 and 1, e.g. 0.2"
+        )
     milestones = training.learning_rate_milestones
     if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
         raise UserError(

@@ -6,9 +6,11 @@ import functools
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
 
 from mnemonics_tf.run_directory import user_error_on_disk_trouble
 
@@ -54,7 +56,45 @@ class Summaries:
         with self._writing(step):
             tf.summary.image(name, images, max_outputs=len(images))
 
+    def hyperparameters(
+        self, settings: dict[str, dict[str, Any]], metrics: dict[str, float]
+    ) -> None:
+        """Writes a run's settings and its final metrics for the table of hyperparameters.
+
+        Args:
+            settings: by group and name.
+            metrics: by tag.
+        """
+        values = {
+            f"{group}/{name}": value if isinstance(value, (bool, int, float, str)) else str(value)
+            for group, named in settings.items()
+            for name, value in named.items()
+        }
+        columns = [hparams.Metric(tag, display_name=tag.removeprefix("final/")) for tag in metrics]
+        with self._writing(step=0):
+            hparams.hparams_config([hparams.HParam(name) for name in values], columns)
+            hparams.hparams(values)
+            for tag, value in metrics.items():
+                tf.summary.scalar(tag, value)
+        self.flush()
+
     def flush(self) -> None:
         """Makes what was written visible to a reader."""
         with self._writing(step=0):
             self._writer.flush()
+
+
+def final_metrics(summary: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Returns the metrics by which runs are compared, by tag.
+
+    Args:
+        summary: what results.json holds of each head.
+    """
+    names = ("average_accuracy", "forgetting")
+    metrics = {
+        f"final/{head}_{name}": values[name] for head, values in summary.items() for name in names
+    }
+    last = {
+        f"final/{head}_last": values["phase_accuracies"][-1] for head, values in summary.items()
+    }
+    return metrics | last

@@ -4,13 +4,15 @@ Without flags it runs the demo: scikit-learn's handwritten digits, 5 classes and
 The same command goes on with a run that was stopped.
 """
 
+import dataclasses
 import sys
+import tempfile
 
 import tensorflow as tf
 from absl import app, flags, logging
 
-from mnemonics_tf import results, settings
-from mnemonics_tf.data.sources import SOURCES, create
+from mnemonics_tf import devices, results, settings
+from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.exemplar_level import EXEMPLARS
 from mnemonics_tf.exemplars.metagradient import ESTIMATORS
@@ -24,10 +26,10 @@ from mnemonics_tf.models.incremental import SCOPES
 from mnemonics_tf.models.resnet import BACKBONES
 from mnemonics_tf.progress import LOGGER, log_to
 from mnemonics_tf.run_directory import RunDirectory
+from mnemonics_tf.training.precision import PRECISIONS
 
 settings.define_flags(
     {
-        "dataset": list(SOURCES),
         "method": list(METHODS),
         "exemplars": list(EXEMPLARS),
         "mnemonics_start": list(SELECTIONS),
@@ -36,6 +38,9 @@ settings.define_flags(
         "meta_gradient": list(ESTIMATORS),
         "outer_optimizer": list(OUTER_OPTIMIZERS),
         "backbone": list(BACKBONES),
+        "mixed_precision": list(PRECISIONS),
+        "strategy": list(devices.STRATEGIES),
+        "jit_compile": list(devices.JIT_COMPILE),
     }
 )
 flags.adopt_module_key_flags(settings)
@@ -60,12 +65,25 @@ def main(arguments: list[str]) -> int:
 
 
 def train(wanted: settings.Settings) -> int:
-    """Runs one experiment; returns the exit status."""
-    source = create(wanted.protocol.dataset, wanted.run.data_dir, wanted.run.download)
-    experiment = Experiment(wanted, source, tf.distribute.get_strategy())
+    """Runs one experiment; returns the exit status.
+
+    Of several workers only the chief writes to the run directory and reports; the others have
+    private directories for as long as they run.
+    """
+    strategy = devices.create_strategy(wanted.run.strategy)
+    if devices.is_chief(strategy):
+        return _run(wanted, strategy)
+    with tempfile.TemporaryDirectory(prefix="mnemonics_tf_worker_") as private:
+        run = dataclasses.replace(wanted.run, run_dir=private)
+        return _run(dataclasses.replace(wanted, run=run), strategy)
+
+
+def _run(wanted: settings.Settings, strategy: tf.distribute.Strategy) -> int:
+    source = open_source(wanted)
+    experiment = Experiment(wanted, source, strategy)
     directory = RunDirectory(wanted.run.run_dir)
     with directory.locked():
-        log_to(directory.log)
+        log_to(directory.log, console=devices.is_chief(strategy))
         experiment.stop.listen()
         try:
             contents = experiment.run()

@@ -15,6 +15,7 @@ from mnemonics_tf.run_integrity import claim_directory, load_memory, read_record
 from mnemonics_tf.settings import ProtocolSettings, Settings
 
 SETTINGS = Settings(protocol=ProtocolSettings(base_classes=6, num_phases=2))
+FACTS = {"phases": [["zero", "one"], ["two"]], "training_images": [5, 6, 7]}
 PHASES = ClassIncrementalProtocol(range(10), 6, 2).phases
 
 
@@ -36,7 +37,7 @@ def close(directory: RunDirectory, phase) -> None:
 def directory(tmp_path) -> RunDirectory:
     """A run whose phase 0 is done and whose phase 1 has a checkpoint."""
     directory = RunDirectory(tmp_path / "run")
-    assert claim_directory(directory, SETTINGS, PHASES) == list(PHASES)
+    assert claim_directory(directory, SETTINGS, FACTS, PHASES) == list(PHASES)
     close(directory, PHASES[0])
     write_arrays(directory.phase(1) / "checkpoint-000003.npz", {"moment": np.zeros(2)})
     return directory
@@ -48,7 +49,7 @@ def files_of(root: pathlib.Path) -> dict[str, bytes]:
 
 def test_what_is_left_of_a_run(directory):
     before = files_of(directory.root)
-    assert claim_directory(directory, SETTINGS, PHASES) == list(PHASES[1:])
+    assert claim_directory(directory, SETTINGS, FACTS, PHASES) == list(PHASES[1:])
     assert files_of(directory.root) == before
 
 
@@ -57,12 +58,12 @@ def test_killed_before_anything_but_temporary_files_was_written(tmp_path):
     directory.flags.write_text("")
     directory.phase(0).mkdir(parents=True)
     (directory.phase(0) / ".tmp-checkpoint-000000.npz").write_text("half")
-    assert claim_directory(directory, SETTINGS, PHASES) == list(PHASES)
+    assert claim_directory(directory, SETTINGS, FACTS, PHASES) == list(PHASES)
 
 
 def test_killed_while_a_phase_was_closed(directory):
     write_arrays(directory.exemplars(1), {})
-    assert claim_directory(directory, SETTINGS, PHASES) == list(PHASES[1:])
+    assert claim_directory(directory, SETTINGS, FACTS, PHASES) == list(PHASES[1:])
 
 
 DAMAGES = {
@@ -84,6 +85,11 @@ DAMAGES = {
         lambda d: write_json(d.record(0), record_of(PHASES[1])),
         "does not close phase 0 with 6 classes",
     ),
+    "classes of other data": (
+        lambda d: write_json(d.classes, FACTS | {"training_images": [5, 6, 8]}),
+        "holds a run on other data",
+    ),
+    "classes of no run": (lambda d: write_json(d.classes, [1]), "holds a run on other data"),
     "record cut short": (lambda d: d.record(0).write_text('{"phase": 0,'), "is damaged"),
 }
 
@@ -94,7 +100,7 @@ def test_a_damaged_directory_is_diagnosed_and_left_alone(directory, damage):
     apply(directory)
     before = files_of(directory.root)
     with pytest.raises(UserError, match=message):
-        claim_directory(directory, SETTINGS, PHASES)
+        claim_directory(directory, SETTINGS, FACTS, PHASES)
     assert files_of(directory.root) == before
 
 

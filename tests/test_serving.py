@@ -4,6 +4,7 @@ import concurrent.futures
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,22 @@ def test_prediction_service(learned, exported, loopback_server):
         if "features" in answer:
             np.testing.assert_allclose(answer["features"], expected.features, rtol=1e-5, atol=1e-5)
     assert asked == {"serving_default", "serving_bytes", "features", "nme"}
+
+
+@needs_serving_api
+def test_the_guides_client(learned, loopback_server, tmp_path, monkeypatch, capsys):
+    guide = pathlib.Path(__file__).resolve().parents[1] / "docs" / "serving.md"
+    (program,) = re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)
+    assert "localhost:8500" in program
+    images = learned.images[:2]
+    np.save(tmp_path / "images.npy", images)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(program.replace("localhost:8500", loopback_server), names)
+    labels = learned.predict(images).logits.numpy().argmax(axis=1)
+    expected = [learned.classes.original_ids[label] for label in labels]
+    assert names["outputs"]["class_id"].tolist() == expected
+    assert str(names["outputs"]["class_id"]) in capsys.readouterr().out
 
 
 @needs_serving_api

@@ -6,6 +6,7 @@ from absl import app, flags
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.settings import (
+    DataSettings,
     ExemplarSettings,
     MnemonicsSettings,
     ProtocolSettings,
@@ -106,6 +107,10 @@ OUT_OF_RANGE = [
     wrong("protocol", num_phases=-1),
     wrong("protocol", class_order_seed=-1),
     wrong("protocol", seed=-1),
+    wrong("data", image_size=-1),
+    wrong("data", split_seed=-1),
+    wrong("data", test_share=0.0),
+    wrong("data", test_share=1.0),
     wrong("training", base_epochs=0),
     wrong("training", epochs=0),
     wrong("training", batch_size=0),
@@ -142,6 +147,7 @@ def test_values_out_of_range(group, values, named):
     kinds = {
         "run": RunSettings,
         "protocol": ProtocolSettings,
+        "data": DataSettings,
         "training": TrainingSettings,
         "exemplar": ExemplarSettings,
         "mnemonics": MnemonicsSettings,
@@ -163,9 +169,7 @@ def test_list_items_of_the_wrong_kind(parse):
         settings_from_flags(parse("--learning_rate_milestones=x"))
 
 
-@pytest.mark.parametrize(
-    "argument", ["--method=unknown", "--dataset=unknown", "--epochs=ten", "--no_such_flag=1"]
-)
+@pytest.mark.parametrize("argument", ["--method=unknown", "--epochs=ten", "--no_such_flag=1"])
 def test_flags_that_cannot_be_parsed_end_the_program(parse, argument, capsys):
     parse()
     flags.FLAGS.unparse_flags()

@@ -1,9 +1,11 @@
 """Compares an exported model with the Keras model it came from: size, latency, throughput.
 
-Run `taskset -c 0 python -m tools.benchmark_serving` for one core. The model is a ResNet-32 with
-weight transfer and 100 classes; its weights are random, they change neither size nor time.
+Run `taskset -c 0 python -m tools.benchmark_serving --output=FILE` for one core. The model is a
+ResNet-32 with weight transfer and 100 classes; its weights are random, they change neither size nor
+time. All ways take turns, so that a machine that slows down slows all of them.
 """
 
+import os
 import pathlib
 import tempfile
 import time
@@ -13,13 +15,22 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from mnemonics_tf import hardware
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.export import ExportedClasses, export_phase
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.run_directory import write_json
 
 _DEPTH = flags.DEFINE_integer("depth", 32, "depth of the CIFAR ResNet")
 _BATCH_SIZES = flags.DEFINE_multi_integer("batch_size", [1, 64], "images in a request; repeatable")
-_SECONDS = flags.DEFINE_float("seconds", 3.0, "how long to measure each row", lower_bound=0.1)
+_SECONDS = flags.DEFINE_float("seconds", 3.0, "length of a turn", lower_bound=0.1)
+_ROUNDS = flags.DEFINE_integer("rounds", 4, "turns of each way", lower_bound=1)
+_CLOCK = flags.DEFINE_enum(
+    "clock", "wall", ["wall", "cpu"], "cpu: time on the processor, for one core of a busy machine"
+)
+_OUTPUT = flags.DEFINE_string("output", "", "JSON file for the figures")
+
+_SERVED, _KERAS = "export, session (as served)", "backbone, Keras predict"
 
 _NUM_CLASSES = 100
 _IMAGE_SHAPE = (32, 32, 3)
@@ -74,11 +85,11 @@ def _subjects(model: IncrementalModel, path: pathlib.Path) -> dict[str, Callable
         return model(_NORMALIZATION.normalize(images)).logits
 
     return {
-        "export, session (as served)": lambda images: session.run(fetches, {input_name: images}),
+        _SERVED: lambda images: session.run(fetches, {input_name: images}),
         "export, loaded signature": export_by_signature,
         "model, tf.function": lambda images: compiled(images).numpy(),
         "model, eager": eager,
-        "backbone, Keras predict": keras_predict,
+        _KERAS: keras_predict,
     }
 
 
@@ -86,34 +97,70 @@ def _milliseconds(run: Callable, images: np.ndarray) -> np.ndarray:
     """Returns the times of single calls over the seconds asked for, after a warm-up."""
     for _ in range(3):
         run(images)
+    clock = time.perf_counter if _CLOCK.value == "wall" else time.process_time
     times = []
     end = time.perf_counter() + _SECONDS.value
-    while (start := time.perf_counter()) < end:
+    while not times or time.perf_counter() < end:
+        start = clock()
         run(images)
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return 1e3 * np.array(times)
 
 
+def _in_turns(subjects: dict[str, Callable], images: np.ndarray) -> dict[str, list[float]]:
+    """Returns the median milliseconds of every turn, by name."""
+    turns: dict[str, list[float]] = {name: [] for name in subjects}
+    for _ in range(_ROUNDS.value):
+        for name, run in subjects.items():
+            turns[name].append(float(np.median(_milliseconds(run, images))))
+    return turns
+
+
+def _sizes(model: IncrementalModel, export: pathlib.Path, directory: pathlib.Path) -> dict:
+    """Returns bytes of the exported version and of the same weights as Keras saves them."""
+    weights = directory / "backbone.weights.h5"
+    model.backbone.save_weights(weights)
+    classifier = sum(variable.value.numpy().nbytes for variable in model.classifier.variables)
+    return {
+        "export": sum(file.stat().st_size for file in export.rglob("*") if file.is_file()),
+        "keras_weights": weights.stat().st_size + classifier,
+    }
+
+
 def main(_) -> None:
-    """Prints the table."""
+    """Prints the table and writes the figures."""
     model = _build_model()
-    with tempfile.TemporaryDirectory() as directory:
-        path = _export(model, pathlib.Path(directory) / "export" / "net")
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        print(f"size of the exported version: {size / 1e6:.2f} MB\n")
-        print("| what | batch | median ms | 95th percentile ms | images/s |")
-        print("| --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        path = _export(model, directory / "export" / "net")
+        figures = {
+            "hardware": hardware.describe_hardware(),
+            "cores_used": len(os.sched_getaffinity(0)),
+            "packages": hardware.describe_packages(),
+            "clock": _CLOCK.value,
+            "bytes": _sizes(model, path, directory),
+            "milliseconds": {},
+            "keras_predict_over_export": {},
+        }
         subjects = _subjects(model, path)
+        print(figures["bytes"])
+        print("| what | batch | median ms | lowest | highest |\n| --- | --- | --- | --- | --- |")
         for batch_size in _BATCH_SIZES.value:
             images = np.random.default_rng(0).integers(
                 0, 256, (batch_size, *_IMAGE_SHAPE), np.uint8
             )
-            for name, run in subjects.items():
-                times = _milliseconds(run, images)
+            turns = _in_turns(subjects, images)
+            figures["milliseconds"][str(batch_size)] = turns
+            ratios = [b / a for a, b in zip(turns[_SERVED], turns[_KERAS], strict=True)]
+            figures["keras_predict_over_export"][str(batch_size)] = ratios
+            for way, times in turns.items():
                 print(
-                    f"| {name} | {batch_size} | {np.median(times):.1f} "
-                    f"| {np.percentile(times, 95):.1f} | {1e3 * batch_size / times.mean():.0f} |"
+                    f"| {way} | {batch_size} | {np.median(times):.1f} "
+                    f"| {min(times):.1f} | {max(times):.1f} |"
                 )
+        figures["load_average_at_end"] = list(os.getloadavg())
+    if _OUTPUT.value:
+        write_json(pathlib.Path(_OUTPUT.value), figures)
 
 
 if __name__ == "__main__":

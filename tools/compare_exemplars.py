@@ -29,7 +29,7 @@ from absl import app, flags
 from mnemonics_tf import settings, train
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
 from mnemonics_tf.data.source import DataSource
-from mnemonics_tf.data.sources import create
+from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.metrics import accuracy
 from mnemonics_tf.exemplars.exemplar_level import make_new_exemplars
@@ -62,7 +62,7 @@ def main(_: list[str]) -> None:
         )
     directory.mkdir(parents=True)
     log_to(directory / "log.txt")
-    source = create(wanted.protocol.dataset, wanted.run.data_dir, wanted.run.download)
+    source = open_source(wanted)
     strategy = tf.distribute.get_strategy()
     donor = Experiment(wanted, source, strategy)
     theta_0 = donor.begin_phase(donor.context.protocol.phases[0])

@@ -29,6 +29,7 @@ TEST_MAIN = pathlib.PurePosixPath("tools/run_pytest.py")
 IMPORT_NAMES = {
     "absl-py": "absl",
     "grpcio": "grpc",
+    "pillow": "PIL",
     "protobuf": "google.protobuf",
     "scikit-learn": "sklearn",
     "tensorflow-serving-api": "tensorflow_serving",

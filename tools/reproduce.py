@@ -17,6 +17,7 @@ from absl import app, flags
 
 from mnemonics_tf import paper
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.progress import duration
 from mnemonics_tf.run_directory import RunDirectory, read_json
@@ -43,9 +44,6 @@ _SCHEDULES = {
         *("--outer_steps=2", "--adjust_steps=2"),
     ],
 }
-
-#: two-sided 95% points of Student's t for 1 to 10 degrees of freedom
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,19 +78,11 @@ class Cell:
 
     def figures(self, dataset: str, num_phases: int) -> tuple[float, float] | None:
         """Returns the paper's average accuracy and forgetting, or None where it has none."""
-        plain = not (self.transfer or self.adjust or self.finetune)
-        everything = self.transfer and self.adjust and self.finetune
-        found = None
-        if self.exemplars == "herding" and plain:
-            found = paper.TABLE_1.get(dataset, {}).get((self.method, False))
-        elif self.exemplars == "mnemonics" and everything:
-            found = paper.TABLE_1.get(dataset, {}).get((self.method, True))
-        elif self.method == "lucir" and self.transfer and self.finetune:
-            found = paper.TABLE_2.get(dataset, {}).get((self.exemplars, self.adjust))
-        if found is None or num_phases not in paper.PHASES:
-            return None
-        column = paper.PHASES.index(num_phases)
-        return found[0][column], found[1][column]
+        choices = paper.Choices(
+            self.method, self.exemplars, self.transfer, self.adjust, self.finetune
+        )
+        row = paper.published(dataset, num_phases, choices)
+        return (row.accuracy, row.forgetting) if row and not row.departures else None
 
 
 def cells(table: str) -> list[Cell]:
@@ -229,11 +219,8 @@ def _metric(run: Run, metric: str) -> float:
 def _column(values: list[float], published: float | None) -> str:
     if not values:
         return f"{'-':>15}{published or '-':>8}{'':>8}"
-    mean = statistics.mean(values)
-    ours = f"{mean:.2f}"
-    if len(values) > 1:
-        point = _STUDENT[min(len(values) - 1, len(_STUDENT)) - 1]
-        ours += f" ± {point * statistics.stdev(values) / len(values) ** 0.5:.2f}"
+    mean, half_width = mean_and_interval(values)
+    ours = f"{mean:.2f}" if half_width is None else f"{mean:.2f} ± {half_width:.2f}"
     if published is None:
         return f"{ours:>15}{'-':>8}{'':>8}"
     return f"{ours:>15}{published:>8.2f}{mean - published:>+8.2f}"

@@ -1,10 +1,12 @@
 """A finite, indexable set of labelled images: what sources hand out and pipelines read."""
 
 import abc
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.data.augmentation import ResizedCropMirror
 from mnemonics_tf.errors import UserError
 
 
@@ -48,11 +50,30 @@ class ImageSet(abc.ABC):
     def relabel(self, labels: np.ndarray) -> "ImageSet":
         """Returns the same images under other labels (int `[n]`)."""
 
+    def load_one(self, index: tf.Tensor) -> tf.Tensor:
+        """Returns the image `[h, w, c]` at `index`, a scalar."""
+        return self.load(index[None])[0] if self.batched else self.load(index)
+
+    def load_cropped(
+        self, index: tf.Tensor, seed: tf.Tensor, augmentation: ResizedCropMirror
+    ) -> tf.Tensor:
+        """Returns the image at `index`, a scalar, cropped at random as `seed` decides.
+
+        Sets that hold more of an image than `load` returns may crop what they hold.
+        """
+        return augmentation(self.load_one(index)[None], seed)[0]
+
     def load_all(self) -> np.ndarray:
         """Returns all images, uint8 `[n, h, w, c]`; meant for small sets."""
         if self.batched:
             return self.load(tf.range(len(self), dtype=tf.int64)).numpy()
-        return np.stack([self.load(tf.constant(i, tf.int64)).numpy() for i in range(len(self))])
+        images = np.empty((len(self), *self.image_shape), np.uint8)
+        loaded = tf.data.Dataset.range(len(self)).map(
+            self.load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        for i, image in enumerate(loaded.as_numpy_iterator()):
+            images[i] = image
+        return images
 
     def indices_of(self, label: int) -> np.ndarray:
         """Returns the indices of the images with `label`, ascending."""
@@ -95,3 +116,86 @@ class ArrayImageSet(ImageSet):
 
     def relabel(self, labels: np.ndarray) -> "ArrayImageSet":
         return ArrayImageSet(self.images, labels)
+
+
+class MappedImageSet(ImageSet):
+    """Images in an array that lies on disk and is read as it is needed.
+
+    Args:
+        images: uint8 `[n, h, w, c]`, memory-mapped; not copied.
+        labels: int `[m]`.
+        rows: int `[m]`, where in `images` each one lies; None takes all in order.
+    """
+
+    batched = True
+
+    def __init__(self, images: np.memmap, labels: np.ndarray, rows: np.ndarray | None = None):
+        self._images = images
+        self._rows = np.arange(len(images)) if rows is None else rows
+        self.labels = np.asarray(labels, np.int32)
+        self.image_shape = tuple(images.shape[1:])
+
+    def load(self, index: tf.Tensor) -> tf.Tensor:
+        images = tf.numpy_function(lambda i: self._images[self._rows[i]], [index], tf.uint8)
+        return tf.ensure_shape(images, [None, *self.image_shape])
+
+    def subset(self, index: np.ndarray) -> "MappedImageSet":
+        return MappedImageSet(self._images, self.labels[index], self._rows[index])
+
+    def relabel(self, labels: np.ndarray) -> "MappedImageSet":
+        return MappedImageSet(self._images, labels, self._rows)
+
+
+class MixedImageSet(ImageSet):
+    """Images of several sets of different kinds, such as files beside exemplars.
+
+    Args:
+        parts: the sets; images of one shape.
+        labels: int `[m]`.
+        part: int `[m]`, which of the sets each image lies in.
+        row: int `[m]`, and where.
+    """
+
+    batched = False
+
+    def __init__(
+        self, parts: Sequence[ImageSet], labels: np.ndarray, part: np.ndarray, row: np.ndarray
+    ):
+        shapes = {part.image_shape for part in parts}
+        if len(shapes) > 1:
+            raise UserError(f"images of different shapes can't form one set: {sorted(shapes)}")
+        self._parts = tuple(parts)
+        self.labels = np.asarray(labels, np.int32)
+        self._part = np.asarray(part, np.int32)
+        self._row = np.asarray(row, np.int64)
+        self.image_shape = parts[0].image_shape
+
+    @classmethod
+    def of(cls, parts: Sequence[ImageSet]) -> "MixedImageSet":
+        """Returns the images of all parts, in order."""
+        return cls(
+            parts,
+            np.concatenate([part.labels for part in parts]),
+            np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
+            np.concatenate([np.arange(len(part)) for part in parts]),
+        )
+
+    def load(self, index: tf.Tensor) -> tf.Tensor:
+        return self._choose(index, lambda part, row: part.load_one(row))
+
+    def load_cropped(self, index, seed, augmentation):
+        return self._choose(index, lambda part, row: part.load_cropped(row, seed, augmentation))
+
+    def _choose(
+        self, index: tf.Tensor, load: Callable[[ImageSet, tf.Tensor], tf.Tensor]
+    ) -> tf.Tensor:
+        row = tf.gather(self._row, index)
+        branches = [lambda part=part: load(part, row) for part in self._parts]
+        image = tf.switch_case(tf.gather(self._part, index), branches)
+        return tf.ensure_shape(image, self.image_shape)
+
+    def subset(self, index: np.ndarray) -> "MixedImageSet":
+        return MixedImageSet(self._parts, self.labels[index], self._part[index], self._row[index])
+
+    def relabel(self, labels: np.ndarray) -> "MixedImageSet":
+        return MixedImageSet(self._parts, labels, self._part, self._row)

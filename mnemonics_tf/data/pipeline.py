@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.data.augmentation import Augmentation
-from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
+from mnemonics_tf.data.augmentation import Augmentation, ResizedCropMirror
+from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet, MixedImageSet
 from mnemonics_tf.randomness import stateless_seed
 
 
@@ -53,6 +53,8 @@ def concatenate(image_sets: Sequence[ImageSet]) -> ImageSet:
     image_sets = [image_set for image_set in image_sets if len(image_set)]
     if len(image_sets) == 1:
         return image_sets[0]
+    if not all(isinstance(image_set, ArrayImageSet) for image_set in image_sets):
+        return MixedImageSet.of(image_sets)
     return ArrayImageSet(
         np.concatenate([image_set.images for image_set in image_sets]),
         np.concatenate([image_set.labels for image_set in image_sets]),
@@ -74,7 +76,7 @@ class Pipeline:
     """
 
     normalization: Normalization
-    augmentation: Augmentation
+    augmentation: Augmentation | ResizedCropMirror
     seed: int
 
     def training_batches(
@@ -91,6 +93,8 @@ class Pipeline:
         shuffle_seed = stateless_seed(self.seed, "shuffle", *key)
         augment_seed = stateless_seed(self.seed, "augment", *key)
         order = tf.random.experimental.stateless_shuffle(order, shuffle_seed)
+        if isinstance(self.augmentation, ResizedCropMirror) and not images.batched:
+            return self._finish(self._load_cropped(images, order, augment_seed, batch_size))
 
         def augment(step, batch):
             seed = tf.random.experimental.stateless_fold_in(augment_seed, step)
@@ -103,6 +107,21 @@ class Pipeline:
     def evaluation_batches(self, images: ImageSet, batch_size: int) -> tf.data.Dataset:
         """Returns the images in their order, without augmentation."""
         return self._finish(self._load(images, tf.range(len(images)), batch_size))
+
+    def _load_cropped(
+        self, images: ImageSet, order: tf.Tensor, augment_seed: tf.Tensor, batch_size: int
+    ) -> tf.data.Dataset:
+        """Crops image by image: a set of files does it while it decodes."""
+        labels = tf.constant(images.labels)
+
+        def load(position, index):
+            seed = tf.random.experimental.stateless_fold_in(augment_seed, position)
+            image = images.load_cropped(index, seed, self.augmentation)
+            return {"image": image, "label": tf.gather(labels, index)}
+
+        indices = tf.data.Dataset.from_tensor_slices(tf.cast(order, tf.int64)).enumerate()
+        loaded = indices.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return loaded.batch(batch_size)
 
     def _load(self, images: ImageSet, order: tf.Tensor, batch_size: int) -> tf.data.Dataset:
         labels = tf.constant(images.labels)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,16 +62,31 @@ class ClassIncrementalProtocol:
         order: original class ids in the order in which they are taught; a permutation of 0..K-1.
         base_classes: number of classes in phase 0.
         num_phases: N, the number of incremental phases; 0 means that phase 0 teaches everything.
+        sizes: number of classes of every phase, where they are not even; they must agree with the
+            other arguments.
 
     Raises:
         UserError: if the order is no permutation or the classes can't be shared evenly.
     """
 
-    def __init__(self, order: Sequence[int], base_classes: int, num_phases: int):
+    def __init__(
+        self,
+        order: Sequence[int],
+        base_classes: int,
+        num_phases: int,
+        sizes: Sequence[int] | None = None,
+    ):
         self.order = tuple(int(original) for original in order)
         self.base_classes = base_classes
         self.num_phases = num_phases
+        self._sizes = tuple(sizes) if sizes else None
         self._check()
+
+    @classmethod
+    def from_phases(cls, phases: Sequence[Sequence[int]]) -> "ClassIncrementalProtocol":
+        """Returns the protocol that teaches these original class ids phase by phase."""
+        order = [original for phase in phases for original in phase]
+        return cls(order, len(phases[0]), len(phases) - 1, [len(phase) for phase in phases])
 
     def _check(self) -> None:
         total = len(self.order)
@@ -84,6 +100,8 @@ class ClassIncrementalProtocol:
                 f"--base_classes={self.base_classes}, but the data has {total} classes: "
                 f"pass a number from 1 to {total}"
             )
+        if self._sizes:
+            return
         rest = total - self.base_classes
         valid = [n for n in range(1, rest + 1) if rest % n == 0] if rest else [0]
         if self.num_phases not in valid:
@@ -102,7 +120,8 @@ class ClassIncrementalProtocol:
     def phases(self) -> tuple[Phase, ...]:
         """The N + 1 phases in order."""
         step = (self.num_classes - self.base_classes) // self.num_phases if self.num_phases else 0
-        ends = [self.base_classes + i * step for i in range(self.num_phases + 1)]
+        sizes = self._sizes or [self.base_classes, *[step] * self.num_phases]
+        ends = np.cumsum(sizes).tolist()
         starts = [0, *ends[:-1]]
         return tuple(
             Phase(i, range(start, end), range(end))
@@ -121,5 +140,47 @@ class ClassIncrementalProtocol:
 
     @property
     def order_hash(self) -> str:
-        """Returns a short hash of the class order, for fingerprints."""
-        return hashlib.sha256(",".join(map(str, self.order)).encode()).hexdigest()[:16]
+        """Returns a short hash of the class order, and of explicit phases, for fingerprints."""
+        parts = [self.order, self._sizes] if self._sizes else [self.order]
+        text = "|".join(",".join(map(str, part)) for part in parts)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_phase_classes(path: str, class_names: Sequence[str]) -> list[list[int]]:
+    """Reads which classes each phase teaches: a line a phase, names separated by commas.
+
+    Empty lines and those that begin with # do not count.
+
+    Args:
+        path: of the file.
+        class_names: by original class id.
+
+    Returns:
+        The original class ids of every phase.
+
+    Raises:
+        UserError: if the file can't be read, or does not name every class exactly once.
+    """
+    try:
+        text = pathlib.Path(path).expanduser().read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--phase_classes={path} can't be read: {error}") from error
+    lines = [line.strip() for line in text.splitlines()]
+    phases = [
+        [name.strip() for name in line.split(",") if name.strip()]
+        for line in lines
+        if line and not line.startswith("#")
+    ]
+    named = [name for phase in phases for name in phase]
+    problems = {
+        "unknown": sorted(set(named) - set(class_names)),
+        "missing": sorted(set(class_names) - set(named)),
+        "named twice": sorted({name for name in named if named.count(name) > 1}),
+    }
+    found = [f"{what}: {', '.join(names[:5])}" for what, names in problems.items() if names]
+    if found:
+        raise UserError(
+            f"--phase_classes={path} must name each of the {len(class_names)} classes once; "
+            f"{'; '.join(found)}"
+        )
+    return [[class_names.index(name) for name in phase] for phase in phases]

@@ -1,9 +1,10 @@
 """What a data source is, and one that holds its images in memory."""
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
 
@@ -20,8 +21,10 @@ class DataSource(abc.ABC):
         image_shape: `(height, width, channels)`.
         channel_mean: mean of x/255, one per channel.
         channel_std: standard deviation of x/255, one per channel.
-        augmentation: the training augmentation that suits the images: "none", "shift" or
-            "crop_mirror".
+        augmentation: the training augmentation that suits the images: "none", "shift",
+            "crop_mirror" or "resized_crop_mirror".
+        fit_image: brings a decoded image, uint8 `[any, any, c]`, to `image_shape` as evaluation
+            does; None where all images have that shape.
     """
 
     name: str
@@ -30,6 +33,7 @@ class DataSource(abc.ABC):
     channel_mean: tuple[float, ...]
     channel_std: tuple[float, ...]
     augmentation: str
+    fit_image: Callable[[tf.Tensor], tf.Tensor] | None = None
 
     @abc.abstractmethod
     def training_counts(self) -> np.ndarray:
@@ -71,6 +75,13 @@ class DataSource(abc.ABC):
         Raises:
             LookupError: if a class does not exist.
         """
+
+    def _check_known(self, classes: Sequence[int]) -> None:
+        unknown = [c for c in classes if not 0 <= c < len(self.class_names)]
+        if unknown:
+            raise LookupError(
+                f"classes {unknown} do not exist; {self.name} has 0..{len(self.class_names) - 1}"
+            )
 
 
 class InMemorySource(DataSource):
@@ -121,13 +132,6 @@ class InMemorySource(DataSource):
         # A copy even for a single class: a set that is still alive must not keep a released array.
         gathered = np.concatenate([images[c] for c in classes])
         return ArrayImageSet(gathered, np.repeat(classes, [len(images[c]) for c in classes]))
-
-    def _check_known(self, classes: Sequence[int]) -> None:
-        unknown = [c for c in classes if not 0 <= c < len(self.class_names)]
-        if unknown:
-            raise LookupError(
-                f"classes {unknown} do not exist; {self.name} has 0..{len(self.class_names) - 1}"
-            )
 
 
 def split_by_class(images: np.ndarray, labels: np.ndarray) -> dict[int, np.ndarray]:

@@ -1,42 +1,128 @@
 """The registry of the data sources we know."""
 
+import dataclasses
 from collections.abc import Callable
 
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.settings import Settings
+
+#: before the name of a data set, in --dataset: one that TensorFlow Datasets knows
+TFDS_PREFIX = "tfds:"
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+    """How sources of images of any size read them; the others have one size and refuse another.
+
+    Attributes:
+        image_size: height and width that images are brought to; 0 is the source's own choice.
+        skip_broken: leave broken files out, instead of stopping.
+        test_share: share of each class's images that become the test part, where a folder has no
+            split of its own.
+        split_seed: decides which ones.
+    """
+
+    image_size: int = 0
+    skip_broken: bool = False
+    test_share: float = 0.2
+    split_seed: int = 1993
+
 
 # The factories import late: naming a source must not cost the imports of all the others.
 
 
-def _cifar100(data_dir: str, download: bool) -> DataSource:
+def _cifar100(data_dir: str, download: bool, options: SourceOptions) -> DataSource:
     from mnemonics_tf.data import cifar
 
+    _refuse_size("cifar100", options)
     return cifar.load_cifar100(data_dir, download)
 
 
-def _digits(data_dir: str, download: bool) -> DataSource:
+def _digits(data_dir: str, download: bool, options: SourceOptions) -> DataSource:
     from mnemonics_tf.data import digits
 
+    _refuse_size("digits", options)
     return digits.load_digits()
 
 
-SOURCES: dict[str, Callable[[str, bool], DataSource]] = {
+def _folder(data_dir: str, download: bool, options: SourceOptions) -> DataSource:
+    from mnemonics_tf.data import folder
+
+    wanted = folder.FolderOptions(
+        options.image_size or 224, options.skip_broken, options.test_share, options.split_seed
+    )
+    return folder.load_folder(data_dir, wanted)
+
+
+def _imagenet(name: str) -> Callable[[str, bool, SourceOptions], DataSource]:
+    def load(data_dir: str, download: bool, options: SourceOptions) -> DataSource:
+        from mnemonics_tf.data import imagenet
+
+        return imagenet.load_imagenet(name, data_dir, options.image_size or 224)
+
+    return load
+
+
+def _npz(data_dir: str, download: bool, options: SourceOptions) -> DataSource:
+    from mnemonics_tf.data import npz
+
+    _refuse_size("npz", options)
+    return npz.load_npz(data_dir)
+
+
+def _refuse_size(name: str, options: SourceOptions) -> None:
+    if options.image_size:
+        raise UserError(
+            f"--image_size={options.image_size}: the images of {name} have one size and are not "
+            "resized: leave the flag out"
+        )
+
+
+SOURCES: dict[str, Callable[[str, bool, SourceOptions], DataSource]] = {
     "cifar100": _cifar100,
     "digits": _digits,
+    "folder": _folder,
+    "imagenet": _imagenet("imagenet"),
+    "imagenet_subset": _imagenet("imagenet_subset"),
+    "npz": _npz,
 }
 
 
-def create(name: str, data_dir: str, download: bool) -> DataSource:
+def create(
+    name: str, data_dir: str, download: bool, options: SourceOptions | None = None
+) -> DataSource:
     """Opens the data source registered under `name`.
 
     Args:
-        name: a key of `SOURCES`.
+        name: a key of `SOURCES`, or `tfds:NAME` for a set that TensorFlow Datasets knows.
         data_dir: the folder that holds the data (or, where the source says so, the data itself).
         download: whether the source may fetch missing data from the network.
+        options: how images of any size are read.
 
     Raises:
         UserError: if there is no such source, or its data is missing or damaged.
     """
+    options = options or SourceOptions()
+    if name.startswith(TFDS_PREFIX):
+        from mnemonics_tf.data import prepared
+
+        return prepared.load_prepared(
+            name.removeprefix(TFDS_PREFIX), data_dir, download, options.image_size
+        )
     if name not in SOURCES:
-        raise UserError(f"unknown data source {name!r}; known ones: {', '.join(sorted(SOURCES))}")
-    return SOURCES[name](data_dir, download)
+        raise UserError(
+            f"unknown data source {name!r}; known ones: {', '.join(sorted(SOURCES))}, and "
+            f"{TFDS_PREFIX}NAME for a set that TensorFlow Datasets knows"
+        )
+    return SOURCES[name](data_dir, download, options)
+
+
+def open_source(settings: Settings) -> DataSource:
+    """Opens the data source of a run.
+
+    Raises:
+        UserError: if there is no such source, or its data is missing or damaged.
+    """
+    options = SourceOptions(**dataclasses.asdict(settings.data))
+    return create(settings.protocol.dataset, settings.run.data_dir, settings.run.download, options)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf import devices
 from mnemonics_tf.data.augmentation import mirror
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Pipeline
@@ -52,6 +53,7 @@ class Evaluator:
         pipeline: makes batches.
         batch_size: over all replicas.
         strategy: the distribution strategy the model lives in.
+        jit_compile: whether XLA compiles it.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Evaluator:
         pipeline: Pipeline,
         batch_size: int,
         strategy: tf.distribute.Strategy,
+        jit_compile: bool = False,
     ):
         self._pipeline = pipeline
         self._batch_size = batch_size
@@ -69,8 +72,22 @@ class Evaluator:
             outputs = predict(images)
             return outputs.features, outputs.logits
 
+        if jit_compile:
+            run = tf.function(run, jit_compile=True)
+
+        def run_part(batch):
+            outputs = run(batch["image"])
+            if strategy.num_replicas_in_sync == 1:
+                return outputs
+            count = tf.math.count_nonzero(batch["weight"])  # a part may be a placeholder
+            return [output[:count] for output in outputs]
+
         # The batch is taken inside the graph, where its size is unknown: one trace serves all.
-        self._run_next = tf.function(lambda iterator: strategy.run(run, (next(iterator),)))
+        def run_next(iterator):
+            outputs = strategy.run(run_part, (next(iterator),))
+            return [devices.gathered(strategy, parts) for parts in outputs]
+
+        self._run_next = tf.function(run_next)
 
     def outputs(self, images: ImageSet, mirrored: bool = False) -> Outputs:
         """Returns features `[n, d]` and logits `[n, classes]` as arrays, in the set's order.
@@ -80,17 +97,24 @@ class Evaluator:
             mirrored: mirror every image left to right.
         """
         batches = self._pipeline.evaluation_batches(images, self._batch_size)
-        batches = batches.map(lambda batch: mirror(batch["image"]) if mirrored else batch["image"])
-        iterator = iter(self._strategy.experimental_distribute_dataset(batches))
+        if mirrored:
+            batches = batches.map(lambda batch: batch | {"image": mirror(batch["image"])})
+        return self._outputs(batches, len(images))
+
+    def features_of_pixels(self, images: np.ndarray) -> np.ndarray:
+        """Returns features `[n, d]` of normalised images, float32 `[n, h, w, c]`."""
+        rows = {"image": images, "weight": np.ones(len(images), np.float32)}
+        batches = tf.data.Dataset.from_tensor_slices(rows).batch(self._batch_size)
+        return self._outputs(batches, len(images)).features
+
+    def _outputs(self, batches: tf.data.Dataset, count: int) -> Outputs:
+        iterator = devices.iterate(self._strategy, batches)
         features, logits = [], []
-        for _ in range(-(-len(images) // self._batch_size)):
-            replica_features, replica_logits = self._run_next(iterator)
-            features += self._strategy.experimental_local_results(replica_features)
-            logits += self._strategy.experimental_local_results(replica_logits)
-        return Outputs(
-            np.concatenate([part.numpy() for part in features]),
-            np.concatenate([part.numpy() for part in logits]),
-        )
+        for _ in range(-(-count // self._batch_size)):
+            batch_features, batch_logits = self._run_next(iterator)
+            features.append(batch_features.numpy())
+            logits.append(batch_logits.numpy())
+        return Outputs(np.concatenate(features), np.concatenate(logits))
 
     def class_means(self, memory: ExemplarMemory, num_classes: int) -> np.ndarray:
         """Returns the mean of each class's exemplars, `[classes, d]`, for the nearest-mean head.

@@ -136,13 +136,23 @@ def show(
 
 
 def strips(change: Change) -> np.ndarray:
+    """Returns `strips_of` exemplars before and after they learned."""
+    return strips_of(change.start.images, change.end.images, change.end.labels)
+
+
+def strips_of(before: np.ndarray, now: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns images `[k, h, 3 w, c]` of one exemplar of each of some classes, uint8.
 
     From left to right: as it was, as it is now, and half of the difference around middle grey.
+
+    Args:
+        before: uint8 `[n, h, w, c]`.
+        now: the same exemplars, in the same order.
+        labels: `[n]`.
     """
-    _, rows = np.unique(change.end.labels, return_index=True)
+    _, rows = np.unique(labels, return_index=True)
     rows = rows[np.linspace(0, len(rows) - 1, min(_CLASSES_SHOWN, len(rows))).astype(int)]
-    start, end = change.start.images[rows], change.end.images[rows]
+    start, end = before[rows], now[rows]
     difference = (end.astype(np.int16) - start + 256) // 2
     return np.concatenate([start, end, np.minimum(difference, 255).astype(np.uint8)], axis=2)
 

@@ -10,8 +10,7 @@ from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.run_state import PhaseState, RunContext
-from mnemonics_tf.training.loop import TrainingLoop
-from mnemonics_tf.training.model_level import finetune_settings
+from mnemonics_tf.training.model_level import finetune_settings, training_loop
 
 
 def drifted_copies(
@@ -36,11 +35,15 @@ def drifted_copies(
     copies = [state.model]
     settings = finetune_settings(context)
     for k in range(1, size):
-        copy = IncrementalModel(
-            context.architecture, state.phase.num_old, state.phase.num_new, context.exemplar_seed
-        )
-        if state.model.transfer:
-            copy.enable_transfer()
+        with context.strategy.scope():
+            copy = IncrementalModel(
+                context.architecture,
+                state.phase.num_old,
+                state.phase.num_new,
+                context.exemplar_seed,
+            )
+            if state.model.transfer:
+                copy.enable_transfer()
         copy.set_state(state.model.state())
         generator = numpy_generator(context.exemplar_seed, "drift", state.phase.index, k)
         for variable in copy.classifier.variables:
@@ -49,7 +52,7 @@ def drifted_copies(
             generator.permutation(images.indices_of(new))[:quota] for new in state.phase.new_classes
         ]
         seen = concatenate([images.subset(np.concatenate(rows)), old])
-        loop = TrainingLoop(copy, None, _loss_parts, settings, context.pipeline, context.strategy)
+        loop = training_loop(context, copy, None, _loss_parts, settings)
         epochs = max(1, round(settings.epochs * k / (size - 1)))
         for epoch in range(epochs):
             figures = loop.run_epoch(seen, epoch, "drift", state.phase.index, k)

@@ -22,6 +22,7 @@ from mnemonics_tf.exemplars.mnemonics import (
 )
 from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings
 from mnemonics_tf.exemplars.probe import probe_accuracy
+from mnemonics_tf.exemplars.replicated import ReplicatedTemporaryModel
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.exemplars.temporary_model import (
     BaseLevelSettings,
@@ -102,7 +103,7 @@ def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> 
     learner = _learner(context, [state.model], outer, len(rows))
     companions = _companions(context, state, stage, "adjust", outer.steps)
     course = learner.adjust_old(exemplars, wanted.adjust_subsets, companions, "adjust", phase.index)
-    state.memory = memory.with_images(_stored(context, memory, rows, exemplars))
+    state.memory = _with_learned(context, memory, rows, exemplars)
     change = diagnostics.measure_change(state, memory, state.memory, old)
     state.figures["adjust"] = diagnostics.figures(course, change)
     diagnostics.show(context.summaries, "adjust", phase.index, course, change)
@@ -138,7 +139,7 @@ def trim_memory(context: RunContext, state: PhaseState, stage: int) -> None:
 def select(
     context: RunContext, state: PhaseState, images: ImageSet, selection: str, quota: int
 ) -> np.ndarray:
-    """Returns indices into `images`: `quota` a new class, best first within a class."""
+    """Returns indices into `images`: at most `quota` a new class, best first within a class."""
     chosen = []
     for label in state.phase.new_classes:
         members = images.indices_of(label)
@@ -146,7 +147,8 @@ def select(
         if selection in NEED_FEATURES:
             features = state.evaluator.outputs(images.subset(members)).features
         generator = numpy_generator(context.exemplar_seed, "exemplars", label)
-        chosen.append(members[SELECTIONS[selection](features, quota, generator)])
+        count = min(quota, len(members))  # a small class is kept whole
+        chosen.append(members[SELECTIONS[selection](features, count, generator)])
     return np.concatenate(chosen)
 
 
@@ -165,7 +167,7 @@ def _hold_out(
     for label in state.phase.new_classes:
         members = images.indices_of(label)
         # Never so many that too few candidates remain.
-        count = min(round(share * len(members)), len(members) - quota)
+        count = max(0, min(round(share * len(members)), len(members) - quota))
         generator = numpy_generator(context.exemplar_seed, "held out", label)
         held_out[generator.permutation(members)[:count]] = True
     if not held_out.any():
@@ -198,10 +200,10 @@ def _train_new(
         models = drifted_copies(context, state, candidates, old, quota, wanted.pool_size)
     outer_data = _outer_data(context, models, concatenate([candidates, old]))
     learner = _learner(context, models, outer, len(rows))
-    validate = _validation(context, state, exemplars, held_out)
+    validate = _validation(state, exemplars, held_out)
     companions = _companions(context, state, stage, "exemplars", outer.steps, validate)
     course = learner.train_new(exemplars, outer_data, companions, "exemplars", phase.index)
-    learned = memory.with_images(_stored(context, memory, rows, exemplars))
+    learned = _with_learned(context, memory, rows, exemplars)
     change = diagnostics.measure_change(state, memory, learned, new)
     figures = diagnostics.figures(course, change)
     if validate:
@@ -274,7 +276,10 @@ def _learner(
     check_memory(models[0].backbone, base, per_step, wanted.outer_batch_size)
     normalization = pipeline.normalization
     augmentation, black, seed = pipeline.augmentation, normalization.black, context.exemplar_seed
-    pool = [TemporaryModel(model, base, augmentation, black, seed) for model in models]
+    with context.strategy.scope():
+        pool = [TemporaryModel(model, base, augmentation, black, seed) for model in models]
+    if context.strategy.num_replicas_in_sync > 1:
+        pool = [ReplicatedTemporaryModel(member, context.strategy) for member in pool]
     settings = LearningSettings(
         exemplars_per_step=wanted.exemplars_per_step,
         outer_batch_size=wanted.outer_batch_size,
@@ -291,36 +296,26 @@ def _as_exemplars(
     return Exemplars(images, memory.labels[rows], learns[rows])
 
 
-def _stored(
+def _with_learned(
     context: RunContext, memory: ExemplarMemory, rows: np.ndarray, exemplars: Exemplars
-) -> np.ndarray:
-    """Returns the memory's images with what was learned, rounded to valid pixels."""
-    images = memory.images.copy()
-    learned = rows[exemplars.learns]
+) -> ExemplarMemory:
+    """Returns the memory with what was learned, rounded to valid pixels."""
     floats = tf.constant(exemplars.images[exemplars.learns])
-    images[learned] = context.pipeline.normalization.to_uint8(floats).numpy()
-    return images
+    learned = context.pipeline.normalization.to_uint8(floats).numpy()
+    return memory.with_images(learned, rows[exemplars.learns])
 
 
 def _validation(
-    context: RunContext, state: PhaseState, exemplars: Exemplars, held_out: ImageSet | None
+    state: PhaseState, exemplars: Exemplars, held_out: ImageSet | None
 ) -> Callable[[np.ndarray], float] | None:
     """Returns the score of the learning exemplars on held-out training images, or None."""
     if held_out is None:
         return None
     held_out_features = state.evaluator.outputs(held_out).features
     labels, learns = exemplars.labels[exemplars.learns], exemplars.learns
-    backbone = tf.function(lambda batch: state.model.backbone(batch))
-    batch_size = context.settings.training.evaluation_batch_size
-
-    def features_of(images: np.ndarray) -> np.ndarray:
-        starts = range(0, len(images), batch_size)
-        return np.concatenate(
-            [backbone(tf.constant(images[i : i + batch_size])).numpy() for i in starts]
-        )
 
     def validate(images: np.ndarray) -> float:
-        features = features_of(images[learns])
+        features = state.evaluator.features_of_pixels(images[learns])
         return probe_accuracy(features, labels, held_out_features, held_out.labels)
 
     return validate
@@ -339,7 +334,9 @@ def _companions(
     if state.resume and state.resume.position:
         start = state.resume.position
         resume = (start, state.resume.groups["learning"])
-    progress = StageProgress(state.phase.index, context.protocol.num_phases, name, steps, start)
+    progress = StageProgress(
+        state.phase.index, context.protocol.num_phases, name, steps, start, unit="step"
+    )
 
     def save(step: int, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
         run = context.settings.run

@@ -104,7 +104,7 @@ class TemporaryModel:
             learning: bool `[n]`, those whose gradient is wanted.
             outer: what the trained model is measured on: `label` `[m]` and either `image`,
                 normalised, `[m, h, w, c]`, or, where only the classifier is trained, `feature`
-                `[m, d]`.
+                `[m, d]`. With `weight` `[m]` the loss is the weighted sum, without it the mean.
             *key: names the outer step; decides fresh heads, inner batches and augmentation.
         """
         steps = self._settings.steps
@@ -153,6 +153,9 @@ class TemporaryModel:
             return self._model(outer_input["image"]).logits
 
         logits = self._model.functional_call(self._variables, parameters, logits)
+        if "weight" in outer_input:
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(outer_input["label"], logits)
+            return tf.reduce_sum(outer_input["weight"] * losses)
         return _mean_cross_entropy(outer_input["label"], logits)
 
     def _augmented(self, images, seed):

@@ -174,6 +174,29 @@ class IncrementalModel:
                 layer.exact = False
 
     @contextlib.contextmanager
+    def activations_in(self, dtype: str) -> Iterator[None]:
+        """Within it, the backbone's layers compute in `dtype`; for the tracing of a training step.
+
+        All variables stay as they are, and so do the statistics of normalisation, the averaging
+        into features and the classifier (mixed precision).
+        """
+        layers = [layer for layer in self.backbone.layers if layer.name != "features"]
+        policies = [layer.dtype_policy for layer in layers]
+        for layer in layers:
+            if isinstance(layer, WeightTransferConvolution):
+                layer.activation_dtype = dtype
+            else:
+                layer.dtype_policy = f"mixed_{dtype}"
+        try:
+            yield
+        finally:
+            for layer, policy in zip(layers, policies, strict=True):
+                if isinstance(layer, WeightTransferConvolution):
+                    layer.activation_dtype = None
+                else:
+                    layer.dtype_policy = policy
+
+    @contextlib.contextmanager
     def plain_convolutions(self) -> Iterator[None]:
         """Within it, inference runs plain convolutions whose weights were folded once, on entry.
 

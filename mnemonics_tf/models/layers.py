@@ -1,6 +1,9 @@
 """Layers: weight-transfer convolution with its batch normalisation, and growing classifiers."""
 
+import contextlib
 import dataclasses
+import threading
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -9,6 +12,28 @@ import tensorflow as tf
 # PyTorch's defaults, which the paper's reference code uses (Keras' own are 0.99 and 1e-3).
 MOVING_AVERAGE_DECAY = 0.9
 EPSILON = 1e-5
+
+
+class _Counted(threading.local):
+    """Which images batch statistics count; of each replica, which has a thread of its own."""
+
+    images = None
+
+
+_COUNTED = _Counted()
+
+
+@contextlib.contextmanager
+def statistics_over(images: tf.Tensor) -> Iterator[None]:
+    """Within it, statistics that replicas share count the images `[n]` that are true.
+
+    A last batch may have fewer images than there are replicas; some then get a placeholder.
+    """
+    _COUNTED.images = images
+    try:
+        yield
+    finally:
+        _COUNTED.images = None
 
 
 class BatchNormalization(keras.layers.Layer):
@@ -29,7 +54,7 @@ class BatchNormalization(keras.layers.Layer):
     """
 
     def __init__(self, name: str | None = None):
-        super().__init__(name=name)
+        super().__init__(name=name, autocast=False)
         self.exact = False
 
     def build(self, input_shape):
@@ -48,9 +73,10 @@ class BatchNormalization(keras.layers.Layer):
         if not training:
             scale, offset = self.affine()
             return inputs * scale + offset
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if self.exact or replicas > 1 or inputs.dtype == tf.float64:
-            return self._normalize_by_moments(inputs, replicas)
+        # Where statistics are exact, every replica has the whole batch: there is nothing to share.
+        shared = tf.distribute.get_strategy().num_replicas_in_sync > 1 and not self.exact
+        if self.exact or shared or inputs.dtype == tf.float64:
+            return self._normalize_by_moments(inputs, shared)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=tf.cast(self.gamma, tf.float32),
@@ -64,18 +90,23 @@ class BatchNormalization(keras.layers.Layer):
         self._update_moving_statistics(mean, variance)
         return outputs
 
-    def _normalize_by_moments(self, inputs, replicas: int):
+    def _normalize_by_moments(self, inputs, shared: bool):
         x = tf.cast(inputs, tf.float32) if inputs.dtype != tf.float64 else inputs
-        count = tf.cast(tf.size(x[..., 0]), x.dtype)
-        mean = tf.reduce_mean(x, axis=(0, 1, 2))
-        if replicas > 1:
+        counted = None
+        if shared and _COUNTED.images is not None:
+            counted = tf.cast(_COUNTED.images, x.dtype)[:, None, None, None]
+
+        def totals(*values):
+            values = values if counted is None else [counted * value for value in values]
+            sums = [tf.reduce_sum(value, axis=(0, 1, 2)) for value in values]
+            if not shared:
+                return sums
             context = tf.distribute.get_replica_context()
-            total = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
-            mean = context.all_reduce(tf.distribute.ReduceOp.SUM, mean * count) / total
-        square_sum = tf.reduce_sum(tf.square(x - mean), axis=(0, 1, 2))
-        if replicas > 1:
-            square_sum = context.all_reduce(tf.distribute.ReduceOp.SUM, square_sum)
-            count = total
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+
+        value_sum, count = totals(x, tf.ones_like(x[..., :1]))
+        mean = value_sum / count
+        (square_sum,) = totals(tf.square(x - mean))
         variance = square_sum / count
         scale = tf.cast(self.gamma, x.dtype) * tf.math.rsqrt(variance + EPSILON)
         outputs = (x - mean) * scale + tf.cast(self.beta, x.dtype)
@@ -129,6 +160,8 @@ class WeightTransferConvolution(keras.layers.Layer):
     Attributes:
         plain_weights: weights that inference uses as they are instead of folding at every call;
             None but for an export (see `IncrementalModel.plain_convolutions`).
+        activation_dtype: what inputs are cast to; None leaves them as they are. The weights are
+            cast likewise when they are used, and stay what they are themselves.
     """
 
     def __init__(
@@ -139,13 +172,14 @@ class WeightTransferConvolution(keras.layers.Layer):
         seed: int = 0,
         name: str | None = None,
     ):
-        super().__init__(name=name)
+        super().__init__(name=name, autocast=False)
         self.filters = filters
         self.kernel_size = kernel_size
         self.stride = stride
         self.seed = seed
         self.transfer = False
         self.plain_weights: PlainWeights | None = None
+        self.activation_dtype: str | None = None
         self.normalization = BatchNormalization(name="normalization")
 
     def build(self, input_shape):
@@ -184,6 +218,8 @@ class WeightTransferConvolution(keras.layers.Layer):
 
     def call(self, inputs, training=False):
         """Maps `[n, h, w, in]` to `[n, h / stride, w / stride, out]`."""
+        if self.activation_dtype:
+            inputs = tf.cast(inputs, self.activation_dtype)
         if training:
             return self.normalization(
                 self._convolve(inputs, self.effective_kernel()), training=True

@@ -37,10 +37,10 @@ class _Builder:
         )
         return keras.layers.ReLU(name=f"{name}_relu2")(y) if relu_after else y
 
-    def stages(self, x, widths: tuple[int, ...], blocks: int):
+    def stages(self, x, widths: tuple[int, ...], blocks: tuple[int, ...]):
         for stage, filters in enumerate(widths):
-            for block in range(blocks):
-                last = stage == len(widths) - 1 and block == blocks - 1
+            for block in range(blocks[stage]):
+                last = stage == len(widths) - 1 and block == blocks[stage] - 1
                 stride = 2 if stage > 0 and block == 0 else 1
                 x = self.block(
                     x, filters, stride, f"stage{stage}_block{block}", relu_after=not last
@@ -75,7 +75,48 @@ def resnet_cifar(image_shape: tuple[int, int, int], depth: int, seed: int) -> ke
     builder = _Builder(seed)
     images = keras.Input(image_shape, name="images")
     x = keras.layers.ReLU(name="stem_relu")(builder.convolve(images, 16, 3, 1, "stem"))
-    features = builder.stages(x, (16, 32, 64), (depth - 2) // 6)
+    features = builder.stages(x, (16, 32, 64), ((depth - 2) // 6,) * 3)
+    return keras.Model(images, features, name=f"resnet{depth}")
+
+
+#: blocks of each stage by depth; each block holds two convolutions, stem and classifier one each
+_IMAGENET_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+
+
+def check_imagenet_depth(depth: int) -> None:
+    """Raises UserError if there is no ImageNet ResNet of basic blocks of this depth."""
+    if depth not in _IMAGENET_BLOCKS:
+        raise UserError(
+            f"--depth={depth} is no depth of an ImageNet ResNet of basic blocks: pass one of "
+            f"{', '.join(map(str, _IMAGENET_BLOCKS))}"
+        )
+
+
+def resnet_imagenet(image_shape: tuple[int, int, int], depth: int, seed: int) -> keras.Model:
+    """Returns an ImageNet ResNet of basic blocks: widths 64, 128, 256, 512.
+
+    Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, Table 1; without the
+    last ReLU, as in LUCIR.
+
+    Args:
+        image_shape: `(h, w, c)` of the normalised images.
+        depth: 10, 18 or 34; the paper uses 18.
+        seed: for He's initialisation.
+
+    Returns:
+        A Keras model from `[n, h, w, c]` to features `[n, 512]`.
+
+    Raises:
+        UserError: if there is no such depth.
+    """
+    check_imagenet_depth(depth)
+    builder = _Builder(seed)
+    images = keras.Input(image_shape, name="images")
+    x = keras.layers.ReLU(name="stem_relu")(builder.convolve(images, 64, 7, 2, "stem"))
+    # Padded evenly, as in PyTorch; below a ReLU zeros never win against a pixel.
+    x = keras.layers.ZeroPadding2D(1, name="stem_padding")(x)
+    x = keras.layers.MaxPooling2D(3, 2, name="stem_pooling")(x)
+    features = builder.stages(x, (64, 128, 256, 512), _IMAGENET_BLOCKS[depth])
     return keras.Model(images, features, name=f"resnet{depth}")
 
 
@@ -92,4 +133,7 @@ class Backbone:
     check_depth: Callable[[int], None]
 
 
-BACKBONES = {"resnet_cifar": Backbone(resnet_cifar, check_cifar_depth)}
+BACKBONES = {
+    "resnet_cifar": Backbone(resnet_cifar, check_cifar_depth),
+    "resnet_imagenet": Backbone(resnet_imagenet, check_imagenet_depth),
+}

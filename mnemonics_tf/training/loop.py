@@ -1,16 +1,21 @@
 """The model-level loop (Eq. 5, 6): many steps in one graph, under a distribution strategy."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf import devices
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Pipeline
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
+from mnemonics_tf.models.layers import statistics_over
 from mnemonics_tf.run_directory import check_shapes
 from mnemonics_tf.training.optimization import OptimizationSettings, l2_gradients, make_optimizer
+from mnemonics_tf.training.precision import LossScale, count_not_finite
 
 #: (batch, outputs, outputs of the old model or None) -> name to `[b]`
 LossParts = Callable[[dict, Outputs, Outputs | None], dict[str, tf.Tensor]]
@@ -29,6 +34,9 @@ class TrainingLoop:
         settings: of the optimiser.
         pipeline: makes batches.
         strategy: the distribution strategy.
+        mixed_precision: one of `PRECISIONS`.
+        jit_compile: whether XLA compiles the step. Only on one device: several ones talk to each
+            other within it, for the statistics of normalisation.
 
     Attributes:
         settings: of the optimiser.
@@ -43,6 +51,8 @@ class TrainingLoop:
         settings: OptimizationSettings,
         pipeline: Pipeline,
         strategy: tf.distribute.Strategy,
+        mixed_precision: str = "off",
+        jit_compile: bool = False,
     ):
         self._model = model
         self._old_model = old_model
@@ -51,9 +61,14 @@ class TrainingLoop:
         self._pipeline = pipeline
         self._strategy = strategy
         self._variables = model.trainable_variables
+        self._mixed_precision = mixed_precision
         with strategy.scope():
             self.optimizer = make_optimizer(settings, self._variables)
+            self._loss_scale = LossScale() if mixed_precision == "float16" else None
         self._part_names: list[str] = []
+        self._differentiate = self._gradients
+        if jit_compile and strategy.num_replicas_in_sync == 1:
+            self._differentiate = tf.function(self._gradients, jit_compile=True)
         self._run_steps = tf.function(self._steps)
 
     def run_epoch(self, images: ImageSet, epoch: int, *key: str | int) -> dict[str, float]:
@@ -76,7 +91,7 @@ class TrainingLoop:
         self.optimizer.learning_rate = learning_rate
         batch_size = self.settings.batch_size
         batches = self._pipeline.training_batches(images, batch_size, *key, epoch)
-        iterator = iter(self._strategy.experimental_distribute_dataset(batches))
+        iterator = devices.iterate(self._strategy, batches)
         steps = -(-len(images) // batch_size)
         totals = 0.0
         for start in range(0, steps, STEPS_PER_CALL):
@@ -103,34 +118,68 @@ class TrainingLoop:
         return totals
 
     def _step(self, batch):
-        parts = self._strategy.run(self._replica_step, (batch,))
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
+        with self._precision():
+            gradients, figures = self._strategy.run(self._differentiate, (batch,))
+        if self._loss_scale is None:
+            self._strategy.run(self._apply, (gradients,))
+        else:
+            self._apply_if_finite(gradients)
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, figures, axis=None)
 
-    def _replica_step(self, batch):
+    @contextlib.contextmanager
+    def _precision(self) -> Iterator[None]:
+        """What is traced within it, by however many replicas, computes as settings ask for."""
+        with contextlib.ExitStack() as stack:
+            if self._mixed_precision != "off":
+                for model in filter(None, (self._model, self._old_model)):
+                    stack.enter_context(model.activations_in(self._mixed_precision))
+            yield
+
+    def _gradients(self, batch):
+        """Returns a replica's share of the gradients, and of the figures."""
         weight = batch["weight"]
+        factor = self._loss_scale.factor.read_value() if self._loss_scale else None
         with tf.GradientTape() as tape:
-            outputs = self._model(batch["image"], training=True)
+            with statistics_over(weight > 0):
+                outputs = self._model(batch["image"], training=True)
             old_outputs = self._old_model(batch["image"]) if self._old_model else None
             parts = self._loss_parts(batch, outputs, old_outputs)
             parts = {name: tf.reduce_sum(weight * part) for name, part in parts.items()}
             loss = tf.add_n(list(parts.values()))
+            loss = loss if factor is None else factor * loss
         gradients = tape.gradient(loss, self._variables)
+        if factor is not None:
+            gradients = [gradient / factor for gradient in gradients]
         replicas = self._strategy.num_replicas_in_sync
         gradients = l2_gradients(gradients, self._variables, self.settings, replicas)
-        self.optimizer.apply(gradients, self._variables)
         predicted = tf.argmax(outputs.logits, axis=1, output_type=tf.int32)
         right = tf.reduce_sum(weight * tf.cast(predicted == batch["label"], tf.float32))
         self._part_names = list(parts)
-        return tf.stack([*parts.values(), right])
+        return gradients, tf.stack([*parts.values(), right])
+
+    def _apply(self, gradients):
+        self.optimizer.apply(gradients, self._variables)
+
+    def _apply_if_finite(self, gradients):
+        counts = self._strategy.run(count_not_finite, (gradients,))
+        finite = self._strategy.reduce(tf.distribute.ReduceOp.SUM, counts, axis=None) == 0
+        # A condition within a replica could not ask the others for their gradients.
+        if finite:
+            self._strategy.run(self._apply, (gradients,))
+        self._loss_scale.update(finite)
+
+    def _state_variables(self) -> list[keras.Variable | tf.Variable]:
+        extra = self._loss_scale.variables if self._loss_scale else []
+        return [*self.optimizer.variables, *extra]
 
     def state(self) -> dict[str, np.ndarray]:
-        """Returns the optimiser's variables as arrays, for a checkpoint."""
-        variables = enumerate(self.optimizer.variables)
-        return {f"{i:04d}": variable.value.numpy().copy() for i, variable in variables}
+        """Returns what an epoch changes beside the model as arrays, for a checkpoint."""
+        variables = enumerate(self._state_variables())
+        return {f"{i:04d}": variable.numpy().copy() for i, variable in variables}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Sets the optimiser's variables to what `state` returned."""
-        shapes = {f"{i:04d}": v.shape for i, v in enumerate(self.optimizer.variables)}
+        """Goes back to what `state` returned."""
+        shapes = {f"{i:04d}": v.shape for i, v in enumerate(self._state_variables())}
         check_shapes(state, shapes, "the checkpoint of the optimiser")
-        for i, variable in enumerate(self.optimizer.variables):
+        for i, variable in enumerate(self._state_variables()):
             variable.assign(state[f"{i:04d}"])

@@ -9,12 +9,13 @@ from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods.base import cross_entropy
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.progress import LOGGER, StageProgress
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.results import hash_of
-from mnemonics_tf.run_directory import RunDirectory, read_arrays, write_arrays
+from mnemonics_tf.run_directory import RunDirectory, read_arrays, read_json, write_arrays
 from mnemonics_tf.run_state import PhaseState, RunContext
-from mnemonics_tf.training.loop import TrainingLoop
+from mnemonics_tf.training.loop import LossParts, TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
 
 
@@ -41,9 +42,7 @@ def train_model(context: RunContext, state: PhaseState, stage: int) -> None:
         settings = _optimization(
             context, epochs, training.learning_rate, training.learning_rate_milestones
         )
-        loop = TrainingLoop(
-            state.model, state.old_model, loss_parts, settings, context.pipeline, context.strategy
-        )
+        loop = training_loop(context, state.model, state.old_model, loss_parts, settings)
         _run_epochs(context, state, stage, "train", images, loop)
         if held_out:
             logits = state.evaluator.outputs(held_out).logits
@@ -95,7 +94,7 @@ def finetune_model(
         return {"classification": cross_entropy(batch["label"], outputs.logits)}
 
     settings = finetune_settings(context)
-    loop = TrainingLoop(state.model, None, loss_parts, settings, context.pipeline, context.strategy)
+    loop = training_loop(context, state.model, None, loss_parts, settings)
     images = exemplars or state.memory.as_image_set()
     _run_epochs(context, state, stage, "finetune", images, loop)
 
@@ -132,6 +131,34 @@ def _optimization(
     )
 
 
+def training_loop(
+    context: RunContext,
+    model: IncrementalModel,
+    old_model: IncrementalModel | None,
+    loss_parts: LossParts,
+    settings: OptimizationSettings,
+) -> TrainingLoop:
+    """Returns a loop with the run's pipeline, devices, precision and compilation.
+
+    Args:
+        context: of the run.
+        model: what is trained.
+        old_model: the frozen model of the phase before, or None.
+        loss_parts: the loss, by part and example.
+        settings: of the optimiser.
+    """
+    return TrainingLoop(
+        model,
+        old_model,
+        loss_parts,
+        settings,
+        context.pipeline,
+        context.strategy,
+        context.settings.training.mixed_precision,
+        context.jit_compile,
+    )
+
+
 def _run_epochs(
     context: RunContext,
     state: PhaseState,
@@ -162,7 +189,10 @@ def _run_epochs(
 
 
 def _phase0_fingerprint(context: RunContext) -> str:
-    """Returns a hash of everything that touches the model of phase 0 up to its exemplars."""
+    """Returns a hash of everything that touches the model of phase 0 up to its exemplars.
+
+    On how many devices it was trained is not among that, but for rounding.
+    """
     training = dataclasses.asdict(context.settings.training)
     architecture = dataclasses.asdict(context.architecture)
     del architecture["corrects_logits"]  # begins with phase 1
@@ -170,6 +200,7 @@ def _phase0_fingerprint(context: RunContext) -> str:
         *("base_epochs", "batch_size", "learning_rate", "learning_rate_milestones"),
         *("learning_rate_decay", "momentum", "weight_decay", "decay_normalization"),
     )
+    mixed = {name: training[name] for name in ("mixed_precision",) if training[name] != "off"}
     return hash_of(
         {
             "dataset": context.settings.protocol.dataset,
@@ -177,15 +208,26 @@ def _phase0_fingerprint(context: RunContext) -> str:
             "seed": context.seed,
             "architecture": architecture,
             "training": {name: training[name] for name in shared},
-            "devices": context.strategy.num_replicas_in_sync,
+            "devices": 1,  # as earlier versions had it in runs on one device
+            **mixed,
         }
     )
+
+
+def _same_base_classes(mine: RunDirectory, other: RunDirectory) -> bool:
+    """Whether phase 0 of two runs has the same classes by name; older runs did not note them."""
+    if not other.classes.exists():
+        return True
+    facts = read_json(other.classes)
+    phases = facts.get("phases") if isinstance(facts, dict) else None
+    return bool(phases) and phases[0] == read_json(mine.classes)["phases"][0]
 
 
 def _take_over_phase0(context: RunContext, state: PhaseState) -> None:
     other = RunDirectory(context.settings.run.phase0_from)
     arrays = read_arrays(other.base_model)
-    if str(arrays.pop("fingerprint", "")) != _phase0_fingerprint(context):
+    same_settings = str(arrays.pop("fingerprint", "")) == _phase0_fingerprint(context)
+    if not same_settings or not _same_base_classes(context.directory, other):
         raise UserError(
             f"--phase0_from={other.root}: its phase 0 was trained with other settings, data or "
             "class order; leave the flag out to train phase 0 here"

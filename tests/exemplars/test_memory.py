@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnemonics_tf import run_directory
+from mnemonics_tf.data.image_set import MappedImageSet
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import Budget, ExemplarMemory
 
@@ -111,3 +113,41 @@ def test_a_missing_file(tmp_path):
 def test_images_and_labels_that_make_no_memory(images, labels):
     with pytest.raises(UserError, match="expected uint8 images with ascending labels"):
         ExemplarMemory(images, np.array(labels))
+
+
+def test_many_images_stay_on_disk(tmp_path, monkeypatch):
+    """As with small images, but in files, also when read again; the files have no names."""
+    monkeypatch.setattr(run_directory, "MAPPED_BYTES", 5 * 48)
+    images = random_images(7)
+    memory = ExemplarMemory.empty((4, 4, 3), tmp_path)
+    memory = memory.extended(images[:4], np.array([0, 0, 0, 1]))
+    assert not isinstance(memory.images, np.memmap)
+    memory = memory.extended(images[4:], np.array([2, 2, 2]))
+    assert isinstance(memory.images, np.memmap)
+    assert list(tmp_path.iterdir()) == []
+    memory.save(tmp_path / "memory.npz")
+    again = ExemplarMemory.load(tmp_path / "memory.npz")
+    assert isinstance(again.images, np.memmap)
+    for found in (memory, again):
+        np.testing.assert_array_equal(found.images, images)
+        assert isinstance(found.as_image_set(), MappedImageSet)
+        np.testing.assert_array_equal(found.as_image_set().load_all(), images)
+    assert again.trimmed(3) is again
+    trimmed = again.trimmed(2)
+    assert isinstance(trimmed.images, np.memmap)
+    np.testing.assert_array_equal(trimmed.images, images[[0, 1, 3, 4, 5]])
+    changed = again.with_images(255 - images[[6, 0]], np.array([6, 0]))
+    np.testing.assert_array_equal(changed.images[[0, 6]], 255 - images[[0, 6]])
+    np.testing.assert_array_equal(changed.images[1:6], images[1:6])
+    np.testing.assert_array_equal(again.images, images)
+
+
+def test_damage_of_many_images_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_directory, "MAPPED_BYTES", 48)
+    path = tmp_path / "memory.npz"
+    ExemplarMemory(random_images(7), np.zeros(7)).save(path)
+    data = bytearray(path.read_bytes())
+    data[300] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        ExemplarMemory.load(path)

@@ -4,7 +4,7 @@ import pytest
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.layers import WeightTransferConvolution
-from mnemonics_tf.models.resnet import resnet_cifar
+from mnemonics_tf.models.resnet import resnet_cifar, resnet_imagenet
 
 
 def convolutions(model: keras.Model) -> dict[str, WeightTransferConvolution]:
@@ -125,3 +125,25 @@ def test_seed_decides_the_weights_and_layers_differ():
     same_shape = [k for k in kernels[0] if k.shape == (3, 3, 16, 16)]
     assert len(same_shape) == 2
     assert not np.array_equal(*same_shape)
+
+
+def test_resnet18_is_that_of_the_paper():
+    model = resnet_imagenet((224, 224, 3), 18, seed=0)
+    # torchvision's resnet18 has 11,689,512 weights, 513,000 of them in its classifier.
+    scales = sum(int(np.prod(layer.transfer_scale.shape)) for layer in convolutions(model).values())
+    assert model.count_params() - scales - moving_statistics(model) == 11_689_512 - 513_000
+    assert model.output_shape == (None, 512)
+    shapes = {name: layer.output.shape[1:] for name, layer in convolutions(model).items()}
+    assert shapes["stem"] == (112, 112, 64)
+    for stage, (size, width) in enumerate(((56, 64), (28, 128), (14, 256), (7, 512))):
+        assert shapes[f"stage{stage}_block1_conv2"] == (size, size, width)
+    assert model.layers[-2].name == "stage3_block1_add"  # no ReLU before the features
+
+
+def moving_statistics(model: keras.Model) -> int:
+    return sum(int(np.prod(v.shape)) for v in model.variables if "moving" in v.name)
+
+
+def test_depths_that_an_imagenet_resnet_does_not_have():
+    with pytest.raises(UserError, match="--depth=20 .* 10, 18, 34"):
+        resnet_imagenet((224, 224, 3), 20, seed=0)

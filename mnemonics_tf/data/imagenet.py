@@ -1,0 +1,103 @@
+"""ImageNet (ILSVRC 2012) and the 100 classes of it that LUCIR and the paper call ImageNet-Subset.
+
+Source: O. Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from mnemonics_tf.data.folder import class_folders, find_split, image_names
+from mnemonics_tf.data.prepared import find_prepared, open_prepared, prepare, stream_prepared
+from mnemonics_tf.data.streamed import Files, FileStorage, StreamedSource, view_of
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.progress import LOGGER
+
+SUBSET_SEED = 1993
+SUBSET_CLASSES = 100
+
+#: the official archives, from which TFDS prepares the data
+ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+
+
+@functools.cache
+def synsets() -> tuple[str, ...]:
+    """Returns the 1,000 synset ids of ILSVRC 2012, sorted."""
+    path = pathlib.Path(__file__).with_name("imagenet_synsets.txt")
+    return tuple(path.read_text("utf-8").split())
+
+
+def subset_synsets() -> tuple[str, ...]:
+    """Returns the 100 synset ids of ImageNet-Subset, sorted: a class's id is its place here.
+
+    They are drawn by NumPy's `RandomState(1993).choice` without replacement from the 1,000 sorted
+    ids, as LUCIR's release draws them. It copies their folders into a data set of its own, where
+    classes are sorted again before their order is shuffled; hence the sorting.
+    """
+    drawn = np.random.RandomState(SUBSET_SEED).choice(
+        np.arange(len(synsets())), SUBSET_CLASSES, replace=False
+    )
+    return tuple(sorted(synsets()[i] for i in drawn))
+
+
+def load_imagenet(name: str, data_dir: str, image_size: int) -> StreamedSource:
+    """Finds the images of ImageNet or ImageNet-Subset; reads none of them.
+
+    Looked for, in this order: data that TFDS has prepared below `data_dir`; folders
+    `train/SYNSET/*.JPEG` and `val/SYNSET/*.JPEG`; the two official archives, which TFDS prepares
+    below `data_dir` (hours, and as much disk again). Folders that are missing or hold no image
+    are named, and folders of other synsets ignored.
+
+    Args:
+        name: `imagenet` or `imagenet_subset`.
+        data_dir: where to look.
+        image_size: height and width that images are brought to.
+
+    Raises:
+        UserError: if there is no data, or classes are missing.
+    """
+    wanted = subset_synsets() if name == "imagenet_subset" else synsets()
+    root = pathlib.Path(data_dir).expanduser()
+    prepared = find_prepared(root, "imagenet2012")
+    parts = find_split(root)
+    if prepared is None and parts is None and all((root / file).is_file() for file in ARCHIVES):
+        LOGGER.info("TFDS prepares ImageNet from the archives in %s: this takes hours", root)
+        prepared = prepare("imagenet2012", root, manual_dir=root)
+    if prepared is not None:
+        LOGGER.info("reading ImageNet from %s", prepared)
+        builder = open_prepared(prepared)
+        return stream_prepared(name, builder, wanted, view_of(image_size), "validation")
+    if parts is None:
+        raise UserError(
+            f"no ImageNet in {str(root)!r}; looked for data prepared by TFDS "
+            "(imagenet2012/VERSION/dataset_info.json), the folders train/SYNSET and val/SYNSET, "
+            f"and the archives {' and '.join(ARCHIVES)}: register at https://image-net.org to get "
+            "them, and put them there or pass another --data_dir"
+        )
+    LOGGER.info("reading ImageNet from the folders in %s", root)
+    storage = FileStorage(str(root))
+    training, test = (_list_classes(root, part, wanted) for part in parts)
+    return StreamedSource(name, wanted, (storage, training), (storage, test), view_of(image_size))
+
+
+def _list_classes(
+    root: pathlib.Path, part: pathlib.Path, wanted: Sequence[str]
+) -> dict[int, Files]:
+    missing = sorted(set(wanted) - set(class_folders(part)))
+    files = {}
+    for c, synset in enumerate(wanted):
+        names = [] if synset in missing else image_names(part / synset)
+        paths = [os.fsencode(f"{part.relative_to(root)}/{synset}/{name}") for name in names]
+        files[c] = Files.plain(np.array(paths, np.bytes_))
+        if not names and synset not in missing:
+            missing.append(synset)
+    if missing:
+        raise UserError(
+            f"{part} lacks images of {len(missing)} of {len(wanted)} classes (first: "
+            f"{', '.join(missing[:5])}): add them, or use --dataset=folder for a selection of "
+            "your own"
+        )
+    return files

@@ -1,0 +1,128 @@
+"""A source of images that stay on disk, in files or in records, until they are asked for."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf.data.encoded import CENTRE_CROP, EncodedImageSet, View
+from mnemonics_tf.data.source import DataSource
+
+#: of x / 255 over ImageNet's training images: the constants that LUCIR and most others use
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Storage(abc.ABC):
+    """Where the bytes of image files come from."""
+
+    @abc.abstractmethod
+    def read(self, key: tf.Tensor) -> tf.Tensor:
+        """Returns the bytes of the file that a key names, inside a graph."""
+
+
+class FileStorage(Storage):
+    """Files below a directory; keys are their paths from there.
+
+    Args:
+        root: the directory.
+    """
+
+    def __init__(self, root: str):
+        self._root = root.rstrip("/") + "/"
+
+    def read(self, key: tf.Tensor) -> tf.Tensor:
+        return tf.io.read_file(self._root + key)
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """The images of one class.
+
+    Attributes:
+        keys: what `Storage.read` takes, `[n, ...]`.
+        by_pillow: bool `[n]`, which ones TensorFlow can't decode rightly.
+    """
+
+    keys: np.ndarray
+    by_pillow: np.ndarray
+
+    @classmethod
+    def plain(cls, keys: np.ndarray) -> "Files":
+        """Returns files that are all known to be JPEG or PNG."""
+        return cls(keys, np.zeros(len(keys), bool))
+
+    def __len__(self) -> int:
+        return len(self.by_pillow)
+
+
+class StreamedSource(DataSource):
+    """A source that knows where its images are and decodes them when they are used.
+
+    Args:
+        name: in the registry.
+        class_names: by original class id.
+        training: where training images are read from, and each class's, by original id.
+        test: the same for the test part.
+        view: what becomes of the images.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        class_names: Sequence[str],
+        training: tuple[Storage, Mapping[int, Files]],
+        test: tuple[Storage, Mapping[int, Files]],
+        view: View,
+    ):
+        self.name = name
+        self.class_names = tuple(class_names)
+        self.image_shape = view.image_shape
+        colour = view.channels == 3
+        self.channel_mean = IMAGENET_MEAN if colour else (float(np.mean(IMAGENET_MEAN)),)
+        self.channel_std = IMAGENET_STD if colour else (float(np.mean(IMAGENET_STD)),)
+        # Small images are cropped as CIFAR's are: a twelfth of their area would show nothing.
+        self.augmentation = "crop_mirror" if view.centre == 1 else "resized_crop_mirror"
+        self.fit_image = view.fit
+        self._view = view
+        self._training = (training[0], dict(training[1]))
+        self._test = (test[0], dict(test[1]))
+        self._counts = np.array([len(training[1][c]) for c in range(len(class_names))])
+
+    def training_counts(self) -> np.ndarray:
+        return self._counts.copy()
+
+    def training_set(self, classes: Sequence[int]) -> EncodedImageSet:
+        self._check_known(classes)
+        released = [c for c in classes if c not in self._training[1]]
+        if released:
+            raise LookupError(f"the training images of classes {released} were released")
+        return self._gather(*self._training, classes)
+
+    def test_set(self, classes: Sequence[int]) -> EncodedImageSet:
+        self._check_known(classes)
+        return self._gather(*self._test, classes)
+
+    def release(self, classes: Sequence[int]) -> None:
+        self._check_known(classes)
+        for c in classes:
+            self._training[1].pop(c, None)
+
+    def _gather(
+        self, storage: Storage, files: Mapping[int, Files], classes: Sequence[int]
+    ) -> EncodedImageSet:
+        chosen = [files[c] for c in classes]
+        return EncodedImageSet(
+            storage.read,
+            np.concatenate([f.keys for f in chosen]) if chosen else np.empty(0, "S1"),
+            np.repeat(np.asarray(classes, np.int32), [len(f) for f in chosen]),
+            self._view,
+            np.concatenate([f.by_pillow for f in chosen]) if chosen else np.empty(0, bool),
+        )
+
+
+def view_of(image_size: int, channels: int = 3) -> View:
+    """Returns the view for an image size: ImageNet's crops above 64 pixels, else whole images."""
+    return View(image_size, CENTRE_CROP if image_size > 64 else 1.0, channels)

@@ -1,0 +1,149 @@
+"""On which devices a run works, and how a batch is shared by them."""
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from mnemonics_tf.errors import UserError
+
+STRATEGIES = ("auto", "single", "mirrored", "multi_worker")
+JIT_COMPILE = ("auto", "on", "off")
+
+
+def create_strategy(name: str) -> tf.distribute.Strategy:
+    """Returns the distribution strategy that everything of a run goes through.
+
+    Several workers must create theirs before TensorFlow does anything else.
+
+    Args:
+        name: `single`: one device; `mirrored`: all GPUs of this machine (without any, its logical
+            CPUs); `multi_worker`: all GPUs of the machines in TF_CONFIG; `auto`: the one of these
+            that uses all there is.
+
+    Raises:
+        UserError: if TF_CONFIG is missing, damaged or not one of workers.
+    """
+    if name == "auto":
+        if len(_workers()) > 1:
+            name = "multi_worker"
+        else:
+            name = "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "single"
+    if name == "single":
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+        if gpus:
+            return tf.distribute.MirroredStrategy(gpus)
+        cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
+        return tf.distribute.MirroredStrategy(cpus, tf.distribute.ReductionToOneDevice())
+    if not _workers():
+        raise UserError(
+            "--strategy=multi_worker: the environment variable TF_CONFIG names no workers; set it "
+            'on every one of them, e.g. to {"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
+            '"task": {"type": "worker", "index": 0}}'
+        )
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _workers() -> list[str]:
+    """Returns the addresses of the workers that TF_CONFIG names, or nothing.
+
+    Raises:
+        UserError: if it can't be read, or has other tasks than workers.
+    """
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        cluster = json.loads(text or "{}").get("cluster", {})
+        others = set(cluster) - {"worker"}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"the environment variable TF_CONFIG is damaged ({error}): {text}"
+        ) from None
+    if others:
+        raise UserError(
+            f"the environment variable TF_CONFIG names tasks of kind {', '.join(sorted(others))}: "
+            "all of them must be of kind worker; worker 0 is the chief"
+        )
+    return cluster.get("worker", [])
+
+
+def spans_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether replicas live in other processes too."""
+    return strategy.extended._in_multi_worker_mode() and len(_workers()) > 1
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether this process is the one that writes what a run leaves."""
+    resolver = strategy.cluster_resolver
+    return not spans_workers(strategy) or resolver.task_id == 0
+
+
+def compiles(jit_compile: str) -> bool:
+    """Returns whether graphs are compiled by XLA; `auto` means where there are GPUs.
+
+    On CPUs XLA's code is 1.5 to 11 times slower than TensorFlow's kernels.
+    """
+    if jit_compile == "auto":
+        return bool(tf.config.list_physical_devices("GPU"))
+    return jit_compile == "on"
+
+
+def iterate(strategy: tf.distribute.Strategy, batches: tf.data.Dataset) -> Iterator[Any]:
+    """Iterates over batches of which each replica gets its part, as `part_of` describes it.
+
+    The parts are cut from whole batches, so that what a batch holds (its images, their
+    augmentation) does not depend on the number of devices. Ask for no more batches than there are.
+
+    Args:
+        strategy: whose replicas share.
+        batches: dicts of tensors with the batch's axis first, `weight` among them.
+    """
+    total = strategy.num_replicas_in_sync
+    if total == 1:
+        return iter(batches)
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        local = total // context.num_input_pipelines
+        first = context.input_pipeline_id * local
+
+        def parts(batch):
+            replicas = tf.data.Dataset.range(first, first + local)
+            return replicas.map(lambda replica: part_of(batch, replica, total))
+
+        # A cardinality that claims no end spares the workers asking each other, before every step,
+        # whether one of them has any data left.
+        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        return batches.flat_map(parts).prefetch(2 * local).apply(endless)
+
+    return iter(strategy.distribute_datasets_from_function(of_worker))
+
+
+def part_of(
+    batch: dict[str, tf.Tensor], replica: int | tf.Tensor, replicas: int
+) -> dict[str, tf.Tensor]:
+    """Returns the consecutive part of a batch that is one replica's.
+
+    Parts differ in size by one at most. Where a batch has fewer rows than there are replicas, some
+    get a copy of another's row with weight 0: TensorFlow's CPU convolution (2.21) returns wrong
+    shapes for empty batches.
+
+    Args:
+        batch: tensors with the batch's axis first, `weight` among them.
+        replica: which part.
+        replicas: how many parts there are.
+    """
+    count = tf.shape(batch["weight"], tf.int64)[0]
+    replica_id = tf.cast(replica, tf.int64)
+    start, stop = count * replica_id // replicas, count * (replica_id + 1) // replicas
+    part = {name: tensor[start : tf.maximum(stop, start + 1)] for name, tensor in batch.items()}
+    return part | {"weight": part["weight"] * tf.cast(stop > start, part["weight"].dtype)}
+
+
+def gathered(strategy: tf.distribute.Strategy, parts: Any) -> tf.Tensor:
+    """Returns what all replicas computed, one after the other along the first axis; in a graph."""
+    if spans_workers(strategy):
+        return strategy.gather(parts, axis=0)
+    return tf.concat(strategy.experimental_local_results(parts), axis=0)

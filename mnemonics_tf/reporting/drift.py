@@ -1,0 +1,83 @@
+"""How far stored exemplars have moved since they were first stored, from a run's directory."""
+
+import dataclasses
+
+import numpy as np
+
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.reporting.runs import Group, Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Exemplars when they were first stored and as they are in a later phase, row by row.
+
+    Attributes:
+        labels: `[n]`.
+        birth: uint8 `[n, h, w, c]`.
+        now: the same exemplars.
+    """
+
+    labels: np.ndarray
+    birth: np.ndarray
+    now: np.ndarray
+
+
+def since_birth(memories: list[ExemplarMemory], num_seen: list[int], phase: int) -> Pair:
+    """Returns the exemplars of a phase beside their first versions.
+
+    Args:
+        memories: at the end of each phase, up to `phase` or further.
+        num_seen: classes seen after each phase.
+        phase: whose exemplars are asked for.
+    """
+    now = memories[phase]
+    births = []
+    for label in np.unique(now.labels):
+        first = memories[int(np.searchsorted(num_seen, label, side="right"))]
+        # A class gives up its last exemplars, so that the first ones remain in their order.
+        births.append(first.images[first.labels == label][: np.sum(now.labels == label)])
+    return Pair(now.labels, np.concatenate(births), now.images)
+
+
+def memories_of(run: Run) -> list[ExemplarMemory] | None:
+    """Returns a run's exemplar memories by phase; None for a bare results.json or lost files."""
+    if run.directory is None:
+        return None
+    files = [run.directory.exemplars(record["phase"]) for record in run.phases]
+    if not all(file.exists() for file in files):
+        return None
+    return [ExemplarMemory.load(file) for file in files]
+
+
+def pixel_drift(group: Group) -> list[float] | None:
+    """Returns, by phase, the mean distance of the stored exemplars from their first versions.
+
+    In grey levels of 255, the root mean square over an image, averaged over exemplars and seeds.
+    None where a run has no directory.
+    """
+    courses = []
+    for run in group.runs:
+        memories = memories_of(run)
+        if memories is None:
+            return None
+        pairs = [since_birth(memories, group.num_classes, i) for i in range(len(memories))]
+        courses.append([float(_distances(pair).mean()) for pair in pairs])
+    return [float(value) for value in np.mean(courses, axis=0)]
+
+
+def _distances(pair: Pair) -> np.ndarray:
+    moved = pair.now.astype(np.float32) - pair.birth
+    return np.sqrt(np.square(moved).mean(axis=(1, 2, 3)))
+
+
+def strips(pair: Pair, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images `[k, h, 3 w, c]` of one exemplar a class, and the classes' labels `[k]`.
+
+    From left to right: as first stored, now, half of the difference around middle grey.
+    """
+    labels, rows = np.unique(pair.labels, return_index=True)
+    chosen = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)
+    birth, now = pair.birth[rows[chosen]], pair.now[rows[chosen]]
+    difference = np.minimum((now.astype(np.int16) - birth + 256) // 2, 255).astype(np.uint8)
+    return np.concatenate([birth, now, difference], axis=2), labels[chosen]

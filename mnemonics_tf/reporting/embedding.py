@@ -1,0 +1,142 @@
+"""The t-SNE of exemplars over their class data (the paper's Figures 1 and 5)."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+import threadpoolctl
+from sklearn.manifold import TSNE
+
+from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.evaluation.evaluator import unit_length
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
+from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.reporting.runs import Run
+
+#: classes shown, as in the paper: few enough to be told apart
+_CLASSES = (3, 5)
+#: images of a class that are embedded; selections choose from all of them
+_IMAGES_PER_CLASS = 250
+_BATCH_SIZE = 250
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """Class data and exemplars of one phase in two dimensions, each in [0, 1].
+
+    Attributes:
+        phase: index.
+        num_seen: classes known at its end.
+        class_names: of the classes shown.
+        data: `[n, 2]` by class shown.
+        exemplars: way of choosing -> `[m, 2]` by class shown.
+    """
+
+    phase: int
+    num_seen: int
+    class_names: tuple[str, ...]
+    data: tuple[np.ndarray, ...]
+    exemplars: dict[str, tuple[np.ndarray, ...]]
+
+
+def embed(run: Run, source: DataSource) -> list[Embedding]:
+    """Returns the embeddings of a run's first and last phase.
+
+    Every phase has one feature space, that of its exported model, so that ways of choosing
+    exemplars can be compared: beside the run's own exemplars stand those that the selections would
+    choose in this space, as many of them. The paper embeds each method's own model.
+
+    Args:
+        run: with a directory that holds exports and exemplars.
+        source: the run's data.
+
+    Raises:
+        UserError: if an export or a memory is missing or damaged.
+    """
+    phases = [run.phases[i] for i in sorted({0, len(run.phases) - 1})]
+    return [
+        _embed_phase(
+            run, source, record["phase"], record["num_seen"], _CLASSES[record["phase"] > 0]
+        )
+        for record in phases
+    ]
+
+
+def _embed_phase(
+    run: Run, source: DataSource, phase: int, num_seen: int, num_classes: int
+) -> Embedding:
+    features_of = _exported_features(run, phase)
+    memory = ExemplarMemory.load(run.directory.exemplars(phase))
+    labels = np.linspace(0, num_seen - 1, min(num_classes, num_seen)).astype(int)
+    order = run.contents["class_order"]
+    images = [source.training_set([order[label]]).load_all() for label in labels]
+    features = [features_of(batch) for batch in images]
+    kept = [memory.images[memory.labels == label] for label in labels]
+    chosen = {
+        name: [
+            class_features[_select(run, name, class_features, int(label), len(own))]
+            for class_features, label, own in zip(features, labels, kept, strict=True)
+        ]
+        for name in SELECTIONS
+    }
+    # A run's own exemplars stand last; those of a selection take its place.
+    chosen[run.setting("exemplar", "exemplars")] = [features_of(own) for own in kept]
+    data = [_sample(part, int(label)) for part, label in zip(features, labels, strict=True)]
+    points = _tsne([*data, *(part for parts in chosen.values() for part in parts)])
+    groups = [points[i : i + len(labels)] for i in range(0, len(points), len(labels))]
+    return Embedding(
+        phase,
+        num_seen,
+        tuple(source.class_names[order[label]] for label in labels),
+        tuple(groups[0]),
+        {name: tuple(group) for name, group in zip(chosen, groups[1:], strict=True)},
+    )
+
+
+def _exported_features(run: Run, phase: int) -> Callable[[np.ndarray], np.ndarray]:
+    path = run.directory.export / run.protocol["dataset"] / str(phase + 1)
+    try:
+        export = tf.saved_model.load(str(path))
+        signature = export.signatures["features"]
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise UserError(f"{path} is no export that can be loaded ({error})") from error
+
+    def features_of(images: np.ndarray, export=export) -> np.ndarray:
+        del export  # kept alive: a signature alone does not hold its variables
+        starts = range(0, len(images), _BATCH_SIZE)
+        batches = [signature(images=tf.constant(images[i : i + _BATCH_SIZE])) for i in starts]
+        return np.concatenate([batch["features"].numpy() for batch in batches])
+
+    return features_of
+
+
+def _select(run: Run, name: str, features: np.ndarray, label: int, count: int) -> np.ndarray:
+    """Returns what a run with this selection chooses of a class, given these features."""
+    seed, exemplar_seed = run.seeds
+    if exemplar_seed is None or exemplar_seed < 0:
+        exemplar_seed = seed
+    generator = numpy_generator(exemplar_seed, "exemplars", label)
+    seen = features if name in NEED_FEATURES else np.empty((len(features), 0))
+    return SELECTIONS[name](seen, count, generator)
+
+
+def _sample(features: np.ndarray, label: int) -> np.ndarray:
+    rows = numpy_generator(0, "t-SNE", label).permutation(len(features))[:_IMAGES_PER_CLASS]
+    return features[np.sort(rows)]
+
+
+def _tsne(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns the two-dimensional embedding of L2-normalised features, part by part."""
+    features = unit_length(np.concatenate(parts).astype(np.float64))
+    perplexity = min(30.0, (len(features) - 1) / 4)
+    # One thread: the sum over threads would differ from run to run.
+    with threadpoolctl.threadpool_limits(1):
+        points = TSNE(perplexity=perplexity, random_state=0).fit_transform(features)
+    points = points - points.min(axis=0)
+    points = points / max(float(points.max()), 1e-12)
+    points += (1 - points.max(axis=0)) / 2
+    ends = np.cumsum([len(part) for part in parts])
+    return np.split(points, ends[:-1])

@@ -1,0 +1,305 @@
+"""The runs of a report: reading them, grouping seeds, and what speaks against a comparison."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from mnemonics_tf import paper, results
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.evaluation.evaluator import HEADS
+from mnemonics_tf.evaluation.intervals import mean_and_interval
+from mnemonics_tf.methods import METHODS
+from mnemonics_tf.run_directory import RunDirectory, read_json
+
+#: settings in which the runs of one group may differ
+_SEEDS = (("protocol", "seed"), ("exemplar", "exemplar_seed"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        path: as it was passed: a run directory or a results.json.
+        contents: what results.json holds.
+        directory: of the run; None for a bare results.json.
+    """
+
+    path: pathlib.Path
+    contents: dict[str, Any]
+    directory: RunDirectory | None
+
+    @property
+    def phases(self) -> list[dict[str, Any]]:
+        """The records of the phases."""
+        return self.contents["phases"]
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """The settings by group."""
+        return self.contents["settings"]
+
+    def setting(self, group: str, name: str, default: Any = None) -> Any:
+        """Returns one setting; a run of an older version may lack it."""
+        return self.settings.get(group, {}).get(name, default)
+
+    @property
+    def seeds(self) -> tuple[Any, ...]:
+        """The run's seeds."""
+        return tuple(self.setting(*name) for name in _SEEDS)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What runs must share to be compared: the fingerprint without the seed and the hash."""
+        facts = self.contents["protocol"]
+        return {name: value for name, value in facts.items() if name not in ("seed", "hash")}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all phases of the protocol are done."""
+        return len(self.phases) == self.protocol["num_phases"] + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs with the same settings and other seeds.
+
+    Attributes:
+        index: place in the report; decides colour and marker.
+        name: shown everywhere.
+        runs: at least one, by seed.
+    """
+
+    index: int
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> Run:
+        """The run with the lowest seed, which stands for the group where only one can."""
+        return self.runs[0]
+
+    @property
+    def head(self) -> str:
+        """The head that the method's own paper predicts with."""
+        run = self.first
+        if "prediction_head" in run.contents:
+            return run.contents["prediction_head"]
+        # Older runs do not record it.
+        method = METHODS.get(run.setting("training", "method"))
+        return method.prediction_head if method else HEADS[0]
+
+    @property
+    def num_classes(self) -> list[int]:
+        """Classes seen after each phase."""
+        return [record["num_seen"] for record in self.first.phases]
+
+    @property
+    def choices(self) -> paper.Choices:
+        """What tells rows of the paper's tables apart."""
+        run = self.first
+        return paper.Choices(
+            method=run.setting("training", "method"),
+            exemplars=run.setting("exemplar", "exemplars"),
+            transfer=bool(run.setting("model", "weight_transfer")),
+            adjust=bool(run.setting("mnemonics", "adjust_old_exemplars")),
+            finetune=bool(run.setting("training", "finetune_epochs")),
+        )
+
+    def accuracies(self, head: str) -> list[tuple[float, float | None]]:
+        """Returns mean and interval of the accuracy on all seen classes after each phase."""
+        return self._by_phase(head, lambda record: record["accuracy"])
+
+    def base_accuracies(self, head: str) -> list[tuple[float, float | None]]:
+        """Returns the same of the accuracy on the classes of phase 0."""
+        return self._by_phase(head, lambda record: record["group_accuracies"][0])
+
+    def _by_phase(self, head, figure) -> list[tuple[float, float | None]]:
+        values = [[figure(record["heads"][head]) for record in run.phases] for run in self.runs]
+        return [mean_and_interval(column) for column in zip(*values, strict=True)]
+
+    def metric(self, head: str, name: str) -> tuple[float, float | None]:
+        """Returns mean and interval of `average_accuracy` or `forgetting`."""
+        summaries = [results.summarize(run.phases)[head] for run in self.runs]
+        return mean_and_interval([summary[name] for summary in summaries])
+
+
+def load_runs(paths: Sequence[str]) -> list[Run]:
+    """Reads runs, each once.
+
+    Args:
+        paths: of run directories or of files like results.json.
+
+    Raises:
+        UserError: if one can't be read or is not what a run writes.
+    """
+    runs, seen = [], set()
+    for text in paths:
+        path = pathlib.Path(text)
+        directory = RunDirectory(path) if path.is_dir() else None
+        file = directory.results if directory else path
+        if file.resolve() in seen:
+            continue
+        seen.add(file.resolve())
+        runs.append(Run(path, _read(file), directory))
+    return runs
+
+
+def _read(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        contents = read_json(file)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{file} does not exist: pass directories of runs, or the results.json of runs, that "
+            "reached their last phase (see --last_phase)"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{file} can't be read ({error.strerror})") from error
+    trouble = _trouble(contents)
+    if trouble:
+        raise UserError(f"{file} is not a results.json that this program can read: {trouble}")
+    return contents
+
+
+def _trouble(contents: Any) -> str | None:
+    """Returns what is wrong with the parts of results.json that a report cannot do without."""
+    kinds = {"settings": dict, "protocol": dict, "phases": list}
+    if not isinstance(contents, dict):
+        return "it holds no object"
+    for key, kind in kinds.items():
+        if not isinstance(contents.get(key), kind) or not contents[key]:
+            return f"{key!r} is missing or of the wrong kind"
+    if not all(isinstance(group, dict) for group in contents["settings"].values()):
+        return "'settings' is not made of groups"
+    if contents.get("prediction_head", HEADS[0]) not in HEADS:
+        return f"'prediction_head' is none of {', '.join(HEADS)}"
+    protocol = contents["protocol"]
+    if not isinstance(protocol.get("dataset"), str) or not _is_count(protocol.get("num_phases")):
+        return "'protocol' lacks dataset or num_phases"
+    for index, record in enumerate(contents["phases"]):
+        trouble = _record_trouble(record, index)
+        if trouble:
+            return f"phases[{index}]: {trouble}"
+    return None
+
+
+def _record_trouble(record: Any, index: int) -> str | None:
+    if not isinstance(record, dict) or record.get("phase") != index:
+        return f"expected the record of phase {index}"
+    if not _is_count(record.get("num_seen")):
+        return "'num_seen' is missing"
+    for head in HEADS:
+        figures = record.get("heads", {}).get(head) if isinstance(record.get("heads"), dict) else 0
+        if not isinstance(figures, dict) or not _is_share(figures.get("accuracy")):
+            return f"no accuracy of head {head!r} between 0 and 1"
+        groups = figures.get("group_accuracies")
+        if not isinstance(groups, list) or len(groups) != index + 1:
+            return f"head {head!r} needs {index + 1} group accuracies"
+        if not all(_is_share(value) for value in groups):
+            return f"group accuracies of head {head!r} are not between 0 and 1"
+    seconds = record.get("seconds", {})
+    if not isinstance(seconds, dict) or not all(_is_number(v) for v in seconds.values()):
+        return "'seconds' is no object of numbers"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < float("inf")
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and value <= 1
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Returns runs grouped by everything but their seeds, in the order in which they came."""
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        settings = {group: dict(values) for group, values in run.settings.items()}
+        for group, name in _SEEDS:
+            settings.get(group, {}).pop(name, None)
+        key = json.dumps([settings, run.protocol, len(run.phases)], sort_keys=True)
+        members.setdefault(key, []).append(run)
+    ordered = [
+        tuple(sorted(group, key=lambda run: json.dumps(run.seeds))) for group in members.values()
+    ]
+    # One run a seed: a second one is no further sample, and `warnings` tells of it.
+    ordered = [tuple({run.seeds: run for run in reversed(group)}.values()) for group in ordered]
+    ordered = [tuple(reversed(group)) for group in ordered]
+    names = _names([group[0] for group in ordered])
+    return [Group(i, names[i], group) for i, group in enumerate(ordered)]
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Returns names that tell runs apart: method and exemplars, then what differs beyond them."""
+    names = [_base_name(run) for run in runs]
+    for base in set(names):
+        rows = [i for i, name in enumerate(names) if name == base]
+        facts = [_flat(runs[i]) for i in rows]
+        differing = [
+            key
+            for key in sorted(set().union(*facts))
+            if len({json.dumps(fact.get(key)) for fact in facts}) > 1
+        ]
+        for row, fact in zip(rows, facts, strict=True):
+            extra = [f"{key}={_plain(fact.get(key))}" for key in differing]
+            names[row] = ", ".join([names[row], *extra])
+    return names
+
+
+def _base_name(run: Run) -> str:
+    method = str(run.setting("training", "method", "?"))
+    if method == "joint":
+        return "joint (upper bound)"
+    parts = [method, str(run.setting("exemplar", "exemplars", "?"))]
+    if run.setting("model", "weight_transfer"):
+        parts.append("weight transfer")
+    if run.setting("mnemonics", "adjust_old_exemplars"):
+        parts.append("adjusted")
+    return ", ".join(parts)
+
+
+def _flat(run: Run) -> dict[str, Any]:
+    flat = {
+        name: value
+        for group, values in run.settings.items()
+        for name, value in values.items()
+        if (group, name) not in _SEEDS
+    }
+    return {**flat, "phases_done": len(run.phases)}
+
+
+def _plain(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
+    """Returns what speaks against comparing these runs, as sentences."""
+    found = []
+    protocols = [group.first.protocol for group in groups]
+    for key in sorted(set().union(*protocols)):
+        holders: dict[str, list[str]] = {}
+        for group, protocol in zip(groups, protocols, strict=True):
+            holders.setdefault(_plain(protocol.get(key)), []).append(group.name)
+        if len(holders) > 1:
+            sides = "; ".join(f"{value} ({' / '.join(names)})" for value, names in holders.items())
+            found.append(f"Runs with different protocols: {key} is {sides}.")
+    seeds = {group.index: {run.seeds for run in group.runs} for group in groups}
+    if len({frozenset(values) for values in seeds.values()}) > 1:
+        found.append("The groups do not have the same seeds.")
+    kept = {id(run) for group in groups for run in group.runs}
+    for run in runs:
+        if id(run) not in kept:
+            found.append(f"{run.path} repeats the settings and the seed of another run: left out.")
+        elif not run.is_finished:
+            found.append(
+                f"{run.path} has {len(run.phases)} of {run.protocol['num_phases'] + 1} phases: its "
+                "average and its forgetting are not those of the whole protocol."
+            )
+    return found

@@ -1,0 +1,117 @@
+"""The t-SNE of a real run, and what a report says where it cannot be made."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnemonics_tf import report as report_module
+from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.reporting.embedding import embed
+from mnemonics_tf.reporting.runs import load_runs
+from mnemonics_tf.run_directory import RunDirectory
+from mnemonics_tf.settings import (
+    ExemplarSettings,
+    ProtocolSettings,
+    RunSettings,
+    Settings,
+    TrainingSettings,
+)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> pathlib.Path:
+    directory = tmp_path_factory.mktemp("embedding") / "run"
+    settings = Settings(
+        RunSettings(run_dir=str(directory)),
+        ProtocolSettings(base_classes=8, num_phases=1),
+        training=TrainingSettings(base_epochs=3, epochs=1, finetune_epochs=0),
+        exemplar=ExemplarSettings(exemplars_per_class=4),
+    )
+    Experiment(settings, load_digits(), tf.distribute.get_strategy()).run()
+    return directory
+
+
+@pytest.fixture(scope="module")
+def pictures(run_dir):
+    (run,) = load_runs([str(run_dir)])
+    return embed(run, load_digits())
+
+
+def test_two_phases_and_every_way_of_choosing(pictures):
+    assert [(p.phase, p.num_seen, len(p.class_names)) for p in pictures] == [(0, 8, 3), (1, 10, 5)]
+    for picture in pictures:
+        assert set(picture.exemplars) == {"random", "herding"}
+        for groups in picture.exemplars.values():
+            assert [points.shape for points in groups] == [(4, 2)] * len(picture.class_names)
+        everything = np.concatenate(picture.data)
+        assert everything.min() >= 0
+        assert everything.max() <= 1
+        assert np.isfinite(everything).all()
+
+
+def test_classes_lie_apart_and_their_exemplars_among_them(pictures):
+    picture = pictures[0]
+    centres = np.array([points.mean(axis=0) for points in picture.data])
+    own = [np.linalg.norm(p - c, axis=1).mean() for p, c in zip(picture.data, centres, strict=True)]
+    assert np.linalg.norm(centres[0] - centres[1]) > 2 * max(own)
+    for points, centre in zip(picture.exemplars["herding"], centres, strict=True):
+        distances = np.linalg.norm(points.mean(axis=0) - centres, axis=1)
+        assert distances.min() == pytest.approx(np.linalg.norm(points.mean(axis=0) - centre))
+
+
+def test_a_report_of_a_run_repeats_itself_and_holds_the_pictures(run_dir, tmp_path):
+    pages = []
+    for name in ("a", "b"):
+        output = tmp_path / f"{name}.html"
+        assert report_module.report([str(run_dir)], output, "") == 0
+        pages.append(output.read_bytes())
+    assert pages[0] == pages[1]
+    text = pages[0].decode()
+    assert "Phase 1: 10 classes known" in text
+    assert text.count('class="exemplar"') == 2 * (3 + 5)
+    assert "Never change once stored" in text
+
+
+def test_adjusted_exemplars_are_shown_as_they_move(run_dir, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    directory = RunDirectory(copy)
+    memory = ExemplarMemory.load(directory.exemplars(1))
+    moved = np.where(memory.images < 250, memory.images + 5, memory.images - 5)
+    ExemplarMemory(moved.astype(np.uint8), memory.labels).save(directory.exemplars(1))
+    # Only classes of phase 0 have moved: those of phase 1 have no earlier version.
+    output = tmp_path / "page.html"
+    assert report_module.report([str(copy)], output, "") == 0
+    text = output.read_text()
+    assert "4.00 grey levels at 10" in text  # eight of ten classes by 5
+    assert text.count('src="data:image/png;base64,') == 8
+
+
+def test_a_lost_export_leaves_the_pictures_out(run_dir, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    shutil.rmtree(copy / "export" / "digits" / "2")
+    (run,) = load_runs([str(copy)])
+    with pytest.raises(UserError, match="is no export that can be loaded"):
+        embed(run, load_digits())
+    output = tmp_path / "page.html"
+    assert report_module.report([str(copy)], output, "") == 0
+    assert "Left out: " in output.read_text()
+    assert "t-SNE left out" in capsys.readouterr().err
+
+
+def test_data_that_is_not_there_leaves_the_pictures_out(run_dir, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    results = json.loads((copy / "results.json").read_text())
+    results["protocol"]["dataset"] = "cifar100"
+    (copy / "results.json").write_text(json.dumps(results))
+    assert report_module.report([str(copy)], tmp_path / "page.html", "") == 0
+    assert "(pass the data with --data_dir)" in capsys.readouterr().err

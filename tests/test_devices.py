@@ -1,0 +1,97 @@
+"""Several devices: which ones, and that their number changes nothing."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnemonics_tf import devices
+from mnemonics_tf.errors import UserError
+from tests.two_devices import TASKS
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory) -> dict[str, np.ndarray]:
+    """What one device and two computed, by `task:one|two:name`."""
+    path = tmp_path_factory.mktemp("two_devices") / "arrays.npz"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.two_devices", str(path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("task", [name for name in TASKS if name != "train_float16"])
+def test_two_devices_compute_what_one_does(computed, task):
+    names = [key.split(":", 2)[2] for key in computed if key.startswith(f"{task}:one:")]
+    assert names
+    for name in names:
+        one, two = (computed[f"{task}:{count}:{name}"] for count in ("one", "two"))
+        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_two_devices_scale_the_loss_together(computed):
+    """In float16 rounding differs much more; which steps are left out must not differ."""
+    one, two = (
+        {
+            key.split(":", 2)[2]: value
+            for key, value in computed.items()
+            if key.startswith(f"train_float16:{count}:")
+        }
+        for count in ("one", "two")
+    )
+    last = sorted(name for name in one if name.startswith("optimizer/"))[-2:]
+    for name in last:  # the loss scale and its count of good steps
+        np.testing.assert_array_equal(two[name], one[name])
+    for epoch in range(2):
+        np.testing.assert_allclose(two[f"loss{epoch}"], one[f"loss{epoch}"], rtol=0.02)
+
+
+def test_parts_hold_every_row_once_and_weigh_alike():
+    batch = {"row": tf.range(11), "weight": tf.fill([11], 1 / 11)}
+    parts = [devices.part_of(batch, replica, 4) for replica in range(4)]
+    assert [len(part["row"]) for part in parts] == [2, 3, 3, 3]
+    np.testing.assert_array_equal(tf.concat([part["row"] for part in parts], 0), np.arange(11))
+    np.testing.assert_allclose(sum(tf.reduce_sum(part["weight"]) for part in parts), 1, rtol=1e-6)
+
+
+def test_a_replica_without_a_row_gets_one_that_does_not_count():
+    batch = {"row": tf.range(2), "weight": tf.fill([2], 0.5)}
+    parts = [devices.part_of(batch, replica, 4) for replica in range(4)]
+    assert [part["row"].numpy().tolist() for part in parts] == [[0], [0], [1], [1]]
+    assert [part["weight"].numpy().tolist() for part in parts] == [[0], [0.5], [0], [0.5]]
+
+
+def test_one_cpu_is_a_single_device(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert devices.create_strategy("auto") is tf.distribute.get_strategy()
+    assert devices.is_chief(tf.distribute.get_strategy())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names no workers; set it on every one of them"),
+        ("{", "TF_CONFIG is damaged"),
+        ("[]", "TF_CONFIG is damaged"),
+        ('{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}}', "tasks of kind ps"),
+    ],
+)
+def test_mistakes_in_tf_config(monkeypatch, text, message):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UserError, match=message):
+        devices.create_strategy("multi_worker")
+
+
+def test_cpus_are_not_compiled_for_unless_asked():
+    gpus = bool(tf.config.list_physical_devices("GPU"))
+    assert [devices.compiles(value) for value in devices.JIT_COMPILE] == [gpus, True, False]

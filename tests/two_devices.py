@@ -1,0 +1,128 @@
+"""Computes the same on one device and on two: python -m tests.two_devices OUT.npz.
+
+A process of its own: logical devices are configured before TensorFlow's first operation.
+"""
+
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf import devices
+from mnemonics_tf.data.augmentation import AUGMENTATIONS
+from mnemonics_tf.data.image_set import ArrayImageSet
+from mnemonics_tf.data.pipeline import Normalization, Pipeline
+from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.evaluation.evaluator import Evaluator
+from mnemonics_tf.exemplars.replicated import ReplicatedTemporaryModel
+from mnemonics_tf.exemplars.temporary_model import BaseLevelSettings, TemporaryModel
+from mnemonics_tf.methods.base import MethodSettings, cross_entropy
+from mnemonics_tf.methods.lucir import LUCIR
+from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.training.loop import TrainingLoop
+from mnemonics_tf.training.optimization import OptimizationSettings
+
+NORMALIZATION = Normalization((0.5,), (0.5,))
+PIPELINE = Pipeline(NORMALIZATION, AUGMENTATIONS["shift"], 0)
+
+
+def make_images(count: int) -> ArrayImageSet:
+    labels = np.arange(count) % 5
+    noise = np.random.default_rng(0).integers(0, 60, (count, 8, 8, 1))
+    return ArrayImageSet((noise + 40 * labels[:, None, None, None]).astype(np.uint8), labels)
+
+
+def make_models(strategy):
+    """A model that has learned 3 classes and gets 2 more, and the one before."""
+    with strategy.scope():
+        model = IncrementalModel(Architecture("resnet_cifar", 8, (8, 8, 1), "cosine"), 0, 3, 0)
+        old = model.frozen_copy()
+        model.grow(2)
+    return model, old
+
+
+def train(strategy, mixed_precision: str) -> dict[str, np.ndarray]:
+    """Two epochs in batches of 8, 8 and 1: the last leaves a replica without images of its own.
+
+    In float32 with LUCIR's loss, which counts the old images of all replicas.
+    """
+    model, old = make_models(strategy)
+    method = LUCIR(MethodSettings())
+    phase = Phase(1, range(3, 5), range(5))
+    settings = OptimizationSettings(2, 0.05, (), 0.1, 0.9, 5e-4, False, 8)
+
+    def loss_parts(batch, outputs, old_outputs):
+        if old_outputs is None:
+            return {"classification": cross_entropy(batch["label"], outputs.logits)}
+        return method.loss_parts(batch, outputs, old_outputs, phase)
+
+    old = old if mixed_precision == "off" else None
+    loop = TrainingLoop(model, old, loss_parts, settings, PIPELINE, strategy, mixed_precision)
+    figures = [loop.run_epoch(make_images(17), epoch, "train") for epoch in range(2)]
+    numbers = {
+        f"{name}{epoch}": value
+        for epoch, values in enumerate(figures)
+        for name, value in values.items()
+        if name != "images_per_second"
+    }
+    momentum = {f"optimizer/{name}": value for name, value in loop.state().items()}
+    return {**model.state(), **momentum, **numbers}
+
+
+def evaluate(strategy) -> dict[str, np.ndarray]:
+    model, _ = make_models(strategy)
+    outputs = Evaluator(model, PIPELINE, 8, strategy).outputs(make_images(17))
+    return {"features": outputs.features, "logits": outputs.logits}
+
+
+def meta_step(strategy, scope: str, batch_statistics: bool = False) -> dict[str, np.ndarray]:
+    """A meta-gradient whose outer batch of 7 does not divide evenly."""
+    model, _ = make_models(strategy)
+    settings = BaseLevelSettings(
+        scope, "sweep", 1, "fresh_head", 3, 0.1, 0.9, 0, batch_statistics, True
+    )
+    augmentation = AUGMENTATIONS["shift"]
+    temporary = TemporaryModel(model, settings, augmentation, NORMALIZATION.black, 0)
+    if strategy.num_replicas_in_sync > 1:
+        temporary = ReplicatedTemporaryModel(temporary, strategy)
+    images = make_images(17)
+    pixels = NORMALIZATION.normalize(images.images)
+    outer = {"label": tf.constant(images.labels[10:])}
+    if scope == "classifier":
+        outer["feature"] = model.backbone(pixels[10:])
+    else:
+        outer["image"] = pixels[10:]
+    result = temporary.estimate(
+        pixels[:10], images.labels[:10], np.ones(10, bool), outer, "exemplars", 0
+    )
+    gradient = result.exemplar_gradient.numpy()
+    return {"loss": result.outer_loss.numpy(), "gradient": gradient / np.abs(gradient).max()}
+
+
+TASKS = {
+    "train": lambda strategy: train(strategy, "off"),
+    "train_float16": lambda strategy: train(strategy, "float16"),
+    "evaluate": evaluate,
+    "meta_step_all": lambda strategy: meta_step(strategy, "all"),
+    "meta_step_statistics": lambda strategy: meta_step(strategy, "all", batch_statistics=True),
+    "meta_step_classifier": lambda strategy: meta_step(strategy, "classifier"),
+}
+
+
+def main(path: str, *tasks: str) -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    strategies = {"one": tf.distribute.get_strategy(), "two": devices.create_strategy("mirrored")}
+    assert strategies["two"].num_replicas_in_sync == 2
+    arrays = {
+        f"{task}:{name}:{key}": value
+        for task, compute in TASKS.items()
+        if task in tasks or not tasks
+        for name, strategy in strategies.items()
+        for key, value in compute(strategy).items()
+    }
+    np.savez(path, **arrays)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
