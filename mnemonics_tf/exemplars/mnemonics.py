@@ -19,6 +19,7 @@ from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings, PixelOptimizer
 from mnemonics_tf.exemplars.temporary_model import TemporaryModelPool, balanced_order
 from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.run_directory import check_shapes
 
 #: a meta loss this many times the first one counts as diverged
 _DIVERGENCE = 10.0
@@ -237,6 +238,9 @@ class ExemplarLearner:
         )
         if companions.resume:
             start, state = companions.resume
+            shape = exemplars.images.shape
+            shapes = {**{k: v.shape for k, v in optimizer.state().items()}, "best": shape}
+            check_shapes(state, {"images": shape, **shapes}, "the checkpoint of learned exemplars")
             exemplars.images = state["images"].copy()
             optimizer.set_state(state)
             course = Course.from_state(state)
