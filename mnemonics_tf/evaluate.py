@@ -15,7 +15,8 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
-from mnemonics_tf.experiment import Experiment, export_name
+from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.export import export_name
 from mnemonics_tf.run_directory import RunDirectory
 from mnemonics_tf.run_integrity import read_record, read_settings
 
@@ -83,7 +84,7 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
 
 def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
     context = experiment.context
-    name = export_name(context.settings)
+    name = export_name(context.settings.protocol.dataset)
     export = tf.saved_model.load(str(context.directory.export / name / str(phase.index + 1)))
     test_set = context.data.test_set(phase)
     batch_size = context.settings.training.evaluation_batch_size

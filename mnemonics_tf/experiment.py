@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ from mnemonics_tf.exemplars.exemplar_level import (
     trim_memory,
 )
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.export import ExportedClasses, export_phase
+from mnemonics_tf.export import ExportedClasses, export_name, export_phase
 from mnemonics_tf.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import Method, MethodSettings
@@ -292,7 +291,7 @@ class Experiment:
             model = model.frozen_copy()  # on one device, as whoever loads an export expects it
         ids = self.context.protocol.original_ids(phase.seen_classes)
         export_phase(
-            directory=self.context.directory.export / export_name(self._settings),
+            directory=self.context.directory.export / export_name(self._settings.protocol.dataset),
             version=phase.index + 1,
             model=model,
             predict=model,
@@ -363,11 +362,6 @@ def make_protocol(
             f"--class_order names {len(order)} classes, but {wanted.dataset} has {num_classes}"
         )
     return ClassIncrementalProtocol(order, wanted.base_classes, wanted.num_phases)
-
-
-def export_name(settings: Settings) -> str:
-    """Returns the name under which a run's models are served: the data set's, as a file name."""
-    return re.sub(r"[^\w.-]", "_", settings.protocol.dataset)
 
 
 def _warn_of_small_classes(

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -39,6 +40,11 @@ class ExportedClasses:
 
     original_ids: tuple[int, ...]
     names: tuple[str, ...]
+
+
+def export_name(dataset: str) -> str:
+    """Returns the name under which models of a data set are served: its own, as a file name."""
+    return re.sub(r"[^\w.-]", "_", dataset)
 
 
 def export_phase(
