@@ -1,9 +1,11 @@
 """A whole run on a folder of real photographs, from files to exports."""
 
+import collections
 import os
 import pathlib
 import shutil
 import tarfile
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -37,8 +39,18 @@ def photographs(tmp_path_factory) -> pathlib.Path:
         pytest.skip("MNEMONICS_TEST_DATA is not set: it names the folder with the test archives")
     root = tmp_path_factory.mktemp("photographs")
     with tarfile.open(pathlib.Path(TEST_DATA) / "tiny-imagenet-20.tar") as tar:
-        tar.extractall(root, filter="data")
+        tar.extractall(root, members=some_of(tar), filter="data")
     return root / "tiny-imagenet-20"
+
+
+def some_of(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yields the first 40 training and 10 test images of every class."""
+    kept = collections.Counter()
+    for member in tar:
+        folder = member.name.rpartition("/")[0]
+        kept[folder] += member.isfile()
+        if kept[folder] <= (40 if "/train/" in member.name else 10):
+            yield member
 
 
 def settings_for(data_dir, run_dir, **protocol) -> Settings:

@@ -35,7 +35,7 @@ from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.streamed import IMAGENET_MEAN, IMAGENET_STD
 
-_IMAGES = flags.DEFINE_integer("images", 400, "How many files to make.")
+_IMAGES = flags.DEFINE_integer("images", 1000, "How many files a turn reads.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each way gets its turn; 0: none.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images in a batch.")
 _MEMORY = flags.DEFINE_list("memory", [], "Numbers of images to measure resident memory for.")
@@ -43,22 +43,32 @@ _MEMORY_OF = flags.DEFINE_string("memory_of", "", "Folder to measure; for the pr
 _OUTPUT = flags.DEFINE_string("output", "", "File for the figures, as JSON.")
 
 _SIZE = 224
-_DISTINCT = 200  # images that are linked until there are enough to measure memory
+_DISTINCT = 200  # images that are linked until there are enough
 
 
 def make_images(root: pathlib.Path, count: int, size: tuple[int, int]) -> None:
-    """Writes `count` JPEG files in ten classes, with detail down to single pixels."""
+    """Writes JPEG files in ten classes, with detail down to single pixels.
+
+    Args:
+        root: where to write folders of training and test images.
+        count: training images, rounded down to a multiple of the distinct ones, at least these.
+        size: width and height.
+    """
     generator = np.random.default_rng(0)
     for split in ("train", "val"):
         for c in range(10):
             (root / split / f"class{c}").mkdir(parents=True)
-    for i in range(count + 20):
+    for i in range(_DISTINCT + 20):
         coarse = generator.integers(0, 256, (size[1] // 12, size[0] // 12, 3), np.uint8)
         image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
         grain = generator.normal(0, 6, (size[1], size[0], 1))
         pixels = np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)
-        split = "train" if i < count else "val"
-        Image.fromarray(pixels).save(root / split / f"class{i % 10}" / f"{i}.JPEG", quality=90)
+        split = "train" if i < _DISTINCT else "val"
+        path = root / split / f"class{i % 10}" / f"{i}.JPEG"
+        Image.fromarray(pixels).save(path, quality=90)
+        if split == "train":
+            for copy in range(count // _DISTINCT - 1):
+                os.link(path, path.with_name(f"{i}_{copy}.JPEG"))
 
 
 def training_pipeline(root: pathlib.Path, size: int = _SIZE) -> tuple[Pipeline, ImageSet]:
@@ -112,16 +122,16 @@ def pillow_batches(root: pathlib.Path) -> int:
 
 
 def ways(root: pathlib.Path) -> dict[str, Callable[[], int]]:
-    """Returns what is compared, by name."""
+    """Returns what is compared, by name; graphs are built here and in the first turn."""
     pipeline, images = training_pipeline(root)
+    training = pipeline.training_batches(images, _BATCH_SIZE.value, "t", 0)
+    evaluation = pipeline.evaluation_batches(images, _BATCH_SIZE.value)
     loaded = keras.utils.image_dataset_from_directory(
         root / "train", image_size=(_SIZE, _SIZE), batch_size=_BATCH_SIZE.value, verbose=False
     ).prefetch(tf.data.AUTOTUNE)
     return {
-        "ours": lambda: count_images(pipeline.training_batches(images, _BATCH_SIZE.value, "t", 0)),
-        "ours, evaluation": lambda: count_images(
-            pipeline.evaluation_batches(images, _BATCH_SIZE.value)
-        ),
+        "ours": lambda: count_images(training),
+        "ours, evaluation": lambda: count_images(evaluation),
         "pillow": lambda: pillow_batches(root),
         "keras": lambda: sum(int(batch.shape[0]) for batch, _ in loaded),
     }
@@ -171,10 +181,7 @@ def measure_memory(count: int) -> float:
     """Returns the peak resident MiB of a process of its own that reads `count` images."""
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
-        make_images(root, _DISTINCT, (96, 72))
-        for i, path in enumerate(sorted((root / "train").glob("*/*"))):
-            for copy in range(count // _DISTINCT - 1):
-                os.link(path, path.with_name(f"{i}_{copy}.JPEG"))
+        make_images(root, count, (96, 72))
         command = [sys.executable, "-m", "tools.benchmark_input", f"--memory_of={folder}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
@@ -192,7 +199,7 @@ def main(_: list[str]) -> None:
     if _ROUNDS.value:
         with tempfile.TemporaryDirectory() as folder:
             make_images(pathlib.Path(folder), _IMAGES.value, (500, 375))
-            figures |= measure_speed(pathlib.Path(folder))
+            figures |= {"images": _IMAGES.value} | measure_speed(pathlib.Path(folder))
     text = json.dumps(figures, indent=1)
     print(text)
     if _OUTPUT.value:

@@ -13,6 +13,7 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.reporting import embedding
 from mnemonics_tf.reporting.embedding import embed
 from mnemonics_tf.reporting.runs import load_runs
 from mnemonics_tf.run_directory import RunDirectory
@@ -23,6 +24,14 @@ from mnemonics_tf.settings import (
     Settings,
     TrainingSettings,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_images():
+    """Embeds a quarter of the images: t-SNE's time grows faster than their number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedding, "_IMAGES_PER_CLASS", 40)
+        yield
 
 
 @pytest.fixture(scope="module")
