@@ -325,8 +325,13 @@ def split_balanced(
 
 
 def _trouble(loss: float, gradient: np.ndarray, losses: list[float]) -> str | None:
-    if not math.isfinite(loss) or not np.all(np.isfinite(gradient)):
-        return f"the meta loss is {loss} or its gradient is not finite; the last good ones are kept"
+    with np.errstate(over="ignore"):  # the optimiser squares the gradient
+        finite = math.isfinite(loss) and np.all(np.isfinite(np.square(gradient)))
+    if not finite:
+        return (
+            f"the meta loss is {loss} or its gradient is not finite: the temporary model diverges; "
+            "the last good ones are kept (lower --inner_learning_rate)"
+        )
     if losses and loss > _DIVERGENCE * max(losses[0], 1.0):
         return f"the meta loss rose from {losses[0]:.3g} to {loss:.3g}; the last good ones are kept"
     return None
