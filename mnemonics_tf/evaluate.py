@@ -15,8 +15,10 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
-from mnemonics_tf.experiment import Experiment, export_name
-from mnemonics_tf.run_directory import RunDirectory, read_json
+from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.export import export_name
+from mnemonics_tf.run_directory import RunDirectory
+from mnemonics_tf.run_integrity import read_record, read_settings
 
 
 def define_flags() -> None:
@@ -55,7 +57,7 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
     if not directory.settings.exists():
         raise UserError(f"--run_dir={run_dir} holds no run: settings.json is missing")
     run = settings.RunSettings(run_dir=run_dir, data_dir=data_dir)
-    wanted = settings.Settings.from_results_settings(read_json(directory.settings), run)
+    wanted = settings.Settings.from_results_settings(read_settings(directory), run)
     source = open_source(wanted)
     experiment = Experiment(wanted, source, tf.distribute.get_strategy())
     phases = experiment.context.protocol.phases
@@ -72,7 +74,7 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
             predictions = _predict_by_export(experiment, phase)
         else:
             predictions = experiment.predict_again(phase)
-        recorded = read_json(directory.record(phase.index))["heads"]
+        recorded = read_record(directory, phase)["heads"]
         for head, figures in predictions.summary(experiment.groups(phase)).items():
             now, then = figures["accuracy"], recorded[head]["accuracy"]
             differs |= now != then
@@ -82,7 +84,7 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
 
 def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
     context = experiment.context
-    name = export_name(context.settings)
+    name = export_name(context.settings.protocol.dataset)
     export = tf.saved_model.load(str(context.directory.export / name / str(phase.index + 1)))
     test_set = context.data.test_set(phase)
     batch_size = context.settings.training.evaluation_batch_size
@@ -100,4 +102,4 @@ def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=settings.parse_flags)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ from mnemonics_tf.exemplars.exemplar_level import (
     trim_memory,
 )
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.export import ExportedClasses, export_phase
+from mnemonics_tf.export import ExportedClasses, export_name, export_phase
 from mnemonics_tf.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import Method, MethodSettings
@@ -45,8 +44,8 @@ from mnemonics_tf.run_directory import (
     read_json,
     write_arrays,
     write_json,
-    write_text,
 )
+from mnemonics_tf.run_integrity import claim_directory, load_memory, read_record
 from mnemonics_tf.run_state import PhaseState, RunContext
 from mnemonics_tf.settings import Settings
 from mnemonics_tf.summaries import Summaries, final_metrics
@@ -85,6 +84,8 @@ class Experiment:
         self._settings = settings
         self._source = source
         protocol = make_protocol(settings, len(source.class_names), source.class_names)
+        if settings.training.method not in METHODS:  # a flag can't say so, settings.json can
+            raise UserError(f"--method={settings.training.method}: known are {', '.join(METHODS)}")
         method = METHODS[settings.training.method](_method_settings(settings))
         _warn_of_small_classes(settings, protocol, source)
         _check_method(settings, method, protocol, source)
@@ -117,20 +118,19 @@ class Experiment:
         Raises:
             RunInterruptedError: if `stop` asked for it; the same call goes on later.
         """
-        directory = self.context.directory
-        facts = self._class_facts()
-        if is_chief(self.context.strategy):
-            _claim_directory(directory, self._settings, facts)
-        share_state(self.context.strategy, directory)
-        # The other workers, with the chief's settings.
-        _claim_directory(directory, self._settings, facts)
         last = self._settings.run.last_phase
         phases = self.context.protocol.phases[: last + 1 if last >= 0 else None]
+        directory, facts = self.context.directory, self._class_facts()
+        if is_chief(self.context.strategy):
+            claim_directory(directory, self._settings, facts, phases)
+        share_state(self.context.strategy, directory)
+        # The other workers, with the chief's settings.
+        left = claim_directory(directory, self._settings, facts, phases)
         for phase in phases:
-            if directory.record(phase.index).exists():
+            if phase in left:
+                self._run_phase(phase)
+            else:
                 LOGGER.info("phase %d is done already", phase.index)
-                continue
-            self._run_phase(phase)
         return self._write_results(phases)
 
     def _run_phase(self, phase: Phase) -> None:
@@ -159,15 +159,16 @@ class Experiment:
                 old_model, model = None, self._new_model(phase)
                 memory = ExemplarMemory.empty(self._source.image_shape, context.directory.phase(0))
             else:
-                model = self.load_model(phase.index - 1)
+                before = context.protocol.phases[phase.index - 1]
+                model = self.load_model(before.index)
                 old_model = model.frozen_copy()
                 model.grow(phase.num_new)
                 if self._settings.model.weight_transfer:
                     model.enable_transfer()
-                memory = ExemplarMemory.load(context.directory.exemplars(phase.index - 1))
+                memory = load_memory(context.directory, before, self._source.image_shape)
             context.method.configure(model, phase)
         evaluator = self._evaluator(model)
-        checkpoints = PhaseCheckpoints(context.directory.phase(phase.index))
+        checkpoints = self.checkpoints(phase)
         state = PhaseState(
             phase, training_set, old_model, model, evaluator, memory, checkpoints, self.stop
         )
@@ -176,6 +177,13 @@ class Experiment:
             LOGGER.info("phase %d goes on from its checkpoint", phase.index)
             state.restore(snapshot)
         return state
+
+    def checkpoints(self, phase: Phase) -> PhaseCheckpoints:
+        """Returns the snapshots of one phase of this very run."""
+        # By what differs from the defaults, so that a version with more settings goes on too.
+        chosen = self._settings.chosen()
+        owner = results.hash_of({"settings": chosen, "phase": phase.index})
+        return PhaseCheckpoints(self.context.directory.phase(phase.index), owner)
 
     def _evaluator(self, model: IncrementalModel) -> Evaluator:
         batch_size = self._settings.training.evaluation_batch_size
@@ -193,7 +201,8 @@ class Experiment:
     def load_model(self, phase_index: int) -> IncrementalModel:
         """Returns Theta_i as it was at the end of phase i, from the run directory."""
         model = self._new_model(self.context.protocol.phases[phase_index])
-        model.set_state(read_arrays(self.context.directory.model(phase_index)))
+        path = self.context.directory.model(phase_index)
+        model.set_state(read_arrays(path), str(path))
         return model
 
     def _measures_before(self, state: PhaseState) -> bool:
@@ -207,7 +216,7 @@ class Experiment:
 
     def predict_again(self, phase: Phase) -> Predictions:
         """Returns both heads' predictions of Theta_i and E_{0:i}, from the run directory."""
-        memory = ExemplarMemory.load(self.context.directory.exemplars(phase.index))
+        memory = load_memory(self.context.directory, phase, self._source.image_shape)
         evaluator = self._evaluator(self.load_model(phase.index))
         return self.predict(phase, evaluator, memory)[0]
 
@@ -282,7 +291,7 @@ class Experiment:
             model = model.frozen_copy()  # on one device, as whoever loads an export expects it
         ids = self.context.protocol.original_ids(phase.seen_classes)
         export_phase(
-            directory=self.context.directory.export / export_name(self._settings),
+            directory=self.context.directory.export / export_name(self._settings.protocol.dataset),
             version=phase.index + 1,
             model=model,
             predict=model,
@@ -299,7 +308,7 @@ class Experiment:
         )
 
     def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
-        records = [read_json(self.context.directory.record(p.index)) for p in phases]
+        records = [read_record(self.context.directory, phase) for phase in phases]
         contents = {
             "summary": results.summarize(records),
             "prediction_head": self.context.method.prediction_head,
@@ -315,7 +324,8 @@ class Experiment:
             },
         }
         file = self.context.directory.results
-        if not file.exists() or read_json(file)["phases"] != records:
+        written = read_json(file) if file.exists() else None
+        if not isinstance(written, dict) or written.get("phases") != records:
             self.context.summaries.hyperparameters(
                 contents["settings"], final_metrics(contents["summary"])
             )
@@ -352,11 +362,6 @@ def make_protocol(
             f"--class_order names {len(order)} classes, but {wanted.dataset} has {num_classes}"
         )
     return ClassIncrementalProtocol(order, wanted.base_classes, wanted.num_phases)
-
-
-def export_name(settings: Settings) -> str:
-    """Returns the name under which a run's models are served: the data set's, as a file name."""
-    return re.sub(r"[^\w.-]", "_", settings.protocol.dataset)
 
 
 def _warn_of_small_classes(
@@ -413,42 +418,3 @@ def _check_method(
     for before in protocol.phases[:-1]:
         fewest = min(budget.quota(before.num_seen), *counts[before.seen_classes])
         check_adjustment(settings.mnemonics, int(fewest))
-
-
-def _claim_directory(
-    directory: RunDirectory, settings: Settings, class_facts: dict[str, Any]
-) -> None:
-    """Makes the run directory this run's own, or finds that it is already.
-
-    Raises:
-        UserError: if it holds a run with other settings; nothing is written then.
-    """
-    wanted = settings.results_settings()
-    if directory.settings.exists():
-        differences = _differences(read_json(directory.settings), wanted)
-        if differences:
-            raise UserError(
-                f"{directory.root} holds a run with other settings ({'; '.join(differences)}): "
-                "pass another --run_dir, or the same settings to go on with it"
-            )
-        if directory.classes.exists() and read_json(directory.classes) != class_facts:
-            raise UserError(
-                f"{directory.root} holds a run on other data: the classes in --data_dir, or the "
-                f"numbers of their images, are not those of {directory.classes}: pass another "
-                "--run_dir, or the same data to go on with it"
-            )
-        return
-    write_json(directory.classes, class_facts)
-    write_text(directory.flags, settings.flag_lines())
-    write_json(directory.settings, wanted)
-
-
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    # A setting that is younger than the run had its default's effect then.
-    defaults = Settings().results_settings()
-    return [
-        f"--{name} was {then}, is {value}"
-        for group, values in wanted.items()
-        for name, value in values.items()
-        if (then := found.get(group, {}).get(name, defaults[group][name])) != value
-    ]

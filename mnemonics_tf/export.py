@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,11 +14,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.data.encoded import decode_plain
+from mnemonics_tf.data.encoded import MAX_PIXELS, decode_plain
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
-from mnemonics_tf.run_directory import user_error_on_disk_trouble, write_json, write_text
+from mnemonics_tf.run_directory import (
+    flush_to_disk,
+    user_error_on_disk_trouble,
+    write_json,
+    write_text,
+)
 from mnemonics_tf.serving_assets import write_models_config, write_warmup_requests
 
 _TEMPORARY_PREFIX = ".tmp-"  # TensorFlow Serving looks only at directories whose name is a number
@@ -34,6 +40,11 @@ class ExportedClasses:
 
     original_ids: tuple[int, ...]
     names: tuple[str, ...]
+
+
+def export_name(dataset: str) -> str:
+    """Returns the name under which models of a data set are served: its own, as a file name."""
+    return re.sub(r"[^\w.-]", "_", dataset)
 
 
 def export_phase(
@@ -54,7 +65,8 @@ def export_phase(
 
     - `serving_default`: `images` uint8 `[n, h, w, c]` -> `logits` `[n, K]`, `probabilities`
       `[n, K]`, `class_id` int64 `[n]` (original ids), `class_name` string `[n]`
-    - `serving_bytes`: `image_bytes` string `[n]`, each a JPEG or PNG file -> the same
+    - `serving_bytes`: `image_bytes` string `[n]`, each a JPEG or PNG file of at most `MAX_PIXELS`
+      -> the same
     - `features`: `images` -> `features` `[n, d]`
     - `nme` (where class means are given): `images` -> `similarity` `[n, K]` (cosine of features and
       class means), `class_id`, `class_name`: nearest mean of exemplars
@@ -140,6 +152,8 @@ def _build_signatures(
 
     def serving_bytes(image_bytes):
         def decode(contents):
+            with tf.control_dependencies([_check_size(contents)]):
+                contents = tf.identity(contents)
             return tf.ensure_shape(fit_image(_decode(contents, image_shape[-1])), image_shape)
 
         return serving_default(tf.map_fn(decode, image_bytes, fn_output_signature=tf.uint8))
@@ -169,6 +183,37 @@ def _build_signatures(
         for function, spec in functions.items()
     }
     return module, signatures
+
+
+def _check_size(contents: tf.Tensor) -> tf.Operation:
+    """Fails unless `contents` is a JPEG or PNG file of at most `MAX_PIXELS`; decodes no pixel.
+
+    A few bytes can stand for gigabytes of pixels: the size is read from the header (PNG, 3rd
+    edition, 11.2.1: width and height are the 32-bit numbers at bytes 16 and 20).
+    """
+
+    def size_of_png():
+        header = tf.io.decode_raw(tf.strings.substr(contents, 16, 8), tf.uint8)
+        numbers = tf.reshape(tf.cast(header, tf.int64), [2, 4])
+        return tf.reduce_sum(numbers * tf.constant([2**24, 2**16, 2**8, 1], tf.int64), axis=1)
+
+    def size_of_jpeg():
+        return tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64)
+
+    def is_no_image():
+        message = tf.debugging.Assert(False, ["image_bytes: expected a JPEG or PNG file"])
+        with tf.control_dependencies([message]):
+            return tf.zeros([2], tf.int64)
+
+    starts = {"png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "jpeg": b"\xff\xd8\xff"}
+    is_kind = {
+        kind: tf.strings.substr(contents, 0, len(start)) == start for kind, start in starts.items()
+    }
+    size = tf.case([(is_kind["png"], size_of_png), (is_kind["jpeg"], size_of_jpeg)], is_no_image)
+    fits = tf.reduce_all(size > 0) & (size[0] <= MAX_PIXELS // tf.maximum(size[1], 1))
+    return tf.debugging.Assert(
+        fits, [f"image_bytes: expected images of 1 to {MAX_PIXELS} pixels, found one of", size]
+    )
 
 
 def _decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
@@ -257,17 +302,9 @@ def _publishing(published: pathlib.Path) -> Iterator[pathlib.Path]:
         except tf.errors.ResourceExhaustedError as error:  # TensorFlow's word for a full disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         for path in [*temporary.rglob("*"), temporary]:
-            _flush_to_disk(path)
+            flush_to_disk(path)
         os.replace(temporary, published)
-        _flush_to_disk(published.parent)
-
-
-def _flush_to_disk(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_to_disk(published.parent)
 
 
 def _write_extra_assets(

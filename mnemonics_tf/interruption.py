@@ -1,10 +1,14 @@
 """Stopping on request: SIGTERM and SIGINT save first."""
 
+import contextlib
+import os
 import signal
 from collections.abc import Callable
 
 #: exit status of a run that was asked to stop and can go on (EX_TEMPFAIL)
 EXIT_STATUS = 75
+
+_STANDARD_OUTPUT = 1
 
 
 class RunInterruptedError(Exception):
@@ -41,6 +45,7 @@ class StopRequest:
             number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         )
         name = signal.Signals(number).name
-        print(
-            f"{name}: saving at the end of this epoch or step; once more stops at once", flush=True
-        )
+        line = f"{name}: saving at the end of this epoch or step; once more stops at once\n"
+        # Not by print: its buffer may be in use by what the signal interrupted.
+        with contextlib.suppress(OSError):
+            os.write(_STANDARD_OUTPUT, line.encode())

@@ -27,7 +27,7 @@ def log_to(path: pathlib.Path, console: bool = True) -> None:
         LOGGER.removeHandler(handler)
         handler.close()
     with user_error_on_disk_trouble(path):
-        file = logging.FileHandler(path)
+        file = _LogFile(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     LOGGER.addHandler(file)
     if console:
@@ -35,6 +35,14 @@ def log_to(path: pathlib.Path, console: bool = True) -> None:
         # A message takes the place of the progress line that may stand on a terminal.
         stream.setFormatter(logging.Formatter(f"{_ERASE_LINE * sys.stdout.isatty()}%(message)s"))
         LOGGER.addHandler(stream)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk costs its lines, but not the run its work."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's own name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def duration(seconds: float) -> str:

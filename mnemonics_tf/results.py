@@ -48,6 +48,14 @@ def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
+def without_times(value: Any) -> Any:
+    """Returns results, or a part of them, without what differs when the same run is run again."""
+    if isinstance(value, dict):
+        timed = ("seconds", "images_per_second")
+        return {key: without_times(item) for key, item in value.items() if key not in timed}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
 def table(results: dict[str, Any]) -> str:
     """Returns a run as a text table: both heads' accuracy by phase, average, forgetting."""
     titles = [f"{head}{'*' * (head == results['prediction_head'])}" for head in HEADS]

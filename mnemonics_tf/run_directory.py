@@ -4,23 +4,28 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import pathlib
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from mnemonics_tf.errors import UserError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ZIP_LOCAL_HEADER = 30  # bytes; the last four hold the lengths of what follows: name and extra
 
 _NOT_WRITABLE = (
     *(errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EEXIST, errno.ENOENT),  # a path that can't be a directory
+    errno.ELOOP,  # a link in the place of a file
 )
+
+_CHUNK_BYTES = 2**20
 
 
 @contextlib.contextmanager
@@ -29,10 +34,11 @@ def user_error_on_disk_trouble(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             raise UserError(
-                f"the disk is full: could not write {path}; free some space and start the same "
-                "command again, it goes on where it stopped"
+                f"the disk is full (or a quota or file size limit is reached): could not write "
+                f"{path}; free some space and start the same command again, it goes on where it "
+                "stopped"
             ) from error
         if error.errno in _NOT_WRITABLE:
             raise UserError(
@@ -43,7 +49,7 @@ def user_error_on_disk_trouble(path: pathlib.Path) -> Iterator[None]:
 
 
 def write_atomically(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> None:
-    """Writes a file so that at any moment either the old or the new one is whole.
+    """Writes a file so that at any moment either the old or the new one is whole, on disk too.
 
     Args:
         path: the file.
@@ -56,14 +62,32 @@ def write_atomically(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> N
     with user_error_on_disk_trouble(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as stream:
+            # A killed process leaves its temporary file; "x" follows no link in its place.
+            temporary.unlink(missing_ok=True)
+            with open(temporary, "xb") as stream:
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, path)
+            flush_to_disk(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def flush_to_disk(path: pathlib.Path) -> None:
+    """Returns once a file's contents, or the names in a directory, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(directory: pathlib.Path) -> None:
+    """Removes what writes that were killed left in a directory."""
+    for path in directory.glob(".tmp-*"):
+        path.unlink()
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -94,11 +118,13 @@ def read_json(path: pathlib.Path) -> Any:
     """Reads JSON.
 
     Raises:
-        UserError: if the file is damaged.
+        UserError: if the file is missing or damaged.
     """
     try:
         return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; the run directory is incomplete") from error
+    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, text or numbers
         raise UserError(
             f"{path} is damaged ({error}); restore it or use another --run_dir"
         ) from error
@@ -118,37 +144,80 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
     Large arrays of pixels are memory-mapped, read-only.
 
+    No more memory is taken than the file has bytes, whatever its headers say.
+
     Raises:
         UserError: if the file is missing, damaged or holds Python objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: _read_or_map(path, archive, name) for name in archive.files}
+        with zipfile.ZipFile(path) as archive:
+            return {
+                info.filename.removesuffix(".npy"): _read_array(archive, info)
+                for info in archive.infolist()
+            }
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; the run directory is incomplete") from error
-    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and NumPy raise nearly anything at damaged files
         raise UserError(f"{path} is damaged or no array file ({error})") from error
 
 
-def _read_or_map(path: pathlib.Path, archive: Any, name: str) -> np.ndarray:
-    member = f"{name}.npy" if f"{name}.npy" in archive.zip.namelist() else name
-    entry = archive.zip.getinfo(member)
-    if entry.file_size < MAPPED_BYTES or entry.compress_type != zipfile.ZIP_STORED:
-        return archive[name]
-    with archive.zip.open(entry) as stream:
-        np.lib.format.read_magic(stream)
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-        if dtype != np.uint8 or fortran_order:
-            return archive[name]
-        header = stream.tell()
-        while stream.read(2**22):  # to its end, where the checksum is compared
-            pass
-    with open(path, "rb") as stream:
-        stream.seek(entry.header_offset)
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{info.filename} is compressed, which no run writes")
+    with archive.open(info) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran_order, dtype = read_header(stream)
+        if dtype.hasobject:
+            raise ValueError(f"{info.filename} holds Python objects")
+        size = dtype.itemsize * math.prod(shape)
+        left = min(info.file_size, os.path.getsize(archive.filename)) - stream.tell()
+        if size != left:
+            raise ValueError(f"{info.filename} has {left} bytes for {dtype} of shape {shape}")
+        if size >= MAPPED_BYTES and dtype == np.uint8 and not fortran_order:
+            header = stream.tell()
+            while stream.read(_CHUNK_BYTES):  # to its end, where the checksum is compared
+                pass
+            return np.memmap(archive.filename, dtype, "r", _start_of(archive, info) + header, shape)
+        contents = np.empty(size, np.uint8)
+        for start in range(0, size, _CHUNK_BYTES):
+            chunk = contents[start : start + _CHUNK_BYTES]
+            chunk[:] = np.frombuffer(stream.read(len(chunk)), np.uint8)
+        stream.read(1)  # at the end the checksum is compared
+    return contents.view(dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+def _start_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """Returns where in the file the contents of a member begin."""
+    with open(archive.filename, "rb") as stream:
+        stream.seek(info.header_offset)
         local = stream.read(_ZIP_LOCAL_HEADER)
     name_length, extra_length = struct.unpack("<HH", local[-4:])
-    start = entry.header_offset + _ZIP_LOCAL_HEADER + name_length + extra_length
-    return np.memmap(path, dtype, "r", start + header, shape)
+    return info.header_offset + _ZIP_LOCAL_HEADER + name_length + extra_length
+
+
+def check_shapes(
+    arrays: dict[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], place: str
+) -> None:
+    """Raises UserError unless `arrays` has numbers of every expected name and shape.
+
+    Args:
+        arrays: as read from a file.
+        expected: name to shape.
+        place: where they come from, for the message.
+    """
+    for name, shape in expected.items():
+        array = arrays.get(name)
+        if array is None or array.shape != tuple(shape) or array.dtype.kind not in "fiu":
+            found = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
+            raise UserError(
+                f"{place} does not fit this run: for {name!r} it holds {found}, expected numbers "
+                f"of shape {tuple(shape)}; it belongs to another run or architecture, or was "
+                "changed: put the right file back"
+            )
 
 
 class RunDirectory:
@@ -178,7 +247,8 @@ class RunDirectory:
         path = self.root / ".lock"
         with user_error_on_disk_trouble(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            stream = open(path, "w")  # noqa: SIM115, it stays open as long as the lock
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            stream = os.fdopen(os.open(path, flags, 0o666), "w")  # open as long as the lock
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

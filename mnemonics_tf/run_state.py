@@ -15,6 +15,7 @@ from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Pipeline
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
+from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.interruption import RunInterruptedError, StopRequest
@@ -139,14 +140,16 @@ class PhaseState:
     def save_if_due(
         self,
         minutes: float,
+        every: int,
         stage: int,
         position: int,
         extra: Callable[[], dict[str, dict[str, np.ndarray]]],
     ) -> None:
-        """Writes a checkpoint if the newest is older than `minutes`, or a stop was asked for.
+        """Writes a checkpoint if one is due by time or position, or a stop was asked for.
 
         Args:
             minutes: how old the newest may be.
+            every: position, and its multiples, at which one is due; 0 leaves it to the time.
             stage: as for `save_snapshot`.
             position: as for `save_snapshot`.
             extra: returns the groups of arrays of the stage's own.
@@ -155,17 +158,28 @@ class PhaseState:
             RunInterruptedError: if a stop was asked for; the checkpoint is written.
         """
         stops = self.stop.agreed()
-        if stops or time.monotonic() - self._saved > 60 * minutes:
+        late = time.monotonic() - self._saved > 60 * minutes
+        if stops or late or (every and position % every == 0):
             self.save_snapshot(stage, position, extra())
         if stops:
             raise RunInterruptedError
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Goes back to where a snapshot was taken."""
+        """Goes back to where a snapshot was taken.
+
+        Raises:
+            UserError: if it holds other things than `save_snapshot` writes.
+        """
         self.resume = snapshot
-        self.model.set_state(snapshot.groups["model"])
-        memory = snapshot.groups["memory"]
-        self.memory = ExemplarMemory(memory["images"], memory["labels"], self.memory.directory)
-        seconds = snapshot.groups.get("seconds", {})
-        self.seconds = {name: float(value) for name, value in seconds.items()}
-        self.figures = json.loads(str(snapshot.groups["figures"]["json"]))
+        try:
+            self.model.set_state(snapshot.groups["model"], "the checkpoint of the model")
+            memory = snapshot.groups["memory"]
+            self.memory = ExemplarMemory(memory["images"], memory["labels"], self.memory.directory)
+            seconds = snapshot.groups["seconds"]
+            self.seconds = {name: float(value) for name, value in seconds.items()}
+            self.figures = json.loads(str(snapshot.groups["figures"]["json"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"the checkpoint of phase {self.phase.index} does not hold what this version "
+                f"writes ({type(error).__name__}: {error}): remove it, or pass another --run_dir"
+            ) from error

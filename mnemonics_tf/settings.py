@@ -5,14 +5,21 @@ define the flags, parse them once and pass `Settings` on; nothing else reads a f
 """
 
 import dataclasses
+import pathlib
+import re
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from absl import flags
+from absl import app, flags
 
 from mnemonics_tf.errors import UserError
+
+_MAX_NUMBER = 2**31 - 1
+_MAX_NESTED_FLAGFILES = 10
+_MAX_DEPTH = 1202  # the deepest network that the paper of ResNets trains
 
 
 def _setting(default: Any, description: str) -> Any:
@@ -46,6 +53,12 @@ class RunSettings:
     )
     checkpoint_minutes: float = _setting(
         5.0, "Minutes between checkpoints within a stage; stages also end with one."
+    )
+    checkpoint_epochs: int = _setting(
+        0, "Epochs of model-level training between checkpoints, beside the minutes; 0: time alone."
+    )
+    checkpoint_outer_steps: int = _setting(
+        0, "Outer steps of exemplar learning between checkpoints, likewise; 0: time alone."
     )
 
 
@@ -176,8 +189,8 @@ class MnemonicsSettings:
         "outer step, or drifted copies of Theta_i in turn, with new classifiers too.",
     )
     pool_size: int = _setting(4, "Models in the pool, Theta_i among them; for inner_start=pool.")
-    inner_steps: int = _setting(120, "T: SGD steps of the temporary model (Eq. 8).")
-    inner_learning_rate: float = _setting(0.01, "alpha_2 of Eq. 8.")
+    inner_steps: int = _setting(100, "T: SGD steps of the temporary model (Eq. 8).")
+    inner_learning_rate: float = _setting(0.1, "alpha_2 of Eq. 8.")
     inner_momentum: float = _setting(0.9, "Momentum of the inner SGD.")
     inner_batch_size: int = _setting(
         0, "Exemplars in an inner batch, class-balanced; 0 takes all of the outer step's."
@@ -245,6 +258,16 @@ class Settings:
         return {
             group: {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
             for group, values in groups.items()
+        }
+
+    def chosen(self) -> dict[str, Any]:
+        """Returns those of `results_settings` that are not at their defaults, by name."""
+        defaults = Settings().results_settings()
+        return {
+            name: value
+            for group, values in self.results_settings().items()
+            for name, value in values.items()
+            if value != defaults[group][name]
         }
 
     @classmethod
@@ -316,6 +339,33 @@ def define_flags(choices: Mapping[str, Sequence[str]]) -> None:
             flags.DEFINE_string(field.name, default, description)
 
 
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Parses flags as absl does, once their flagfiles are found to be sound; for `app.run`."""
+    try:
+        _check_flagfiles(arguments[1:], [])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    return app.parse_flags_with_usage(arguments)
+
+
+def _check_flagfiles(arguments: Sequence[str], including: list[pathlib.Path]) -> None:
+    """Refuses flagfiles that can't be read, or that include themselves: absl reads on then."""
+    for argument in arguments:
+        named = re.fullmatch(r"--?flagfile=(.*)", argument.strip())
+        if not named:
+            continue
+        path = pathlib.Path(named[1].strip("\"'")).expanduser()
+        if path.absolute() in including or len(including) >= _MAX_NESTED_FLAGFILES:
+            way = " -> ".join(map(str, including[:5]))
+            raise UserError(f"--flagfile={path} includes itself or too many others: {way}")
+        try:
+            lines = path.read_text().splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"--flagfile={path} can't be read as flags: {error}") from error
+        _check_flagfiles(lines, [*including, path.absolute()])
+
+
 def settings_from_flags(values: flags.FlagValues) -> Settings:
     """Returns the settings that parsed flags stand for.
 
@@ -343,7 +393,30 @@ def _converted(name: str, kind: Any, value: Any) -> Any:
         ) from error
 
 
+def _check_kinds(settings: Settings) -> None:
+    """Refuses values of another type than the setting's, and numbers no run can work with."""
+    hints = {
+        group.name: typing.get_type_hints(group.type) for group in dataclasses.fields(settings)
+    }
+    for group, field, value in _fields(settings):
+        kind = hints[group][field.name]
+        is_list = isinstance(kind, types.GenericAlias)
+        item_kind = typing.get_args(kind)[0] if is_list else kind
+        items = value if is_list and isinstance(value, tuple) else (value,)
+        accepted = (int, float) if item_kind is float else (item_kind,)
+        if isinstance(value, tuple) != is_list or not all(type(v) in accepted for v in items):
+            expected = f"{item_kind.__name__} values" if is_list else item_kind.__name__
+            raise UserError(f"--{field.name}={str(value)[:100]}: expected {expected}")
+        numbers = [item for item in items if type(item) in (int, float)]
+        limited = field.name != "checkpoint_minutes"  # where infinity means never
+        if limited and not all(abs(number) <= _MAX_NUMBER for number in numbers):
+            raise UserError(
+                f"--{field.name}={str(value)[:100]}: pass finite numbers up to {_MAX_NUMBER}"
+            )
+
+
 def _validate(settings: Settings) -> None:
+    _check_kinds(settings)
     protocol, training, mnemonics = settings.protocol, settings.training, settings.mnemonics
     at_least = {
         "base_classes": (protocol.base_classes, 1),
@@ -376,10 +449,14 @@ def _validate(settings: Settings) -> None:
         "adjust_subsets": (mnemonics.adjust_subsets, 2),
         "adjust_steps": (mnemonics.adjust_steps, 1),
         "checkpoint_minutes": (settings.run.checkpoint_minutes, 0),
+        "checkpoint_epochs": (settings.run.checkpoint_epochs, 0),
+        "checkpoint_outer_steps": (settings.run.checkpoint_outer_steps, 0),
     }
     for name, (value, least) in at_least.items():
         if not value >= least:  # so that NaN fails too
             raise UserError(f"--{name}={value}: pass a number from {least} up")
+    if settings.model.depth > _MAX_DEPTH:
+        raise UserError(f"--depth={settings.model.depth}: pass a number up to {_MAX_DEPTH}")
     above_zero = {
         training: ("learning_rate", "finetune_learning_rate", "temperature", "learning_rate_decay"),
         mnemonics: (

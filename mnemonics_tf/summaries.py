@@ -1,12 +1,18 @@
 """What TensorBoard shows of a run."""
 
+import contextlib
+import errno
 import functools
+import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
+
+from mnemonics_tf.run_directory import user_error_on_disk_trouble
 
 
 class Summaries:
@@ -23,21 +29,31 @@ class Summaries:
     def _writer(self) -> tf.summary.SummaryWriter:
         return tf.summary.create_file_writer(str(self._directory))
 
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        """Within it summaries go to the event file; a full disk is a user's error."""
+        with user_error_on_disk_trouble(self._directory):
+            try:
+                with self._writer.as_default(step=step):
+                    yield
+            except tf.errors.ResourceExhaustedError as error:  # TensorFlow's word for a full disk
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+
     def scalars(self, prefix: str, values: dict[str, float], step: int) -> None:
         """Writes named numbers under `prefix/`."""
-        with self._writer.as_default(step=step):
+        with self._writing(step):
             for name, value in values.items():
                 tf.summary.scalar(f"{prefix}/{name}", value)
 
     def histograms(self, prefix: str, values: dict[str, np.ndarray], step: int) -> None:
         """Writes named collections of numbers under `prefix/`, each as its distribution."""
-        with self._writer.as_default(step=step):
+        with self._writing(step):
             for name, numbers in values.items():
                 tf.summary.histogram(f"{prefix}/{name}", numbers)
 
     def images(self, name: str, images: np.ndarray, step: int) -> None:
         """Writes images, uint8 `[n, h, w, c]`, side by side under one name."""
-        with self._writer.as_default(step=step):
+        with self._writing(step):
             tf.summary.image(name, images, max_outputs=len(images))
 
     def hyperparameters(
@@ -55,7 +71,7 @@ class Summaries:
             for name, value in named.items()
         }
         columns = [hparams.Metric(tag, display_name=tag.removeprefix("final/")) for tag in metrics]
-        with self._writer.as_default(step=0):
+        with self._writing(step=0):
             hparams.hparams_config([hparams.HParam(name) for name in values], columns)
             hparams.hparams(values)
             for tag, value in metrics.items():
@@ -64,7 +80,8 @@ class Summaries:
 
     def flush(self) -> None:
         """Makes what was written visible to a reader."""
-        self._writer.flush()
+        with self._writing(step=0):
+            self._writer.flush()
 
 
 def final_metrics(summary: dict[str, dict[str, Any]]) -> dict[str, float]:

@@ -98,4 +98,4 @@ def _run(wanted: settings.Settings, strategy: tf.distribute.Strategy) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=settings.parse_flags)

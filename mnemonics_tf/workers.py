@@ -53,10 +53,11 @@ def _packed(directory: RunDirectory) -> bytes:
         [records[-1].with_name(name) for name in ("model.npz", "exemplars.npz")] if records else []
     )
     checkpoints = directory.root.glob("phases/*/checkpoint-*.npz")
+    files = (directory.settings, directory.classes, *records, *last, *checkpoints)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        for path in (directory.settings, *records, *last, *checkpoints):
-            archive.write(path, pathlib.Path(path).relative_to(directory.root))
+        for path in filter(pathlib.Path.exists, files):
+            archive.write(path, path.relative_to(directory.root))
     return stream.getvalue()
 
 

@@ -18,7 +18,14 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import STAGES, Experiment, make_protocol
 from mnemonics_tf.interruption import RunInterruptedError
-from mnemonics_tf.run_directory import RunDirectory, read_arrays, read_json, write_json
+from mnemonics_tf.results import without_times
+from mnemonics_tf.run_directory import (
+    RunDirectory,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
 from mnemonics_tf.settings import (
     ExemplarSettings,
     ModelSettings,
@@ -27,7 +34,7 @@ from mnemonics_tf.settings import (
     Settings,
     TrainingSettings,
 )
-from mnemonics_tf.training.checkpoints import PhaseCheckpoints
+from mnemonics_tf.training.checkpoints import PhaseCheckpoints, Snapshot
 
 SETTINGS = Settings(
     RunSettings(checkpoint_minutes=0.0),
@@ -123,13 +130,6 @@ def files_of(root: pathlib.Path) -> dict[str, bytes]:
 
 def variables_of(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     return {path: array for path, array in arrays.items() if path.split("/")[-1] == name}
-
-
-def without_times(value: Any) -> Any:
-    if isinstance(value, dict):
-        timed = ("seconds", "images_per_second")
-        return {key: without_times(item) for key, item in value.items() if key not in timed}
-    return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
 # What a run leaves behind
@@ -272,7 +272,7 @@ def killed(tmp_path_factory) -> Run:
     stopped.stop.requested = True
     with pytest.raises(RunInterruptedError):
         stopped.run()
-    assert PhaseCheckpoints(RunDirectory(directory).phase(0)).latest().position == 1
+    assert stopped.checkpoints(stopped.context.protocol.phases[0]).latest().position == 1
     run_and_kill(settings, 0, "train", 2)
     run_and_kill(settings, 0, "adjust", 0)
     run_and_kill(settings, 1, "train", 2)  # all epochs done, the stage not yet closed
@@ -414,3 +414,66 @@ def test_an_explicit_class_order_is_taken():
     settings = changed(SETTINGS, protocol={"class_order": order})
     assert make_protocol(settings, 10).order == order
     assert make_protocol(SETTINGS, 10).order[:3] == (4, 2, 7)
+
+
+# What is damaged, or another run's
+
+
+def test_a_checkpoint_of_another_run_is_refused(finished, tmp_path):
+    """The same model at the same moment, but learned with another seed."""
+    runs = [
+        changed(SETTINGS, run={"run_dir": str(tmp_path / str(seed))}, protocol={"seed": seed})
+        for seed in (0, 1)
+    ]
+    for settings in runs:
+        stopped = make(settings)
+        stopped.stop.requested = True
+        with pytest.raises(RunInterruptedError):
+            stopped.run()
+    ours, others = (
+        next(RunDirectory(settings.run.run_dir).phase(0).glob("checkpoint-*.npz"))
+        for settings in runs
+    )
+    shutil.copy(others, ours)
+    with pytest.raises(UserError, match="belongs to another run or phase"):
+        make(runs[0]).run()
+
+
+def hostile_snapshots(whole: Snapshot) -> dict[str, Snapshot]:
+    """Returns snapshots of the right owner that no run wrote."""
+    model = dict(whole.groups["model"])
+    name = next(iter(model))
+    groups = {
+        "model of another shape": {"model": model | {name: np.zeros((1, 2))}},
+        "model of objects' names": {"model": model | {name: np.array("text")}},
+        "model that lacks a variable": {"model": {k: v for k, v in model.items() if k != name}},
+        "no memory": {"memory": {}},
+        "figures that are no JSON": {"figures": {"json": np.array("{")}},
+        "optimiser of another shape": {"optimizer": {"0000": np.zeros((7, 7))}},
+    }
+    return {
+        case: dataclasses.replace(whole, groups=whole.groups | changes)
+        for case, changes in groups.items()
+    }
+
+
+def test_hostile_checkpoints_are_a_clear_line(tmp_path):
+    settings = changed(SETTINGS, run={"run_dir": str(tmp_path / "run")})
+    stopped = make(settings)
+    stopped.stop.requested = True
+    with pytest.raises(RunInterruptedError):
+        stopped.run()
+    checkpoints = stopped.checkpoints(stopped.context.protocol.phases[0])
+    whole = checkpoints.latest()
+    for snapshot in hostile_snapshots(whole).values():
+        checkpoints.save(snapshot)
+        with pytest.raises(UserError, match="does not fit this run|does not hold what"):
+            make(settings).run()
+
+
+@pytest.mark.parametrize("arrays", [{}, {"fingerprint": np.array("x")}, {"fingerprint": 1}])
+def test_phase_0_of_a_hostile_file(tmp_path, arrays):
+    write_arrays(RunDirectory(tmp_path / "other").base_model, arrays)
+    run = {"run_dir": str(tmp_path / "run"), "phase0_from": str(tmp_path / "other")}
+    with pytest.raises(UserError, match="--phase0_from=.* other settings, data or class order"):
+        make(changed(SETTINGS, run=run)).run()

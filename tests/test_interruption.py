@@ -17,13 +17,13 @@ def handlers():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.usefixtures("handlers")
-def test_a_signal_is_remembered_and_the_program_goes_on(number, capsys):
+def test_a_signal_is_remembered_and_the_program_goes_on(number, capfd):
     stop = StopRequest()
     stop.listen()
     assert not stop.requested
     os.kill(os.getpid(), number)
     assert stop.requested
-    assert number.name in capsys.readouterr().out
+    assert number.name in capfd.readouterr().out
 
 
 @pytest.mark.usefixtures("handlers")

@@ -1,6 +1,8 @@
 """What a run says while it works, on a terminal and elsewhere."""
 
+import errno
 import io
+import logging
 import os
 import re
 import sys
@@ -128,7 +130,9 @@ def test_a_real_terminal_is_known_as_one(tmp_path, monkeypatch, clock):
         stage.update(1, FIGURES)
         stage.update(2, FIGURES)
         terminal.flush()
-        shown = os.read(ours, 4096).decode()
+        shown = ""
+        while "\n" not in shown:
+            shown += os.read(ours, 4096).decode()
     os.close(ours)
     assert shown.count("\n") == 1
     assert shown.startswith("\r\x1b[Kphase 0/0 train epoch 1/2")
@@ -139,3 +143,32 @@ def test_durations():
     assert [duration(s) for s in (0.4, 59, 60, 3599, 3723)] == [
         *("0 s", "59 s", "1:00", "59:59", "1:02:03")
     ]
+
+
+def failing(error):
+    def write(text):
+        raise error
+
+    return write
+
+
+def test_a_full_disk_costs_the_log_its_lines_and_nothing_else(tmp_path, monkeypatch, capfd):
+    log_to(tmp_path / "log.txt")
+    LOGGER.info("before")
+    (file,) = (h for h in LOGGER.handlers if isinstance(h, logging.FileHandler))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with monkeypatch.context() as patch:
+        patch.setattr(file, "stream", type("Full", (), {"write": failing(full)}))
+        LOGGER.info("meanwhile")
+    LOGGER.info("after")
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split()[-1] for line in lines] == ["before", "after"]
+    printed = capfd.readouterr()
+    assert "meanwhile" in printed.out
+    assert "Traceback" not in printed.err
+
+
+def test_mistakes_in_a_message_are_shown(tmp_path, capfd):
+    log_to(tmp_path / "log.txt")
+    LOGGER.info("%d", "no number")
+    assert "Traceback" in capfd.readouterr().err

@@ -2,8 +2,11 @@ import errno
 import io
 import json
 import os
+import pickle
+import stat
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from mnemonics_tf import run_directory
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.run_directory import (
     RunDirectory,
+    check_shapes,
     read_arrays,
     read_json,
     write_arrays,
@@ -47,7 +51,9 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, failure):
     assert names_in(tmp_path) == ["note.txt"]
 
 
-def test_the_old_file_stands_until_the_new_one_is_on_disk(tmp_path, monkeypatch):
+def test_the_old_file_stands_until_the_new_one_is_on_disk_and_its_name_follows(
+    tmp_path, monkeypatch
+):
     path = tmp_path / "note.txt"
     write_text(path, "old")
     synced = []
@@ -55,11 +61,13 @@ def test_the_old_file_stands_until_the_new_one_is_on_disk(tmp_path, monkeypatch)
 
     def watched_fsync(descriptor):
         fsync(descriptor)
-        synced.append((path.read_text(), os.fstat(descriptor).st_size))
+        status = os.fstat(descriptor)
+        size = "directory" if stat.S_ISDIR(status.st_mode) else status.st_size
+        synced.append((path.read_text(), size))
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
     write_text(path, "newer")
-    assert synced == [("old", 5)]
+    assert synced == [("old", 5), ("newer", "directory")]
     assert path.read_text() == "newer"
 
 
@@ -74,7 +82,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
     path = tmp_path / "arrays.npz"
     write_arrays(path, {"a": np.arange(3)})
     monkeypatch.setattr(run_directory, "open", lambda *_: FullDisk(), raising=False)
-    with pytest.raises(UserError, match="disk is full: could not write .*arrays.npz; free some"):
+    with pytest.raises(UserError, match="disk is full .*: could not write .*arrays.npz; free some"):
         write_arrays(path, {"a": np.arange(4)})
     assert read_arrays(path)["a"].tolist() == [0, 1, 2]
 
@@ -163,6 +171,100 @@ def test_python_objects_are_not_unpickled(tmp_path):
     with pytest.raises(UserError, match="x.npz is damaged or no array file"):
         read_arrays(path)
     assert not ran
+
+
+def zipped(path, name: str, contents: bytes, compression: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr(name, contents)
+
+
+def array_file(shape: str, descr: str = "'<f4'", data: bytes = b"") -> bytes:
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+HOSTILE_ARRAYS = {
+    "terabytes claimed": array_file("(1000000, 1000000)"),
+    "more than 64 bits": array_file("(99999999999, 99999999999, 99999999999)"),
+    "negative": array_file("(-1,)", data=bytes(4)),
+    "code in the header": array_file("(__import__('os').getpid(),)"),
+    "objects": array_file("(1,)", "'|O'", bytes(8)),
+    "objects in a record": array_file("(1,)", "[('a', '|O')]", bytes(8)),
+    "an unknown type": array_file("(1,)", "'no type'"),
+    "bytes left over": array_file("(1,)", data=bytes(100)),
+    "no header": b"\x93NUMPY\x01\x00\xff\xff{",
+    "another version": b"\x93NUMPY\x09\x00",
+    "a pickle": pickle.dumps([1, 2]),
+}
+
+
+@pytest.mark.parametrize("contents", HOSTILE_ARRAYS)
+def test_hostile_arrays(tmp_path, contents):
+    path = tmp_path / "x.npz"
+    zipped(path, "a.npy", HOSTILE_ARRAYS[contents])
+    with pytest.raises(UserError, match="x.npz is damaged or no array file"):
+        read_arrays(path)
+
+
+def test_an_archive_that_unpacks_to_gigabytes(tmp_path):
+    path = tmp_path / "x.npz"
+    zipped(path, "a.npy", array_file("(10000000,)", data=bytes(40_000_000)), zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UserError, match="a.npy is compressed"):
+        read_arrays(path)
+
+
+def test_a_single_array_or_a_pickle_in_the_place_of_an_archive(tmp_path):
+    path = tmp_path / "x.npz"
+    for contents in (array_file("(1,)", data=bytes(4)), pickle.dumps({"a": 1})):
+        path.write_bytes(contents)
+        with pytest.raises(UserError, match="x.npz is damaged or no array file"):
+            read_arrays(path)
+
+
+def test_orders_and_kinds_of_arrays(tmp_path):
+    arrays = {
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "text": np.array(["a", "bc"]),
+        "truth": np.array([True, False]),
+        "nothing": np.zeros((3, 0), np.float16),
+        "large": np.arange(3_000_000, dtype=np.int8),
+    }
+    write_arrays(tmp_path / "x.npz", arrays)
+    for name, array in read_arrays(tmp_path / "x.npz").items():
+        np.testing.assert_array_equal(array, arrays[name])
+        array.flags.writeable = True  # as np.load gives them
+
+
+def test_nothing_is_written_through_links(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    directory = RunDirectory(tmp_path / "run")
+    directory.root.mkdir()
+    for name in (".lock", ".tmp-settings.json", "settings.json"):
+        (directory.root / name).symlink_to(victim)
+    write_json(directory.settings, {})
+    with pytest.raises(UserError, match="can't be written"), directory.locked():
+        pass
+    assert victim.read_text() == "precious"
+    assert read_json(directory.settings) == {}
+
+
+def test_what_a_killed_write_left_is_no_obstacle(tmp_path):
+    (tmp_path / ".tmp-note.txt").write_text("half")
+    write_text(tmp_path / "note.txt", "whole")
+    assert names_in(tmp_path) == ["note.txt"]
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "shape"])
+def test_arrays_that_do_not_fit(kind):
+    arrays = {"a": np.zeros((2, 3)), "b": np.zeros(4)}
+    arrays |= {"missing": {"a": None}, "text": {"a": np.array("x")}, "shape": {"a": np.zeros(6)}}[
+        kind
+    ]
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    with pytest.raises(UserError, match=r"model.npz does not fit .* 'a' .* of shape \(2, 3\)"):
+        check_shapes(arrays, {"a": (2, 3), "b": (4,)}, "model.npz")
 
 
 def test_missing_arrays(tmp_path):

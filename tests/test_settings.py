@@ -13,6 +13,7 @@ from mnemonics_tf.settings import (
     RunSettings,
     Settings,
     TrainingSettings,
+    parse_flags,
     settings_from_flags,
 )
 
@@ -87,6 +88,13 @@ def test_what_decides_results_survives_json():
     assert moved.results_settings() == values
 
 
+def test_what_was_chosen():
+    assert Settings(RunSettings("elsewhere")).chosen() == {}
+    assert Settings(protocol=ProtocolSettings(base_classes=6, seed=0)).chosen() == {
+        "base_classes": 6
+    }
+
+
 def wrong(group: str, **values):
     """A case: a value out of its range, and what the message has to name."""
     ((name, value),) = values.items()
@@ -127,6 +135,10 @@ OUT_OF_RANGE = [
     wrong("mnemonics", outer_learning_rate=-1.0),
     wrong("mnemonics", adjust_subsets=1),
     wrong("run", checkpoint_minutes=-1.0),
+    wrong("run", checkpoint_epochs=-1),
+    wrong("run", checkpoint_outer_steps=-1),
+    wrong("protocol", seed=2**31),
+    wrong("training", learning_rate=float("inf")),
 ]
 
 
@@ -165,3 +177,61 @@ def test_flags_that_cannot_be_parsed_end_the_program(parse, argument, capsys):
         app.parse_flags_with_usage(["train", argument])
     assert caught.value.code not in (0, None)
     assert argument.split("=")[0].lstrip("-") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [
+        ("protocol", "seed", "1"),
+        ("protocol", "seed", True),
+        ("protocol", "seed", 1.0),
+        ("protocol", "class_order", [[1]]),
+        ("protocol", "class_order", 3),
+        ("training", "method", ["lwf"]),
+        ("training", "learning_rate", None),
+        ("model", "weight_transfer", 1),
+        ("model", "depth", 1000000008),
+        ("model", "no_such_setting", 1),
+    ],
+)
+def test_stored_settings_of_the_wrong_kind(group, name, value):
+    values = Settings().results_settings()
+    values[group][name] = value
+    with pytest.raises(UserError, match=f"{name}=?"):
+        Settings.from_results_settings(values, RunSettings())
+
+
+FLAGFILES = {
+    "includes itself": ({"a": "--flagfile=a\n--seed=1"}, "a includes itself"),
+    "includes itself by another": ({"a": "--flagfile=b", "b": "--flagfile=a"}, "a includes itself"),
+    "is nested too deep": (
+        {"a": "--flagfile=0", **{str(i): f"--flagfile={i + 1}" for i in range(20)}},
+        "too many others",
+    ),
+    "is not there": ({}, "a can't be read as flags"),
+    "is no text": ({"a": b"\xff\xfe\x00"}, "a can't be read as flags"),
+}
+
+
+@pytest.mark.parametrize("case", FLAGFILES)
+def test_flagfiles_that_cannot_be_read(case, tmp_path, monkeypatch, capsys):
+    files, message = FLAGFILES[case]
+    monkeypatch.chdir(tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(SystemExit) as caught:
+        parse_flags(["train", "--flagfile=a"])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --flagfile=")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_flagfile_may_include_another_twice(parse, tmp_path):
+    parse()
+    flags.FLAGS.unparse_flags()
+    (tmp_path / "b").write_text("--seed=5")
+    (tmp_path / "a").write_text(f"--flagfile={tmp_path}/b\n# text\n--flagfile={tmp_path}/b\n")
+    parse_flags(["train", f"--flagfile={tmp_path}/a"])
+    assert flags.FLAGS.seed == 5

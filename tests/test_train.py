@@ -85,7 +85,6 @@ def test_other_settings_in_the_same_directory(finished, run, capsys):
     [
         (["--num_phases=3"], "--num_phases=3 does not divide"),
         (["--epochs=0"], "--epochs=0: pass a number from 1 up"),
-        (["--exemplars_per_class=1000"], "fewer training images than the 1000 exemplars"),
         (["--dataset=cifar100", "--data_dir=/nonexistent"], "/nonexistent"),
         (["cifar100"], "unexpected argument 'cifar100'"),
     ],

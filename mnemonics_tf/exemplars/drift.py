@@ -10,7 +10,8 @@ from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.run_state import PhaseState, RunContext
-from mnemonics_tf.training.model_level import finetune_settings, training_loop
+from mnemonics_tf.training.loop import TrainingLoop
+from mnemonics_tf.training.model_level import finetune_settings
 
 
 def drifted_copies(
@@ -52,7 +53,8 @@ def drifted_copies(
             generator.permutation(images.indices_of(new))[:quota] for new in state.phase.new_classes
         ]
         seen = concatenate([images.subset(np.concatenate(rows)), old])
-        loop = training_loop(context, copy, None, _loss_parts, settings)
+        # In float32 whatever the run's precision, like all of exemplar learning.
+        loop = TrainingLoop(copy, None, _loss_parts, settings, context.pipeline, context.strategy)
         epochs = max(1, round(settings.epochs * k / (size - 1)))
         for epoch in range(epochs):
             figures = loop.run_epoch(seen, epoch, "drift", state.phase.index, k)

@@ -339,7 +339,13 @@ def _companions(
     )
 
     def save(step: int, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
-        minutes = context.settings.run.checkpoint_minutes
-        state.save_if_due(minutes, stage, step, lambda: {"learning": arrays()})
+        run = context.settings.run
+        state.save_if_due(
+            run.checkpoint_minutes,
+            run.checkpoint_outer_steps,
+            stage,
+            step,
+            lambda: {"learning": arrays()},
+        )
 
     return Companions(progress.update, validate, save, resume)

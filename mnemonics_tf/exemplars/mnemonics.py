@@ -19,6 +19,7 @@ from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings, PixelOptimizer
 from mnemonics_tf.exemplars.temporary_model import TemporaryModelPool, balanced_order
 from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.run_directory import check_shapes
 
 #: a meta loss this many times the first one counts as diverged
 _DIVERGENCE = 10.0
@@ -237,6 +238,9 @@ class ExemplarLearner:
         )
         if companions.resume:
             start, state = companions.resume
+            shape = exemplars.images.shape
+            shapes = {**{k: v.shape for k, v in optimizer.state().items()}, "best": shape}
+            check_shapes(state, {"images": shape, **shapes}, "the checkpoint of learned exemplars")
             exemplars.images = state["images"].copy()
             optimizer.set_state(state)
             course = Course.from_state(state)
@@ -321,8 +325,13 @@ def split_balanced(
 
 
 def _trouble(loss: float, gradient: np.ndarray, losses: list[float]) -> str | None:
-    if not math.isfinite(loss) or not np.all(np.isfinite(gradient)):
-        return f"the meta loss is {loss} or its gradient is not finite; the last good ones are kept"
+    with np.errstate(over="ignore"):  # the optimiser squares the gradient
+        finite = math.isfinite(loss) and np.all(np.isfinite(np.square(gradient)))
+    if not finite:
+        return (
+            f"the meta loss is {loss} or its gradient is not finite: the temporary model diverges; "
+            "the last good ones are kept (lower --inner_learning_rate)"
+        )
     if losses and loss > _DIVERGENCE * max(losses[0], 1.0):
         return f"the meta loss rose from {losses[0]:.3g} to {loss:.3g}; the last good ones are kept"
     return None

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.layers import (
     CLASSIFIERS,
     GrowingClassifier,
@@ -17,6 +18,7 @@ from mnemonics_tf.models.layers import (
 )
 from mnemonics_tf.models.resnet import BACKBONES
 from mnemonics_tf.randomness import derive_seed
+from mnemonics_tf.run_directory import check_shapes
 
 #: what the inner loop of exemplar learning may train
 SCOPES = ("all", "transfer", "classifier")
@@ -41,6 +43,8 @@ class Architecture:
     corrects_logits: bool = False
 
     def __post_init__(self):
+        if self.backbone not in BACKBONES:
+            raise UserError(f"--backbone={self.backbone}: known ones are {', '.join(BACKBONES)}")
         BACKBONES[self.backbone].check_depth(self.depth)
 
 
@@ -234,8 +238,17 @@ class IncrementalModel:
         """Returns all variables as arrays, by name."""
         return {v.path: v.value.numpy().copy() for v in self.variables}
 
-    def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Sets all variables from what `state` returned for a model of the same architecture."""
+    def set_state(self, state: dict[str, np.ndarray], place: str = "a model's arrays") -> None:
+        """Sets all variables from what `state` returned for a model of the same architecture.
+
+        Args:
+            state: arrays by name; others than the model's are left alone.
+            place: where they come from, for a message.
+
+        Raises:
+            UserError: if an array is missing or has another shape; nothing is set then.
+        """
+        check_shapes(state, {v.path: v.shape for v in self.variables}, place)
         for variable in self.variables:
             variable.assign(state[variable.path])
 

@@ -13,6 +13,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import unit_length
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
+from mnemonics_tf.export import export_name
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.reporting.runs import Run
 
@@ -97,7 +98,7 @@ def _embed_phase(
 
 
 def _exported_features(run: Run, phase: int) -> Callable[[np.ndarray], np.ndarray]:
-    path = run.directory.export / run.protocol["dataset"] / str(phase + 1)
+    path = run.directory.export / export_name(run.protocol["dataset"]) / str(phase + 1)
     try:
         export = tf.saved_model.load(str(path))
         signature = export.signatures["features"]

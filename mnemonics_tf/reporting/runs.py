@@ -148,13 +148,13 @@ def load_runs(paths: Sequence[str]) -> list[Run]:
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
-    try:
-        contents = read_json(file)
-    except FileNotFoundError as error:
+    if not file.exists():
         raise UserError(
             f"{file} does not exist: pass directories of runs, or the results.json of runs, that "
             "reached their last phase (see --last_phase)"
-        ) from error
+        )
+    try:
+        contents = read_json(file)
     except OSError as error:
         raise UserError(f"{file} can't be read ({error.strerror})") from error
     trouble = _trouble(contents)

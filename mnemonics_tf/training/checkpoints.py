@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.run_directory import read_arrays, write_arrays
+from mnemonics_tf.run_directory import read_arrays, remove_leftovers, write_arrays
 
 _LOGGER = logging.getLogger("mnemonics_tf")
 
@@ -32,13 +32,16 @@ class PhaseCheckpoints:
 
     Args:
         directory: of the phase.
+        owner: names the run and the phase; snapshots of others are refused.
     """
 
-    def __init__(self, directory: pathlib.Path):
+    def __init__(self, directory: pathlib.Path, owner: str):
         self._directory = directory
+        self._owner = owner
+        self._damaged: list[pathlib.Path] = []
 
     def save(self, snapshot: Snapshot) -> None:
-        """Writes a snapshot and removes all but the two newest.
+        """Writes a snapshot and removes all but the two newest whole ones.
 
         Raises:
             UserError: if the disk is full or read-only.
@@ -49,9 +52,12 @@ class PhaseCheckpoints:
             for name, array in members.items()
         }
         arrays["moment"] = np.array([snapshot.stage, snapshot.position])
-        newest = self._files()[-1:]
-        number = int(newest[0].stem.split("-")[1]) + 1 if newest else 0
+        arrays["owner"] = np.array(self._owner)
+        numbers = [int(path.stem.split("-")[1]) for path in self._files()]
+        number = max(numbers, default=-1) + 1
         write_arrays(self._directory / f"checkpoint-{number:06d}.npz", arrays)
+        for path in self._damaged:
+            path.unlink(missing_ok=True)
         for path in self._files()[:-2]:
             path.unlink()
 
@@ -59,14 +65,22 @@ class PhaseCheckpoints:
         """Returns the newest snapshot that is whole, or None.
 
         Raises:
-            UserError: if there are snapshots and none of them is whole.
+            UserError: if there are snapshots and none of them is whole, or it is another run's.
         """
         files = self._files()
         for path in reversed(files):
             try:
-                return _parse(read_arrays(path))
-            except (UserError, KeyError) as error:
+                owner, snapshot = _parse(read_arrays(path))
+            except (UserError, KeyError, ValueError, TypeError) as error:
                 _LOGGER.warning("checkpoint %s is damaged, trying the one before: %s", path, error)
+                self._damaged.append(path)
+                continue
+            if owner != self._owner:
+                raise UserError(
+                    f"checkpoint {path} belongs to another run or phase: "
+                    "put the right one back, or remove it"
+                )
+            return snapshot
         if files:
             raise UserError(
                 f"no checkpoint in {self._directory} is whole; "
@@ -75,18 +89,20 @@ class PhaseCheckpoints:
         return None
 
     def clear(self) -> None:
-        """Removes all snapshots, once the phase is done."""
+        """Removes all snapshots, and what killed writes left, once the phase is done."""
         for path in self._files():
             path.unlink()
+        remove_leftovers(self._directory)
 
     def _files(self) -> list[pathlib.Path]:
-        return sorted(self._directory.glob("checkpoint-*.npz"))
+        return sorted(self._directory.glob("checkpoint-" + "[0-9]" * 6 + ".npz"))
 
 
-def _parse(arrays: dict[str, np.ndarray]) -> Snapshot:
+def _parse(arrays: dict[str, np.ndarray]) -> tuple[str, Snapshot]:
+    owner = str(arrays.pop("owner"))
     stage, position = (int(value) for value in arrays.pop("moment"))
     groups: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():
         group, name = key.split(":", 1)
         groups.setdefault(group, {})[name] = array
-    return Snapshot(stage, position, groups)
+    return owner, Snapshot(stage, position, groups)

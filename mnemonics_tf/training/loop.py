@@ -13,6 +13,7 @@ from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Pipeline
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
 from mnemonics_tf.models.layers import statistics_over
+from mnemonics_tf.run_directory import check_shapes
 from mnemonics_tf.training.optimization import OptimizationSettings, l2_gradients, make_optimizer
 from mnemonics_tf.training.precision import LossScale, count_not_finite
 
@@ -178,5 +179,7 @@ class TrainingLoop:
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Goes back to what `state` returned."""
+        shapes = {f"{i:04d}": v.shape for i, v in enumerate(self._state_variables())}
+        check_shapes(state, shapes, "the checkpoint of the optimiser")
         for i, variable in enumerate(self._state_variables()):
             variable.assign(state[f"{i:04d}"])

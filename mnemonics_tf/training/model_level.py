@@ -42,7 +42,7 @@ def train_model(context: RunContext, state: PhaseState, stage: int) -> None:
         settings = _optimization(
             context, epochs, training.learning_rate, training.learning_rate_milestones
         )
-        loop = training_loop(context, state.model, state.old_model, loss_parts, settings)
+        loop = _training_loop(context, state.model, state.old_model, loss_parts, settings)
         _run_epochs(context, state, stage, "train", images, loop)
         if held_out:
             logits = state.evaluator.outputs(held_out).logits
@@ -94,7 +94,7 @@ def finetune_model(
         return {"classification": cross_entropy(batch["label"], outputs.logits)}
 
     settings = finetune_settings(context)
-    loop = training_loop(context, state.model, None, loss_parts, settings)
+    loop = _training_loop(context, state.model, None, loss_parts, settings)
     images = exemplars or state.memory.as_image_set()
     _run_epochs(context, state, stage, "finetune", images, loop)
 
@@ -131,22 +131,13 @@ def _optimization(
     )
 
 
-def training_loop(
+def _training_loop(
     context: RunContext,
     model: IncrementalModel,
     old_model: IncrementalModel | None,
     loss_parts: LossParts,
     settings: OptimizationSettings,
 ) -> TrainingLoop:
-    """Returns a loop with the run's pipeline, devices, precision and compilation.
-
-    Args:
-        context: of the run.
-        model: what is trained.
-        old_model: the frozen model of the phase before, or None.
-        loss_parts: the loss, by part and example.
-        settings: of the optimiser.
-    """
     return TrainingLoop(
         model,
         old_model,
@@ -181,6 +172,7 @@ def _run_epochs(
         context.summaries.scalars(f"{name}/phase{phase:02d}", figures, epoch)
         state.save_if_due(
             context.settings.run.checkpoint_minutes,
+            context.settings.run.checkpoint_epochs,
             stage,
             epoch + 1,
             lambda: {"optimizer": loop.state()},
@@ -217,19 +209,20 @@ def _same_base_classes(mine: RunDirectory, other: RunDirectory) -> bool:
     """Whether phase 0 of two runs has the same classes by name; older runs did not note them."""
     if not other.classes.exists():
         return True
-    names, others_names = (read_json(run.classes)["phases"][0] for run in (mine, other))
-    return names == others_names
+    facts = read_json(other.classes)
+    phases = facts.get("phases") if isinstance(facts, dict) else None
+    return bool(phases) and phases[0] == read_json(mine.classes)["phases"][0]
 
 
 def _take_over_phase0(context: RunContext, state: PhaseState) -> None:
     other = RunDirectory(context.settings.run.phase0_from)
     arrays = read_arrays(other.base_model)
-    same_settings = str(arrays.pop("fingerprint")) == _phase0_fingerprint(context)
+    same_settings = str(arrays.pop("fingerprint", "")) == _phase0_fingerprint(context)
     if not same_settings or not _same_base_classes(context.directory, other):
         raise UserError(
             f"--phase0_from={other.root}: its phase 0 was trained with other settings, data or "
             "class order; leave the flag out to train phase 0 here"
         )
     # A correction of logits is not part of what runs share: it starts as it is.
-    state.model.set_state({**state.model.state(), **arrays})
+    state.model.set_state({**state.model.state(), **arrays}, str(other.base_model))
     LOGGER.info("phase 0 takes the trained model of %s", other.root)

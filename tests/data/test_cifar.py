@@ -1,14 +1,19 @@
+import contextlib
+import functools
 import hashlib
 import io
 import os
 import pickle
 import socket
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mnemonics_tf.data import cifar
 from mnemonics_tf.errors import UserError
@@ -379,3 +384,41 @@ def test_official_data_is_checked_by_default(tmp_path):
     put(tmp_path, FORMS[0], "", python_files(make_parts()))
     with pytest.raises(UserError, match="wrong checksum"):
         cifar.load_cifar100(str(tmp_path), False)
+
+
+TARS = [".tar", ".tar.gz", ".tar.xz"]
+
+
+@functools.cache
+def packed(form: str, packing: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return put(Path(folder), form, packing, files_of(form, make_parts())).read_bytes()
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    form=st.sampled_from(FORMS),
+    packing=st.sampled_from(TARS),
+    damages=st.lists(
+        st.tuples(st.floats(0, 1), st.binary(max_size=9), st.booleans()), min_size=1, max_size=4
+    ),
+)
+def test_archives_with_random_damage(tmp_path, form, packing, damages):
+    path, files = tmp_path / f"archive{packing}", files_of(form, make_parts())
+    data = packed(form, packing)
+    for share, new, cuts in damages:
+        at = round(share * len(data))
+        data = data[:at] if cuts else data[:at] + new + data[at + len(new) :]
+    path.write_bytes(data)
+    with contextlib.suppress(UserError):
+        source = load(path, files)
+        # The binary form has no checksums of its own: pixels may differ, their number may not.
+        assert len(source.training_set(range(3))) == 12
+        assert len(source.test_set(range(3))) == 6
+    assert set(tmp_path.iterdir()) <= {tmp_path / f"archive{form}" for form in TARS}

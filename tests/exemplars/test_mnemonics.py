@@ -178,6 +178,7 @@ def test_patience(patience, steps):
     [
         (lambda loss, gradient: (loss * math.nan, gradient), "nan"),
         (lambda loss, gradient: (loss, gradient / 0), "not finite"),
+        (lambda loss, gradient: (loss, gradient * 1e30), "not finite"),
         (lambda loss, gradient: (tf.constant(11.0), gradient), "rose from"),
     ],
     ids=["loss", "gradient", "divergence"],

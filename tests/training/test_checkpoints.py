@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.run_directory import read_arrays, write_arrays
 from mnemonics_tf.training.checkpoints import PhaseCheckpoints, Snapshot
 
 
@@ -27,17 +28,17 @@ def files(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def test_nothing_saved_is_nothing_found(tmp_path):
-    assert PhaseCheckpoints(tmp_path / "none").latest() is None
+    assert PhaseCheckpoints(tmp_path / "none", "run").latest() is None
 
 
 def test_the_newest_comes_back_as_it_was(tmp_path):
     for position in (3, 1, 2):
-        PhaseCheckpoints(tmp_path).save(snapshot(1, position))
-    check_equal(PhaseCheckpoints(tmp_path).latest(), snapshot(1, 2))
+        PhaseCheckpoints(tmp_path, "run").save(snapshot(1, position))
+    check_equal(PhaseCheckpoints(tmp_path, "run").latest(), snapshot(1, 2))
 
 
 def test_two_are_kept(tmp_path):
-    checkpoints = PhaseCheckpoints(tmp_path)
+    checkpoints = PhaseCheckpoints(tmp_path, "run")
     for position in range(5):
         checkpoints.save(snapshot(0, position))
     assert len(files(tmp_path)) == 2
@@ -45,7 +46,7 @@ def test_two_are_kept(tmp_path):
 
 @pytest.mark.parametrize("damage", [b"", b"no zip at all", None])
 def test_a_damaged_one_falls_back_to_the_one_before(tmp_path, damage, caplog):
-    checkpoints = PhaseCheckpoints(tmp_path)
+    checkpoints = PhaseCheckpoints(tmp_path, "run")
     for position in (1, 2):
         checkpoints.save(snapshot(0, position))
     newest = files(tmp_path)[-1]
@@ -58,7 +59,7 @@ def test_a_damaged_one_falls_back_to_the_one_before(tmp_path, damage, caplog):
 
 
 def test_a_flipped_byte_is_noticed(tmp_path):
-    checkpoints = PhaseCheckpoints(tmp_path)
+    checkpoints = PhaseCheckpoints(tmp_path, "run")
     for position in (1, 2):
         checkpoints.save(snapshot(0, position))
     newest = files(tmp_path)[-1]
@@ -69,8 +70,33 @@ def test_a_flipped_byte_is_noticed(tmp_path):
     check_equal(checkpoints.latest(), snapshot(0, 1))
 
 
+def test_a_damaged_one_does_not_count_among_the_two_that_are_kept(tmp_path):
+    for position in (1, 2):
+        PhaseCheckpoints(tmp_path, "run").save(snapshot(0, position))
+    files(tmp_path)[-1].write_bytes(b"x")
+    checkpoints = PhaseCheckpoints(tmp_path, "run")
+    checkpoints.latest()
+    checkpoints.save(snapshot(0, 3))
+    files(tmp_path)[-1].write_bytes(b"x")
+    check_equal(PhaseCheckpoints(tmp_path, "run").latest(), snapshot(0, 1))
+
+
+def test_one_of_another_run_is_refused(tmp_path):
+    PhaseCheckpoints(tmp_path, "run").save(snapshot(0, 1))
+    with pytest.raises(UserError, match="checkpoint-000000.npz belongs to another run or phase"):
+        PhaseCheckpoints(tmp_path, "other run").latest()
+
+
+@pytest.mark.parametrize("moment", [np.array([1]), np.array(["a", "b"]), np.zeros((2, 2))])
+def test_one_without_a_moment_counts_as_damaged(tmp_path, moment):
+    PhaseCheckpoints(tmp_path, "run").save(snapshot(0, 1))
+    path = files(tmp_path)[0]
+    write_arrays(path.with_name("checkpoint-000001.npz"), read_arrays(path) | {"moment": moment})
+    check_equal(PhaseCheckpoints(tmp_path, "run").latest(), snapshot(0, 1))
+
+
 def test_all_damaged_says_what_to_remove(tmp_path):
-    checkpoints = PhaseCheckpoints(tmp_path)
+    checkpoints = PhaseCheckpoints(tmp_path, "run")
     for position in (1, 2):
         checkpoints.save(snapshot(0, position))
     for path in files(tmp_path):
@@ -80,9 +106,10 @@ def test_all_damaged_says_what_to_remove(tmp_path):
 
 
 def test_clearing_leaves_other_files(tmp_path):
-    checkpoints = PhaseCheckpoints(tmp_path)
+    checkpoints = PhaseCheckpoints(tmp_path, "run")
     checkpoints.save(snapshot(0, 1))
     (tmp_path / "exemplars.npz").write_bytes(b"")
+    (tmp_path / ".tmp-checkpoint-000001.npz").write_bytes(b"left by a kill")
     checkpoints.clear()
     assert checkpoints.latest() is None
     assert [path.name for path in files(tmp_path)] == ["exemplars.npz"]
