@@ -120,7 +120,7 @@ class Experiment:
         """
         last = self._settings.run.last_phase
         phases = self.context.protocol.phases[: last + 1 if last >= 0 else None]
-        directory, facts = self.context.directory, self._class_facts()
+        directory, facts = self.context.directory, self.class_facts()
         if is_chief(self.context.strategy):
             claim_directory(directory, self._settings, facts, phases)
         share_state(self.context.strategy, directory)
@@ -271,7 +271,7 @@ class Experiment:
             ", ".join(f"{head} {value:.2%}" for head, value in accuracies.items()),
         )
 
-    def _class_facts(self) -> dict[str, Any]:
+    def class_facts(self) -> dict[str, Any]:
         """Returns what the run directory notes of the data: a run goes on with the same only."""
         counts = self._source.training_counts()
         return {

@@ -34,6 +34,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.metrics import accuracy
 from mnemonics_tf.exemplars.exemplar_level import make_new_exemplars
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.exemplars.mnemonics import Exemplars
 from mnemonics_tf.exemplars.probe import probe_accuracy
 from mnemonics_tf.exemplars.temporary_model import fresh_weights
 from mnemonics_tf.experiment import STAGES, Experiment
@@ -65,6 +66,8 @@ def main(_: list[str]) -> None:
     source = open_source(wanted)
     strategy = tf.distribute.get_strategy()
     donor = Experiment(wanted, source, strategy)
+    # By these --phase0_from recognises the same data.
+    write_json(donor.context.directory.classes, donor.class_facts())
     theta_0 = donor.begin_phase(donor.context.protocol.phases[0])
     train_model(donor.context, theta_0, 0)
 
@@ -104,7 +107,7 @@ def _trial_settings(wanted: Settings) -> Settings:
 
 
 def _measure(
-    context: RunContext, state: PhaseState, unrounded: np.ndarray | None
+    context: RunContext, state: PhaseState, unrounded: Exemplars | None
 ) -> dict[str, float]:
     test_set = context.data.test_set(state.phase)
     means = state.evaluator.class_means(state.memory, state.phase.num_seen)
@@ -132,7 +135,9 @@ def _measure(
 
     figures["finetuned"] = after_finetune(exemplars)
     if unrounded is not None:
-        figures["finetuned_float"] = after_finetune(ArrayImageSet(unrounded, exemplars.labels))
+        pixels = context.pipeline.normalization.denormalize(tf.constant(unrounded.images))
+        pixels = np.clip(pixels.numpy(), 0, 255)
+        figures["finetuned_float"] = after_finetune(ArrayImageSet(pixels, unrounded.labels))
     classifier = state.model.classifier
     generator = numpy_generator(context.exemplar_seed, "fresh head")
     for variable in classifier.variables:

@@ -46,7 +46,7 @@ def make_budget(settings: Settings) -> Budget:
     return Budget(per_class=settings.exemplar.exemplars_per_class)
 
 
-def make_new_exemplars(context: RunContext, state: PhaseState, stage: int) -> np.ndarray | None:
+def make_new_exemplars(context: RunContext, state: PhaseState, stage: int) -> Exemplars | None:
     """Makes E_i from D_i: selection, then learning where asked for (lines 10, 11).
 
     Args:
@@ -55,7 +55,7 @@ def make_new_exemplars(context: RunContext, state: PhaseState, stage: int) -> np
         stage: index of this stage, for checkpoints.
 
     Returns:
-        All exemplars before rounding, float32 `[n, h, w, c]` in [0, 255]; None if none learned.
+        The exemplars that learned, and those beside them, before rounding; None if none learned.
     """
     wanted = context.settings.exemplar
     quota = make_budget(context.settings).quota(state.phase.num_seen)
@@ -182,8 +182,8 @@ def _train_new(
     memory: ExemplarMemory,
     candidates: ImageSet,
     held_out: ImageSet | None,
-) -> tuple[ExemplarMemory, np.ndarray]:
-    """Trains E_i on D_i (Eq. 8, 9); returns the memory with it, and its pixels before rounding.
+) -> tuple[ExemplarMemory, Exemplars]:
+    """Trains E_i on D_i (Eq. 8, 9); returns the memory with it, and it before rounding.
 
     With `train_beside_old` the old exemplars stand in the inner batches and beside D_i in the outer
     ones, and do not learn: that is Problem 4b, where Eq. 7 as printed has E_i and D_i alone.
@@ -221,10 +221,7 @@ def _train_new(
         figures["margin_herding"] = float(margins_herding.mean())
     diagnostics.show(context.summaries, "exemplars", phase.index, course, change, margins_herding)
     state.figures["exemplars"] = figures
-    unrounded = memory.images.astype(np.float32)
-    pixels = context.pipeline.normalization.denormalize(tf.constant(exemplars.images)).numpy()
-    unrounded[rows[exemplars.learns]] = np.clip(pixels[exemplars.learns], 0, 255)
-    return learned, unrounded
+    return learned, exemplars
 
 
 def _outer_data(
