@@ -181,7 +181,7 @@ def test_patience(patience, steps):
         (lambda loss, gradient: (loss, gradient * 1e30), "not finite"),
         (lambda loss, gradient: (tf.constant(11.0), gradient), "rose from"),
     ],
-    ids=["loss", "gradient", "divergence"],
+    ids=["loss", "gradient", "huge gradient", "divergence"],
 )
 def test_trouble_stops_learning_and_keeps_the_last_good_exemplars(trouble, message):
     exemplars, seen = make_exemplars(), []
