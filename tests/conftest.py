@@ -2,6 +2,7 @@
 
 import logging
 
+import mnemonics_tf  # isort: skip  # noqa: F401 (first: it chooses TensorFlow's kernels, as in runs)
 import keras
 import pytest
 from absl import flags
