@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
-from mnemonics_tf import settings
+from mnemonics_tf import settings_flags
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
@@ -19,6 +19,7 @@ from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.export import export_name
 from mnemonics_tf.run_directory import RunDirectory
 from mnemonics_tf.run_integrity import read_record, read_settings
+from mnemonics_tf.settings import RunSettings, Settings
 
 
 def define_flags() -> None:
@@ -56,8 +57,8 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
     directory = RunDirectory(run_dir)
     if not directory.settings.exists():
         raise UserError(f"--run_dir={run_dir} holds no run: settings.json is missing")
-    run = settings.RunSettings(run_dir=run_dir, data_dir=data_dir)
-    wanted = settings.Settings.from_results_settings(read_settings(directory), run)
+    run = RunSettings(run_dir=run_dir, data_dir=data_dir)
+    wanted = Settings.from_results_settings(read_settings(directory), run)
     source = open_source(wanted)
     experiment = Experiment(wanted, source, tf.distribute.get_strategy())
     phases = experiment.context.protocol.phases
@@ -102,4 +103,4 @@ def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=settings.parse_flags)
+    app.run(main, flags_parser=settings_flags.parse_flags)

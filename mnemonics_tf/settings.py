@@ -1,24 +1,18 @@
-"""Everything a run can be told: frozen settings, the flags made from them, their validation.
+"""Everything a run can be told: frozen settings and their validation.
 
-Each field below is one flag of the same name; its metadata holds the flag's help text. Entry points
-define the flags, parse them once and pass `Settings` on; nothing else reads a flag.
+Each field below is one flag of the same name, which `settings_flags` makes; its metadata holds the
+flag's help text.
 """
 
 import dataclasses
-import pathlib
-import re
-import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
-
-from absl import app, flags
 
 from mnemonics_tf.errors import UserError
 
 _MAX_NUMBER = 2**31 - 1
-_MAX_NESTED_FLAGFILES = 10
 _MAX_DEPTH = 1202  # the deepest network that the paper of ResNets trains
 
 
@@ -301,7 +295,7 @@ class Settings:
     def flag_lines(self) -> str:
         """Returns the settings as the lines of a flagfile."""
         lines = []
-        for _, field, value in _fields(self):
+        for _, field, value in all_fields(self):
             if isinstance(value, bool):
                 lines.append(f"--{'' if value else 'no'}{field.name}")
             else:
@@ -310,87 +304,12 @@ class Settings:
         return "\n".join(lines) + "\n"
 
 
-def _fields(settings: Settings) -> Iterator[tuple[str, dataclasses.Field, Any]]:
+def all_fields(settings: Settings) -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """Yields group name, field and value of every setting."""
     for group in dataclasses.fields(settings):
         values = getattr(settings, group.name)
         for field in dataclasses.fields(values):
             yield group.name, field, getattr(values, field.name)
-
-
-def define_flags(choices: Mapping[str, Sequence[str]]) -> None:
-    """Defines one absl flag for every setting.
-
-    Args:
-        choices: for settings that name something from a registry: the names there are.
-    """
-    for _, field, default in _fields(Settings()):
-        description = field.metadata["help"]
-        if field.name in choices:
-            flags.DEFINE_enum(field.name, default, list(choices[field.name]), description)
-        elif isinstance(default, tuple):
-            flags.DEFINE_list(field.name, [str(item) for item in default], description)
-        elif isinstance(default, bool):
-            flags.DEFINE_boolean(field.name, default, description)
-        elif isinstance(default, int):
-            flags.DEFINE_integer(field.name, default, description)
-        elif isinstance(default, float):
-            flags.DEFINE_float(field.name, default, description)
-        else:
-            flags.DEFINE_string(field.name, default, description)
-
-
-def parse_flags(arguments: list[str]) -> list[str]:
-    """Parses flags as absl does, once their flagfiles are found to be sound; for `app.run`."""
-    try:
-        _check_flagfiles(arguments[1:], [])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    return app.parse_flags_with_usage(arguments)
-
-
-def _check_flagfiles(arguments: Sequence[str], including: list[pathlib.Path]) -> None:
-    """Refuses flagfiles that can't be read, or that include themselves: absl reads on then."""
-    for argument in arguments:
-        named = re.fullmatch(r"--?flagfile=(.*)", argument.strip())
-        if not named:
-            continue
-        path = pathlib.Path(named[1].strip("\"'")).expanduser()
-        if path.absolute() in including or len(including) >= _MAX_NESTED_FLAGFILES:
-            way = " -> ".join(map(str, including[:5]))
-            raise UserError(f"--flagfile={path} includes itself or too many others: {way}")
-        try:
-            lines = path.read_text().splitlines()
-        except (OSError, ValueError) as error:
-            raise UserError(f"--flagfile={path} can't be read as flags: {error}") from error
-        _check_flagfiles(lines, [*including, path.absolute()])
-
-
-def settings_from_flags(values: flags.FlagValues) -> Settings:
-    """Returns the settings that parsed flags stand for.
-
-    Raises:
-        UserError: if a value is out of its range or a list has an item of the wrong kind.
-    """
-    groups = {}
-    for group in dataclasses.fields(Settings):
-        kinds = typing.get_type_hints(group.type)
-        groups[group.name] = group.type(
-            **{name: _converted(name, kind, values[name].value) for name, kind in kinds.items()}
-        )
-    return Settings(**groups)
-
-
-def _converted(name: str, kind: Any, value: Any) -> Any:
-    if not isinstance(kind, types.GenericAlias):
-        return value
-    item_kind = typing.get_args(kind)[0]
-    try:
-        return tuple(item_kind(item) for item in value)
-    except ValueError as error:
-        raise UserError(
-            f"--{name}={','.join(value)}: expected {item_kind.__name__} values separated by commas"
-        ) from error
 
 
 def _check_kinds(settings: Settings) -> None:
@@ -398,7 +317,7 @@ def _check_kinds(settings: Settings) -> None:
     hints = {
         group.name: typing.get_type_hints(group.type) for group in dataclasses.fields(settings)
     }
-    for group, field, value in _fields(settings):
+    for group, field, value in all_fields(settings):
         kind = hints[group][field.name]
         is_list = isinstance(kind, types.GenericAlias)
         item_kind = typing.get_args(kind)[0] if is_list else kind

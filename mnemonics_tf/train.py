@@ -11,7 +11,7 @@ import tempfile
 import tensorflow as tf
 from absl import app, flags, logging
 
-from mnemonics_tf import devices, results, settings
+from mnemonics_tf import devices, results, settings_flags
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.exemplar_level import EXEMPLARS
@@ -26,9 +26,10 @@ from mnemonics_tf.models.incremental import SCOPES
 from mnemonics_tf.models.resnet import BACKBONES
 from mnemonics_tf.progress import LOGGER, log_to
 from mnemonics_tf.run_directory import RunDirectory
+from mnemonics_tf.settings import Settings
 from mnemonics_tf.training.precision import PRECISIONS
 
-settings.define_flags(
+settings_flags.define_flags(
     {
         "method": list(METHODS),
         "exemplars": list(EXEMPLARS),
@@ -43,7 +44,7 @@ settings.define_flags(
         "jit_compile": list(devices.JIT_COMPILE),
     }
 )
-flags.adopt_module_key_flags(settings)
+flags.adopt_module_key_flags(settings_flags)
 
 
 def main(arguments: list[str]) -> int:
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
             raise UserError(
                 f"unexpected argument {arguments[1]!r}: settings are passed as --name=value"
             )
-        return train(settings.settings_from_flags(flags.FLAGS))
+        return train(settings_flags.settings_from_flags(flags.FLAGS))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> int:
         return 1
 
 
-def train(wanted: settings.Settings) -> int:
+def train(wanted: Settings) -> int:
     """Runs one experiment; returns the exit status.
 
     Of several workers only the chief writes to the run directory and reports; the others have
@@ -78,7 +79,7 @@ def train(wanted: settings.Settings) -> int:
         return _run(dataclasses.replace(wanted, run=run), strategy)
 
 
-def _run(wanted: settings.Settings, strategy: tf.distribute.Strategy) -> int:
+def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:
     source = open_source(wanted)
     experiment = Experiment(wanted, source, strategy)
     directory = RunDirectory(wanted.run.run_dir)
@@ -98,4 +99,4 @@ def _run(wanted: settings.Settings, strategy: tf.distribute.Strategy) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=settings.parse_flags)
+    app.run(main, flags_parser=settings_flags.parse_flags)

@@ -19,7 +19,8 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.run_directory import RunDirectory, read_arrays, write_arrays
 from mnemonics_tf.run_integrity import claim_directory, read_record, read_settings
-from mnemonics_tf.settings import RunSettings, Settings, settings_from_flags
+from mnemonics_tf.settings import RunSettings, Settings
+from mnemonics_tf.settings_flags import settings_from_flags
 from mnemonics_tf.training.checkpoints import PhaseCheckpoints, Snapshot
 
 bounded = settings(

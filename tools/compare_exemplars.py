@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from mnemonics_tf import settings, train
+from mnemonics_tf import settings_flags, train
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import open_source
@@ -55,7 +55,7 @@ _NEXT_PHASE = flags.DEFINE_list(
 
 def main(_: list[str]) -> None:
     """Makes the exemplars of phase 0, measures them and writes the figures."""
-    wanted = settings.settings_from_flags(flags.FLAGS)
+    wanted = settings_flags.settings_from_flags(flags.FLAGS)
     directory = pathlib.Path(wanted.run.run_dir)
     if directory.exists():
         raise UserError(

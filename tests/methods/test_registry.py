@@ -27,8 +27,8 @@ from mnemonics_tf.settings import (
     RunSettings,
     Settings,
     TrainingSettings,
-    settings_from_flags,
 )
+from mnemonics_tf.settings_flags import settings_from_flags
 from tools.check_against_pytorch import make_case, step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

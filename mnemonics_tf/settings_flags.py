@@ -1,0 +1,96 @@
+"""Flags of the settings: one for each, read from the command line and from flagfiles.
+
+Entry points define the flags, parse them once and pass `Settings` on; nothing else reads a flag.
+"""
+
+import dataclasses
+import pathlib
+import re
+import sys
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import app, flags
+
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.settings import Settings, all_fields
+
+_MAX_NESTED_FLAGFILES = 10
+
+
+def define_flags(choices: Mapping[str, Sequence[str]]) -> None:
+    """Defines one absl flag for every setting.
+
+    Args:
+        choices: for settings that name something from a registry: the names there are.
+    """
+    for _, field, default in all_fields(Settings()):
+        description = field.metadata["help"]
+        if field.name in choices:
+            flags.DEFINE_enum(field.name, default, list(choices[field.name]), description)
+        elif isinstance(default, tuple):
+            flags.DEFINE_list(field.name, [str(item) for item in default], description)
+        elif isinstance(default, bool):
+            flags.DEFINE_boolean(field.name, default, description)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(field.name, default, description)
+        elif isinstance(default, float):
+            flags.DEFINE_float(field.name, default, description)
+        else:
+            flags.DEFINE_string(field.name, default, description)
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Parses flags as absl does, once their flagfiles are found to be sound; for `app.run`."""
+    try:
+        _check_flagfiles(arguments[1:], [])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    return app.parse_flags_with_usage(arguments)
+
+
+def _check_flagfiles(arguments: Sequence[str], including: list[pathlib.Path]) -> None:
+    """Refuses flagfiles that can't be read, or that include themselves: absl reads on then."""
+    for argument in arguments:
+        named = re.fullmatch(r"--?flagfile=(.*)", argument.strip())
+        if not named:
+            continue
+        path = pathlib.Path(named[1].strip("\"'")).expanduser()
+        if path.absolute() in including or len(including) >= _MAX_NESTED_FLAGFILES:
+            way = " -> ".join(map(str, including[:5]))
+            raise UserError(f"--flagfile={path} includes itself or too many others: {way}")
+        try:
+            lines = path.read_text().splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"--flagfile={path} can't be read as flags: {error}") from error
+        _check_flagfiles(lines, [*including, path.absolute()])
+
+
+def settings_from_flags(values: flags.FlagValues) -> Settings:
+    """Returns the settings that parsed flags stand for.
+
+    Raises:
+        UserError: if a value is out of its range or a list has an item of the wrong kind.
+    """
+    groups = {}
+    for group in dataclasses.fields(Settings):
+        kinds = typing.get_type_hints(group.type)
+        groups[group.name] = group.type(
+            **{name: _converted(name, kind, values[name].value) for name, kind in kinds.items()}
+        )
+    return Settings(**groups)
+
+
+def _converted(name: str, kind: Any, value: Any) -> Any:
+    if not isinstance(kind, types.GenericAlias):
+        return value
+    item_kind = typing.get_args(kind)[0]
+    try:
+        return tuple(item_kind(item) for item in value)
+    except ValueError as error:
+        raise UserError(
+            f"--{name}={','.join(value)}: expected {item_kind.__name__} values separated by commas"
+        ) from error
