@@ -334,8 +334,8 @@ def _check_kinds(settings: Settings) -> None:
             )
 
 
-def _validate(settings: Settings) -> None:
-    _check_kinds(settings)
+def _check_lower_bounds(settings: Settings) -> None:
+    """Refuses numbers below the least that makes sense."""
     protocol, training, mnemonics = settings.protocol, settings.training, settings.mnemonics
     at_least = {
         "base_classes": (protocol.base_classes, 1),
@@ -374,8 +374,6 @@ def _validate(settings: Settings) -> None:
     for name, (value, least) in at_least.items():
         if not value >= least:  # so that NaN fails too
             raise UserError(f"--{name}={value}: pass a number from {least} up")
-    if settings.model.depth > _MAX_DEPTH:
-        raise UserError(f"--depth={settings.model.depth}: pass a number up to {_MAX_DEPTH}")
     above_zero = {
         training: ("learning_rate", "finetune_learning_rate", "temperature", "learning_rate_decay"),
         mnemonics: (
@@ -387,6 +385,11 @@ def _validate(settings: Settings) -> None:
         for name in names:
             if not getattr(group, name) > 0:
                 raise UserError(f"--{name}={getattr(group, name)}: pass a number above 0")
+
+
+def _check_shares(settings: Settings) -> None:
+    """Refuses shares and weights outside 0 to 1."""
+    training, mnemonics = settings.training, settings.mnemonics
     shares = {
         training: ("classification_weight", "momentum", "correction_share"),
         mnemonics: ("inner_momentum", "outer_momentum", "validation_share"),
@@ -405,3 +408,11 @@ def _validate(settings: Settings) -> None:
             f"--learning_rate_milestones={','.join(map(str, milestones))}: pass ascending shares "
             "of the epochs between 0 and 1, e.g. 0.5,0.75"
         )
+
+
+def _validate(settings: Settings) -> None:
+    _check_kinds(settings)
+    _check_lower_bounds(settings)
+    if settings.model.depth > _MAX_DEPTH:
+        raise UserError(f"--depth={settings.model.depth}: pass a number up to {_MAX_DEPTH}")
+    _check_shares(settings)
