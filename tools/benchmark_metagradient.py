@@ -145,6 +145,7 @@ def build_outer_step(case: dict):
     import tensorflow as tf
 
     from mnemonics_tf.exemplars import metagradient
+    from mnemonics_tf.exemplars.bilevel import BilevelProblem
     from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 
     image_shape = (case["image_size"], case["image_size"], 3)
@@ -162,7 +163,7 @@ def build_outer_step(case: dict):
         values = model.functional_call(variables, parameters, logits)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, values))
 
-    problem = metagradient.BilevelProblem(
+    problem = BilevelProblem(
         inner_loss=lambda parameters, images, labels, _: loss(parameters, images, labels),
         outer_loss=lambda parameters, outer_input: loss(parameters, *outer_input),
         learning_rate=case["learning_rate"],

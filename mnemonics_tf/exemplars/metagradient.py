@@ -23,7 +23,7 @@ The estimators differ in how, and how much of, this they compute:
     truncated    this recursion for the last K steps only
     first_order  without Hessian product, and the mixed product as a difference of two gradients
 
-This module knows neither data sets nor networks: it takes loss functions and tensors.
+What all of them are asked and answer is in `bilevel`.
 
 Source: Liu et al., "Mnemonics Training: Multi-Class Incremental Learning without Forgetting",
 CVPR 2020, Section 4.3.
@@ -31,140 +31,20 @@ CVPR 2020, Section 4.3.
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf import errors
-
-Nest = Any  # A tensor, or tuples, lists and dicts of tensors.
-
-
-@dataclasses.dataclass(frozen=True)
-class BilevelProblem:
-    """What the base level minimises and how, and what the meta level measures (Eq. 7 and 8).
-
-    The losses are traced into graphs once, so they must be pure functions of their arguments and of
-    variables which they capture; these count as constants, and their values are read at every call.
-
-    Attributes:
-        inner_loss: (parameters, images [b, ...], labels [b], step input) -> scalar, L_c of Eq. 7b.
-        outer_loss: (parameters, outer input) -> scalar, L_c of Eq. 7a.
-        learning_rate: alpha_2 of Eq. 8.
-        momentum: heavy-ball momentum of the base level; 0 is the paper's plain gradient descent.
-        gradient_scale: the exemplar gradient is that of gradient_scale * outer loss, because the
-            gradient of a mean loss by one pixel is tiny. The reported outer loss stays unscaled.
-    """
-
-    inner_loss: Callable[[list[tf.Tensor], tf.Tensor, tf.Tensor, Nest], tf.Tensor]
-    outer_loss: Callable[[list[tf.Tensor], Nest], tf.Tensor]
-    learning_rate: float
-    momentum: float = 0.0
-    gradient_scale: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class MetaGradientResult:
-    """One estimate.
-
-    Attributes:
-        outer_loss: scalar, the outer loss of the final parameters.
-        exemplar_gradient: [n, ...], derivative of gradient_scale * outer loss by the exemplars.
-        inner_losses: [T], the inner loss before each step.
-        final_parameters: theta_T, in the order of theta_0.
-    """
-
-    outer_loss: tf.Tensor
-    exemplar_gradient: tf.Tensor
-    inner_losses: tf.Tensor
-    final_parameters: list[tf.Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class _BaseLevel:
-    """The tensors of one call: where the base level starts and what each of its steps sees."""
-
-    parameters: list[tf.Tensor]
-    exemplars: tf.Tensor
-    labels: tf.Tensor
-    batches: tf.Tensor
-    step_inputs: Nest
-    learning: np.ndarray
-
-    @property
-    def num_steps(self) -> int:
-        return self.batches.shape[0]
-
-    def step_arguments(self, step: int) -> tuple[tf.Tensor, tf.Tensor, Nest]:
-        """Returns (batch, labels of the batch, step input) of one step."""
-        batch = self.batches[step]
-        step_input = tf.nest.map_structure(lambda values: values[step], self.step_inputs)
-        return batch, tf.gather(self.labels, batch), step_input
-
-
-class MetaGradient(abc.ABC):
-    """Computes d(outer loss) / d(exemplars).
-
-    Build it once and use it often: its graphs are traced at the first estimate.
-    """
-
-    def estimate(
-        self,
-        parameters: Sequence[tf.Tensor],
-        exemplars: tf.Tensor,
-        labels: tf.Tensor,
-        batches: tf.Tensor,
-        step_inputs: Nest = (),
-        outer_input: Nest = (),
-        learning: np.ndarray | None = None,
-    ) -> MetaGradientResult:
-        """Trains on the exemplars and differentiates the outer loss of the outcome (Eq. 8 and 9).
-
-        Shapes and dtypes which did not occur before cost a new trace; new values do not.
-
-        Args:
-            parameters: theta_0, float tensors or variables of any shapes; they are not changed.
-            exemplars: float [n, ...].
-            labels: int [n].
-            batches: int [T, b], the rows of `exemplars` which each of the T inner steps sees; T
-                times range(n) makes full batches. A row may occur more than once in a batch.
-            step_inputs: nest of tensors with leading axis T; slice t goes to the inner loss at
-                step t (augmentation seeds, real data that joins the batch).
-            outer_input: nest of tensors for the outer loss.
-            learning: bool [n], the exemplars whose gradient is wanted; that of the others is zero,
-                and may cost nothing. None: all of them.
-
-        Returns:
-            The loss, the gradient and the course of the base level.
-
-        Raises:
-            ValueError: the arguments do not fit together, or the inner loss does not connect the
-                exemplars with the parameters by differentiable operations.
-        """
-        base_level = _BaseLevel(
-            parameters=[tf.convert_to_tensor(parameter) for parameter in parameters],
-            exemplars=tf.convert_to_tensor(exemplars),
-            labels=tf.convert_to_tensor(labels),
-            batches=tf.cast(batches, tf.int32),
-            step_inputs=tf.nest.map_structure(tf.convert_to_tensor, step_inputs),
-            learning=np.ones(len(labels), bool) if learning is None else learning,
-        )
-        _check(base_level)
-        outer_input = tf.nest.map_structure(tf.convert_to_tensor, outer_input)
-        result = self._estimate(base_level, outer_input)
-        if base_level.learning.all():
-            return result
-        gradient = result.exemplar_gradient
-        mask = tf.reshape(
-            tf.cast(base_level.learning, gradient.dtype), [-1] + [1] * (gradient.shape.rank - 1)
-        )
-        return dataclasses.replace(result, exemplar_gradient=gradient * mask)
-
-    @abc.abstractmethod
-    def _estimate(self, base_level: _BaseLevel, outer_input: Nest) -> MetaGradientResult:
-        """Does what `estimate` says, with arguments converted and checked."""
+from mnemonics_tf.exemplars.bilevel import (
+    BaseLevel,
+    BilevelProblem,
+    MetaGradient,
+    MetaGradientResult,
+    Nest,
+    check_connected,
+)
 
 
 class _TrainingMetaGradient(MetaGradient):
@@ -212,7 +92,7 @@ class _Reverse(_TrainingMetaGradient):
         self._outer_gradient = tf.function(self._differentiate_outer_loss)
         self._reverse_step = tf.function(self._take_reverse_step)
 
-    def _estimate(self, base_level: _BaseLevel, outer_input: Nest) -> MetaGradientResult:
+    def _estimate(self, base_level: BaseLevel, outer_input: Nest) -> MetaGradientResult:
         num_steps = base_level.num_steps
         first_step = max(0, num_steps - (self._last_steps or num_steps))
         parameters, trajectory, inner_losses = self._train(base_level, first_step)
@@ -232,7 +112,7 @@ class _Reverse(_TrainingMetaGradient):
             outer_loss, exemplar_gradient, tf.stack(inner_losses), list(parameters)
         )
 
-    def _train(self, base_level: _BaseLevel, first_step: int):
+    def _train(self, base_level: BaseLevel, first_step: int):
         """Runs the base level.
 
         Returns:
@@ -302,7 +182,7 @@ class ReverseSweep(_Reverse):
         # None marks what the product cannot depend on. That is sound for a parameter in which the
         # loss is linear, and a mistake for the images.
         *hessian_product, mixed_product = tape.gradient(product, [*parameters, images])
-        _check_connected(mixed_product)
+        check_connected(mixed_product)
         hessian_product = [
             tf.zeros_like(parameter) if part is None else part
             for parameter, part in zip(parameters, hessian_product, strict=True)
@@ -343,7 +223,7 @@ class FirstOrder(_Reverse):
             tape.watch(images)
             loss = self._problem.inner_loss(parameters, images, labels, step_input)
         gradient = tape.gradient(loss, images)
-        _check_connected(gradient)
+        check_connected(gradient)
         return gradient
 
 
@@ -359,7 +239,7 @@ class Unroll(_TrainingMetaGradient):
         super().__init__(problem)
         self._outer_loss = tf.function(problem.outer_loss)
 
-    def _estimate(self, base_level: _BaseLevel, outer_input: Nest) -> MetaGradientResult:
+    def _estimate(self, base_level: BaseLevel, outer_input: Nest) -> MetaGradientResult:
         parameters = base_level.parameters
         velocity = [tf.zeros_like(parameter) for parameter in parameters]
         inner_losses = []
@@ -373,7 +253,7 @@ class Unroll(_TrainingMetaGradient):
             outer_loss = self._outer_loss(parameters, outer_input)
             scaled_loss = self._problem.gradient_scale * outer_loss
         exemplar_gradient = tape.gradient(scaled_loss, base_level.exemplars)
-        _check_connected(exemplar_gradient)
+        check_connected(exemplar_gradient)
         return MetaGradientResult(
             outer_loss,
             tf.convert_to_tensor(exemplar_gradient),
@@ -407,7 +287,7 @@ class OnFeatures(MetaGradient):
         self._pull_back = tf.function(self._multiply_by_jacobian)
         self._chunk_size = chunk_size
 
-    def _estimate(self, base_level: _BaseLevel, outer_input: Nest) -> MetaGradientResult:
+    def _estimate(self, base_level: BaseLevel, outer_input: Nest) -> MetaGradientResult:
         starts = range(0, base_level.exemplars.shape[0], self._chunk_size)
         chunks = [base_level.exemplars[start : start + self._chunk_size] for start in starts]
         features = tf.concat([self._encode(chunk) for chunk in chunks], axis=0)
@@ -433,7 +313,7 @@ class OnFeatures(MetaGradient):
             tape.watch(images)
             features = self._encode(images)
         gradient = tape.gradient(features, images, output_gradients=cotangent)
-        _check_connected(gradient)
+        check_connected(gradient)
         return gradient
 
 
@@ -479,55 +359,3 @@ def _add_scaled(tensors, increments, factor):
 def _inner_product(left, right):
     """Returns <left, right> over lists of tensors of the same shapes."""
     return tf.add_n([tf.reduce_sum(a * b) for a, b in zip(left, right, strict=True)])
-
-
-def _check(base_level: _BaseLevel) -> None:
-    """Raises ValueError where the arguments of `estimate` do not fit together."""
-    exemplars, labels, batches = base_level.exemplars, base_level.labels, base_level.batches
-    floats = [exemplars, *base_level.parameters]
-    if not base_level.parameters or len({tensor.dtype for tensor in floats}) > 1:
-        raise ValueError(
-            "Parameters and exemplars must be tensors of one float dtype, got exemplars of "
-            f"{exemplars.dtype.name} and parameters of "
-            f"{sorted({parameter.dtype.name for parameter in base_level.parameters})}."
-        )
-    if not exemplars.dtype.is_floating:
-        raise ValueError(
-            f"Exemplars must be floats to have a gradient, got {exemplars.dtype.name}."
-        )
-    if base_level.learning.shape != labels.shape:
-        raise ValueError(
-            f"{exemplars.shape[0]} exemplars need `learning` of shape [{exemplars.shape[0]}], got "
-            f"{base_level.learning.shape}."
-        )
-    if labels.shape != exemplars.shape[:1]:
-        raise ValueError(
-            f"{exemplars.shape[0]} exemplars need labels of shape [{exemplars.shape[0]}], got "
-            f"{labels.shape}."
-        )
-    if batches.shape.rank != 2 or 0 in batches.shape:
-        raise ValueError(
-            "Batches must be of shape [T, b] with one step and one row or more, got "
-            f"{batches.shape}."
-        )
-    # On a GPU, tf.gather returns zeros for a row that does not exist.
-    lowest, highest = int(tf.reduce_min(batches)), int(tf.reduce_max(batches))
-    if lowest < 0 or highest >= exemplars.shape[0]:
-        raise ValueError(
-            f"Batches name rows {lowest} to {highest} of {exemplars.shape[0]} exemplars."
-        )
-    for values in tf.nest.flatten(base_level.step_inputs):
-        if values.shape[:1] != batches.shape[:1]:
-            raise ValueError(
-                f"Step inputs need a leading axis of T = {batches.shape[0]}, got {values.shape}."
-            )
-
-
-def _check_connected(image_gradient: tf.Tensor | None) -> None:
-    """Raises ValueError if the exemplars cannot influence the trained parameters."""
-    if image_gradient is None:
-        raise ValueError(
-            "The inner loss has no differentiable path from the exemplars to the gradient of the "
-            "parameters: pass images and parameters through TensorFlow operations only (no NumPy, "
-            "no tf.stop_gradient, no rounding or integer cast)."
-        )

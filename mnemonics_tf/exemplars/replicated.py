@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf import devices
-from mnemonics_tf.exemplars.metagradient import MetaGradientResult
+from mnemonics_tf.exemplars.bilevel import MetaGradientResult
 from mnemonics_tf.exemplars.temporary_model import TemporaryModel
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from mnemonics_tf.data.augmentation import Augmentation
 from mnemonics_tf.exemplars import metagradient
+from mnemonics_tf.exemplars.bilevel import BilevelProblem, MetaGradientResult
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.models.layers import CosineClassifier
 from mnemonics_tf.randomness import numpy_generator, stateless_seed
@@ -77,7 +78,7 @@ class TemporaryModel:
         self._black = black
         self._seed = seed
         self._variables = model.scope_variables(settings.scope)
-        problem = metagradient.BilevelProblem(
+        problem = BilevelProblem(
             self._inner_loss,
             self._outer_loss,
             settings.learning_rate,
@@ -95,7 +96,7 @@ class TemporaryModel:
         learning: np.ndarray,
         outer: dict[str, tf.Tensor],
         *key: str | int,
-    ) -> metagradient.MetaGradientResult:
+    ) -> MetaGradientResult:
         """Returns the outer loss and its gradient by the exemplars.
 
         Args:
@@ -203,7 +204,7 @@ class TemporaryModelPool:
         learning: np.ndarray,
         outer: dict[str, tf.Tensor],
         *key: str | int,
-    ) -> metagradient.MetaGradientResult:
+    ) -> MetaGradientResult:
         """Returns what `TemporaryModel.estimate` of the member whose turn it is returns.
 
         Args:

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars import cost, exemplar_level
+from mnemonics_tf.exemplars.bilevel import MetaGradientResult
 from mnemonics_tf.exemplars.exemplar_level import (
     adjust_old_exemplars,
     make_budget,
@@ -18,7 +19,6 @@ from mnemonics_tf.exemplars.exemplar_level import (
     trim_memory,
 )
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.exemplars.metagradient import MetaGradientResult
 from mnemonics_tf.exemplars.temporary_model import TemporaryModel
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.run_directory import write_arrays

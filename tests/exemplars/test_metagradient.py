@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mnemonics_tf import errors
 from mnemonics_tf.exemplars import metagradient
+from mnemonics_tf.exemplars.bilevel import BilevelProblem
 from mnemonics_tf.models import layers
 from mnemonics_tf.models.incremental import SCOPES, Architecture, IncrementalModel
 
@@ -24,7 +25,7 @@ EXACT = {
 class Case:
     """A bilevel problem and one set of arguments for `estimate`."""
 
-    problem: metagradient.BilevelProblem
+    problem: BilevelProblem
     parameters: list[tf.Tensor]
     exemplars: np.ndarray
     labels: np.ndarray
@@ -131,7 +132,7 @@ def quadratic_case(momentum):
         return tf.reduce_sum(tf.square(parameters[0] - target)) / 2
 
     case = Case(
-        metagradient.BilevelProblem(inner_loss, outer_loss, 0.15, momentum),
+        BilevelProblem(inner_loss, outer_loss, 0.15, momentum),
         parameters=[tf.constant(random.normal(size=4))],
         exemplars=random.normal(size=(6, 4)),
         labels=np.array([0, 1, 2, 0, 1, 2]),
@@ -231,7 +232,7 @@ def network_case(momentum=0.0, dtype=np.float64):
         return tf.reduce_mean(losses)
 
     return Case(
-        metagradient.BilevelProblem(inner_loss, outer_loss, 0.3, momentum),
+        BilevelProblem(inner_loss, outer_loss, 0.3, momentum),
         parameters=[
             tf.constant(random.normal(size=(inputs, hidden)), dtype),
             tf.constant(random.normal(size=hidden), dtype),
@@ -441,7 +442,7 @@ def resnet_case(scope):
         return tf.reduce_mean(losses)
 
     return Case(
-        metagradient.BilevelProblem(
+        BilevelProblem(
             inner_loss=lambda parameters, images, labels, _: loss(parameters, images, labels),
             outer_loss=lambda parameters, outer_input: loss(parameters, *outer_input),
             # The classifier alone moves the outer loss so little that rounding would drown it.
@@ -481,7 +482,7 @@ def batch_statistics_case(normalization):
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, 3 * logits))
 
     return Case(
-        metagradient.BilevelProblem(
+        BilevelProblem(
             inner_loss=lambda parameters, images, labels, _: loss(parameters, images, labels),
             outer_loss=lambda parameters, outer_input: loss(parameters, *outer_input),
             learning_rate=0.3,

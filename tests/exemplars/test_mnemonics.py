@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.exemplars import mnemonics
-from mnemonics_tf.exemplars.metagradient import MetaGradientResult
+from mnemonics_tf.exemplars.bilevel import MetaGradientResult
 from mnemonics_tf.exemplars.mnemonics import (
     Companions,
     ExemplarLearner,

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.exemplars import metagradient
+from mnemonics_tf.exemplars.bilevel import MetaGradientResult
 from mnemonics_tf.exemplars.temporary_model import (
     BaseLevelSettings,
     TemporaryModel,
@@ -148,9 +149,7 @@ def recorded(monkeypatch):
     class Recorder:
         def estimate(self, **arguments):
             calls.append(arguments)
-            return metagradient.MetaGradientResult(
-                tf.constant(0.0), arguments["exemplars"], tf.zeros(1), []
-            )
+            return MetaGradientResult(tf.constant(0.0), arguments["exemplars"], tf.zeros(1), [])
 
     monkeypatch.setattr(metagradient, "create", lambda name, problem, steps: Recorder())
     return calls
@@ -260,7 +259,7 @@ def test_classifier_scope_augments_once_in_front_of_the_features(monkeypatch, au
         def estimate(self, **arguments):
             self.exemplars = arguments["exemplars"]
             ones = tf.ones_like(self.exemplars)
-            return metagradient.MetaGradientResult(tf.constant(0.0), ones, tf.zeros(1), [])
+            return MetaGradientResult(tf.constant(0.0), ones, tf.zeros(1), [])
 
     recorder = Recorder()
     monkeypatch.setattr(metagradient, "OnFeatures", lambda *arguments: recorder)
