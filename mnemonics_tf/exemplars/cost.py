@@ -4,8 +4,6 @@ import pathlib
 import re
 import resource
 import sys
-import time
-from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -52,26 +50,54 @@ def check_memory(
         )
 
 
-def announce(description: str, steps: int, run_step: Callable[[], object]) -> None:
-    """Measures one step and says how long all of them will take and what memory they need.
+class Plan:
+    """Says what exemplar learning is about to do and, once a step can be measured, what it costs.
 
     Args:
-        description: what is about to be learned.
-        steps: how many outer steps there will be.
-        run_step: one outer step without effects; run twice, since the first one traces graphs.
+        name: of what is learned.
+        steps: how many outer steps are ahead.
+        tracing: how many of the first ones trace graphs, which makes them no measure of the others.
     """
-    run_step()
-    started = time.monotonic()
-    run_step()
-    seconds = time.monotonic() - started
-    LOGGER.info(
-        "%s: %d outer steps of %.2f s, about %s; peak memory so far %.1f GiB",
-        description,
-        steps,
-        seconds,
-        duration(seconds * steps),
-        _peak_memory() / 2**30,
-    )
+
+    def __init__(self, name: str, steps: int, tracing: int):
+        self._name = name
+        self._steps = steps
+        self._tracing = tracing
+        self._done = 0
+
+    def announce(self, learning: int, in_a_step: int) -> None:
+        """Says what is about to be done.
+
+        Args:
+            learning: how many exemplars learn.
+            in_a_step: how many train the temporary model of one outer step.
+        """
+        LOGGER.info(
+            "%s: %d exemplars, %d in a step; outer steps ahead: %d",
+            self._name,
+            learning,
+            in_a_step,
+            self._steps,
+        )
+
+    def step_done(self, seconds: float) -> None:
+        """Says, after the step that tells, how long the others will take and what memory they need.
+
+        Args:
+            seconds: what the step took.
+        """
+        self._done += 1
+        if self._done != min(self._tracing + 1, self._steps):
+            return
+        left = self._steps - self._done
+        if left:
+            time = f"an outer step takes {seconds:.2f} s, the {left} left about "
+            time += duration(seconds * left)
+        else:
+            time = f"the last outer step took {seconds:.2f} s"
+            time += ", graphs traced in it" if self._done <= self._tracing else ""
+        peak = _peak_memory() / 2**30
+        LOGGER.info("%s: %s; peak memory so far %.1f GiB", self._name, time, peak)
 
 
 def _free_memory() -> int | None:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.data.pipeline import Normalization
-from mnemonics_tf.exemplars.cost import announce
+from mnemonics_tf.exemplars.cost import Plan
 from mnemonics_tf.exemplars.pixel_optimizer import OuterSettings, PixelOptimizer
 from mnemonics_tf.exemplars.temporary_model import TemporaryModelPool, balanced_order
 from mnemonics_tf.progress import LOGGER
@@ -181,7 +181,8 @@ class ExemplarLearner:
             rows = self._rows(np.arange(len(exemplars.labels)), exemplars.labels, *key, step)
             return rows, outer_data.batch(*key, step)
 
-        return self._learn(exemplars, step_data, companions, *key)
+        period = len(self._temporary_models)
+        return self._learn(exemplars, step_data, period, companions, *key)
 
     def adjust_old(
         self,
@@ -221,7 +222,9 @@ class ExemplarLearner:
             }
             return rows, outer
 
-        return self._learn(exemplars, step_data, companions, *key)
+        # A subset may have a row more than another: graphs are traced for either number.
+        period = math.lcm(len(self._temporary_models), num_subsets)
+        return self._learn(exemplars, step_data, period, companions, *key)
 
     def _rows(self, candidates: np.ndarray, labels: np.ndarray, *key: str | int) -> np.ndarray:
         """Returns the class-balanced rows that train the temporary model of one outer step."""
@@ -229,24 +232,41 @@ class ExemplarLearner:
         order = balanced_order(labels[candidates], numpy_generator(self._seed, *key, "rows"))
         return np.sort(candidates[order[:size]])
 
-    def _learn(self, exemplars, step_data, companions: Companions, *key) -> Course:
-        optimizer = PixelOptimizer(
-            self._outer,
-            exemplars.images.shape,
-            self._normalization.black,
-            self._normalization.white,
-        )
-        if companions.resume:
-            start, state = companions.resume
-            shape = exemplars.images.shape
-            shapes = {**{k: v.shape for k, v in optimizer.state().items()}, "best": shape}
-            check_shapes(state, {"images": shape, **shapes}, "the checkpoint of learned exemplars")
-            exemplars.images = state["images"].copy()
-            optimizer.set_state(state)
-            course = Course.from_state(state)
-        else:
-            start, course = 0, Course([], [], exemplars.images.copy())
+    def _begin(
+        self, exemplars: Exemplars, companions: Companions
+    ) -> tuple[PixelOptimizer, int, Course]:
+        """Returns optimiser, first step and course of learning, as a checkpoint holds them or new.
+
+        Args:
+            exemplars: theirs are taken from the checkpoint too.
+            companions: what goes along.
+        """
+        shape = exemplars.images.shape
+        normalization = self._normalization
+        optimizer = PixelOptimizer(self._outer, shape, normalization.black, normalization.white)
+        if not companions.resume:
+            course = Course([], [], exemplars.images.copy())
             self._validate(course, exemplars, companions.validate, 0)
+            return optimizer, 0, course
+        start, state = companions.resume
+        shapes = {**{k: v.shape for k, v in optimizer.state().items()}, "best": shape}
+        check_shapes(state, {"images": shape, **shapes}, "the checkpoint of learned exemplars")
+        exemplars.images = state["images"].copy()
+        optimizer.set_state(state)
+        return optimizer, start, Course.from_state(state)
+
+    def _learn(self, exemplars, step_data, period: int, companions: Companions, *key) -> Course:
+        """Takes the outer steps.
+
+        Args:
+            exemplars: of which some learn.
+            step_data: maps an outer step to its rows of the exemplars and its outer batch.
+            period: outer steps after which one has the model and the shapes of the first again.
+            companions: what goes along.
+            *key: names what is learned and the phase.
+        """
+        optimizer, start, course = self._begin(exemplars, companions)
+        plan = Plan(str(key[0]), self._outer.steps - start, tracing=period)
 
         def estimate(step, rows, outer):
             images = tf.constant(exemplars.images[rows])
@@ -256,15 +276,11 @@ class ExemplarLearner:
         def state() -> dict[str, np.ndarray]:
             return {"images": exemplars.images, **optimizer.state(), **course.state()}
 
-        first = step_data(start)
-        announce(
-            f"{key[0]}: {int(exemplars.learns.sum())} exemplars, {len(first[0])} in a step",
-            self._outer.steps - start,
-            lambda: estimate(start, *first),
-        )
         for step in range(start, self._outer.steps):
             started = time.monotonic()
             rows, outer = step_data(step)
+            if step == start:
+                plan.announce(int(exemplars.learns.sum()), len(rows))
             result = estimate(step, rows, outer)
             loss, gradient = float(result.outer_loss), result.exemplar_gradient.numpy()
             course.stopped = _trouble(loss, gradient, course.meta_losses)
@@ -275,6 +291,7 @@ class ExemplarLearner:
             learning = exemplars.learns[rows]
             optimizer.apply(exemplars.images, rows[learning], gradient[learning], step)
             seconds = time.monotonic() - started
+            plan.step_done(seconds)
             figures = {"meta_loss": loss, "images_per_second": len(rows) / seconds}
             companions.report(step + 1, figures)
             last = step + 1 == self._outer.steps

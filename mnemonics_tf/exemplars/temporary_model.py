@@ -197,6 +197,9 @@ class TemporaryModelPool:
     def __init__(self, members: list[TemporaryModel]):
         self._members = members
 
+    def __len__(self) -> int:
+        return len(self._members)
+
     def estimate(
         self,
         exemplars: tf.Tensor,

@@ -90,11 +90,26 @@ def test_this_machine_has_some_free_memory():
     assert cost._free_memory() is None or cost._free_memory() > 2**20
 
 
-def test_the_announcement_is_measured_on_the_second_step(caplog, monkeypatch):
-    clock = iter([100.0, 102.5])
-    monkeypatch.setattr(cost.time, "monotonic", lambda: next(clock))
-    runs = []
+@pytest.mark.parametrize(
+    ("tracing", "seconds", "time"),
+    [
+        (1, [9.0, 2.5, 7.0, 7.0], "an outer step takes 2.50 s, the 2 left about 5 s"),
+        (2, [9.0, 9.0, 50.0, 7.0], "an outer step takes 50.00 s, the 1 left about 50 s"),
+        (1, [9.0, 2.5], "the last outer step took 2.50 s"),
+        (1, [9.0], "the last outer step took 9.00 s, graphs traced in it"),
+        (4, [9.0, 8.0], "the last outer step took 8.00 s, graphs traced in it"),
+    ],
+)
+def test_the_cost_is_told_once_from_a_step_that_traced_no_graphs(
+    caplog, monkeypatch, tracing, seconds, time
+):
+    monkeypatch.setattr(cost, "_peak_memory", lambda: 3 * 2**29)
     with caplog.at_level(logging.INFO, "mnemonics_tf"):
-        cost.announce("exemplars", 40, lambda: runs.append(1))
-    assert len(runs) == 2
-    assert "exemplars: 40 outer steps of 2.50 s, about 1:40; peak memory" in caplog.text
+        plan = cost.Plan("exemplars", len(seconds), tracing)
+        plan.announce(200, 100)
+        for value in seconds:
+            plan.step_done(value)
+    assert caplog.messages == [
+        f"exemplars: 200 exemplars, 100 in a step; outer steps ahead: {len(seconds)}",
+        f"exemplars: {time}; peak memory so far 1.5 GiB",
+    ]

@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -27,12 +28,16 @@ class Bowl:
     """In place of a temporary model: the meta loss is the squared distance of pixels to a target.
 
     Its gradient rests on nothing but the images it is given, so the loop can be followed by hand.
-    Every call is kept, the first two of which only measure the cost of a step.
+    Every call is kept.
     """
 
-    def __init__(self, lead=None):
+    def __init__(self, lead=None, members=1):
         self.calls = []
         self._lead = lead or {}
+        self._members = members
+
+    def __len__(self):
+        return self._members
 
     def estimate(self, exemplars, labels, learning, outer, *key):
         self.calls.append({"images": exemplars.numpy(), "labels": labels, "key": key, **outer})
@@ -40,10 +45,6 @@ class Bowl:
         gradient = 2 * (exemplars - TARGET) / len(labels)
         loss, gradient = self._lead.get(key[-1], lambda *given: given)(loss, gradient)
         return MetaGradientResult(loss, gradient, tf.zeros(1), [])
-
-    @property
-    def steps(self):
-        return self.calls[2:]
 
 
 def make_learner(model, steps=6, seed=0, **changes) -> ExemplarLearner:
@@ -101,14 +102,50 @@ def test_learning_lowers_the_meta_loss_and_reports_every_step():
     assert [figures["meta_loss"] for _, figures in reports] == course.meta_losses
 
 
-def test_measuring_the_cost_of_a_step_changes_nothing():
-    model, exemplars = Bowl(), make_exemplars()
-    start = exemplars.images.copy()
-    train(make_learner(model), exemplars)
-    assert len(model.calls) == 6 + 2
-    for call in model.calls[:3]:
-        np.testing.assert_array_equal(call["images"], start)
-    assert [call["key"] for call in model.steps] == [("exemplars", 2, step) for step in range(6)]
+def test_every_outer_step_is_taken_once():
+    model = Bowl()
+    train(make_learner(model), make_exemplars())
+    assert [call["key"] for call in model.calls] == [("exemplars", 2, step) for step in range(6)]
+
+
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize(
+    ("members", "num_subsets", "told_after"), [(1, 0, 2), (3, 0, 4), (2, 3, 7)]
+)
+def test_the_plan_is_told_first_and_its_cost_after_the_graphs_are_traced(
+    caplog, start, members, num_subsets, told_after
+):
+    told, saved = {}, {}
+
+    def report(step, figures):
+        told[step] = caplog.messages[-1]
+
+    def save(step, state):
+        saved[step] = {name: values.copy() for name, values in state().items()}
+
+    def learn(resume=None):
+        caplog.clear()
+        learner = make_learner(Bowl(members=members), steps=10, exemplars_per_step=6)
+        companions = Companions(report, save=save, resume=resume)
+        if num_subsets:
+            learner.adjust_old(make_exemplars(6), num_subsets, companions, "adjust", 2)
+        else:
+            learner.train_new(make_exemplars(6), make_outer(), companions, "exemplars", 2)
+
+    with caplog.at_level("INFO", "mnemonics_tf"):
+        learn()
+        if start:
+            told.clear()
+            learn((start, saved[start]))
+    name = "adjust" if num_subsets else "exemplars"
+    plan = f"{name}: 18 exemplars, 6 in a step; outer steps ahead: {10 - start}"
+    measured = start + told_after
+    assert [told[step] for step in range(start + 1, measured)] == [plan] * (told_after - 1)
+    cost = (
+        rf"{name}: an outer step takes \S+ s, the {10 - measured} left about \S+ s; peak memory .*"
+    )
+    for step in range(measured, 11):
+        assert re.fullmatch(cost, told[step])
 
 
 def test_rows_that_do_not_learn_stand_beside_the_others_bit_for_bit():
@@ -118,7 +155,7 @@ def test_rows_that_do_not_learn_stand_beside_the_others_bit_for_bit():
     fixed = exemplars.labels == 1
     np.testing.assert_array_equal(exemplars.images[fixed], start[fixed])
     assert np.all(np.any(exemplars.images[~fixed] != start[~fixed], axis=(1, 2, 3)))
-    for call in model.steps:
+    for call in model.calls:
         np.testing.assert_array_equal(call["images"][call["labels"] == 1], start[fixed])
 
 
@@ -136,9 +173,9 @@ def test_pixels_stay_valid():
 def test_a_step_may_take_some_of_the_exemplars_class_balanced():
     model, exemplars = Bowl(), make_exemplars(per_class=4)
     train(make_learner(model, exemplars_per_step=6, steps=20), exemplars)
-    for call in model.steps:
+    for call in model.calls:
         np.testing.assert_array_equal(call["labels"], [0, 0, 1, 1, 2, 2])
-    assert len({tuple(call["images"][:, 0, 0, 0]) for call in model.steps}) > 10
+    assert len({tuple(call["images"][:, 0, 0, 0]) for call in model.calls}) > 10
 
 
 def test_validation_keeps_the_best_and_the_later_of_equals():
@@ -289,7 +326,7 @@ def test_a_subset_is_measured_on_its_complement_only(num_subsets, fixed_classes)
     exemplars = make_exemplars(per_class=4, fixed_classes=fixed_classes)
     adjust(model, exemplars, num_subsets, steps=12)
     for start in range(0, 12, num_subsets):
-        around = model.steps[start : start + num_subsets]
+        around = model.calls[start : start + num_subsets]
         inner = [rows_of(call["images"]) for call in around]
         assert sorted(sum(inner, [])) == list(range(12))  # each in exactly one subset
         for call, rows in zip(around, inner, strict=True):
@@ -304,7 +341,7 @@ def test_a_subset_is_measured_on_its_complement_only(num_subsets, fixed_classes)
 def test_the_complement_is_seen_as_it_stands_by_then():
     model, exemplars = Bowl(), make_exemplars()
     adjust(model, exemplars, steps=2)
-    first, second = model.steps
+    first, second = model.calls
     moved = second["image"].numpy()[np.argsort(second["label"], kind="stable")]
     assert np.all(np.any(moved != first["images"], axis=(1, 2, 3)))
     distances = [np.abs(images - TARGET).mean() for images in (first["images"], moved)]
@@ -323,7 +360,7 @@ def test_adjustment_moves_learning_rows_alone():
 def test_the_outer_batch_is_a_balanced_part_of_the_complement():
     model = Bowl()
     adjust(model, make_exemplars(per_class=6), outer_batch_size=6)
-    for call in model.steps:
+    for call in model.calls:
         np.testing.assert_array_equal(np.bincount(call["label"]), [2, 2, 2])
 
 
