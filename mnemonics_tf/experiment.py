@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,20 +12,13 @@ from mnemonics_tf import hardware, results
 from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
-from mnemonics_tf.data.protocol import (
-    ClassIncrementalProtocol,
-    Phase,
-    class_order,
-    read_phase_classes,
-)
+from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.devices import is_chief
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Evaluator, Predictions
 from mnemonics_tf.exemplars.exemplar_level import (
     adjust_old_exemplars,
-    check_adjustment,
-    make_budget,
     make_new_exemplars,
     trim_memory,
 )
@@ -34,10 +26,11 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.export import ExportedClasses, export_name, export_phase
 from mnemonics_tf.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.methods.base import Method, MethodSettings
+from mnemonics_tf.methods.base import MethodSettings
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.phase_summaries import show_phase
 from mnemonics_tf.progress import LOGGER
+from mnemonics_tf.run_checks import check_method, make_protocol, warn_of_small_classes
 from mnemonics_tf.run_directory import (
     RunDirectory,
     read_arrays,
@@ -87,8 +80,8 @@ class Experiment:
         if settings.training.method not in METHODS:  # a flag can't say so, settings.json can
             raise UserError(f"--method={settings.training.method}: known are {', '.join(METHODS)}")
         method = METHODS[settings.training.method](_method_settings(settings))
-        _warn_of_small_classes(settings, protocol, source)
-        _check_method(settings, method, protocol, source)
+        warn_of_small_classes(settings, protocol, source)
+        check_method(settings, method, protocol, source)
         directory = RunDirectory(settings.run.run_dir)
         self.context = RunContext(
             settings=settings,
@@ -337,84 +330,3 @@ def _method_settings(settings: Settings) -> MethodSettings:
     values = dataclasses.asdict(settings.training)
     names = [field.name for field in dataclasses.fields(MethodSettings)]
     return MethodSettings(**{name: values[name] for name in names})
-
-
-def make_protocol(
-    settings: Settings, num_classes: int, class_names: Sequence[str] = ()
-) -> ClassIncrementalProtocol:
-    """Returns the protocol that settings ask for: explicit phases, or a class order split evenly.
-
-    Args:
-        settings: of the run.
-        num_classes: how many there are.
-        class_names: by original id; needed where settings name the classes of each phase.
-
-    Raises:
-        UserError: if settings and classes do not agree.
-    """
-    wanted = settings.protocol
-    if wanted.phase_classes:
-        phases = read_phase_classes(wanted.phase_classes, class_names)
-        return ClassIncrementalProtocol.from_phases(phases)
-    order = wanted.class_order or class_order(num_classes, wanted.class_order_seed)
-    if len(order) != num_classes:
-        raise UserError(
-            f"--class_order names {len(order)} classes, but {wanted.dataset} has {num_classes}"
-        )
-    return ClassIncrementalProtocol(order, wanted.base_classes, wanted.num_phases)
-
-
-def _warn_of_small_classes(
-    settings: Settings, protocol: ClassIncrementalProtocol, source: DataSource
-) -> None:
-    """Warns where a class has fewer images than exemplars are asked for: all of them are kept."""
-    budget = make_budget(settings)
-    counts = source.training_counts()[list(protocol.order)]
-    for phase in protocol.phases:
-        quota = budget.quota(phase.num_seen)
-        small = [label for label in phase.new_classes if counts[label] < quota]
-        if small:
-            names = [source.class_names[protocol.order[label]] for label in small[:5]]
-            LOGGER.warning(
-                "%d classes of phase %d have fewer training images than the %d exemplars asked for "
-                "(first: %s; smallest: %d images): all of their images are kept",
-                len(small),
-                phase.index,
-                quota,
-                ", ".join(names),
-                min(counts[small]),
-            )
-
-
-def _check_method(
-    settings: Settings, method: Method, protocol: ClassIncrementalProtocol, source: DataSource
-) -> None:
-    """Refuses what a method could not do with exemplars, or would do in vain."""
-    name, budget = settings.training.method, make_budget(settings)
-    in_vain = [
-        flag
-        for flag, passed in (
-            ("--exemplars=mnemonics", settings.exemplar.exemplars == "mnemonics"),
-            ("--adjust_old_exemplars", settings.mnemonics.adjust_old_exemplars),
-        )
-        if passed and method.keeps_past_data
-    ]
-    if in_vain:
-        raise UserError(
-            f"--method={name} with {' and '.join(in_vain)}: this method trains on all data so far "
-            "and never on exemplars, so that learning them is in vain: leave that out, or pass "
-            "another --method"
-        )
-    counts = source.training_counts()[list(protocol.order)]
-    for before, phase in itertools.pairwise(protocol.phases):
-        smallest = min(budget.quota(before.num_seen), *counts[phase.seen_classes])
-        held_out = method.held_out_per_class(phase, int(smallest))
-        if held_out >= smallest:
-            raise UserError(
-                f"--method={name} holds out {held_out} images of each class from training, but in "
-                f"phase {phase.index} a class has no more than {smallest}: keep more exemplars or "
-                "lower --correction_share"
-            )
-    for before in protocol.phases[:-1]:
-        fewest = min(budget.quota(before.num_seen), *counts[before.seen_classes])
-        check_adjustment(settings.mnemonics, int(fewest))

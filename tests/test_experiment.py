@@ -16,9 +16,10 @@ from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
-from mnemonics_tf.experiment import STAGES, Experiment, make_protocol
+from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.interruption import RunInterruptedError
 from mnemonics_tf.results import without_times
+from mnemonics_tf.run_checks import make_protocol
 from mnemonics_tf.run_directory import (
     RunDirectory,
     read_arrays,

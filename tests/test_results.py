@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from mnemonics_tf import results
-from mnemonics_tf.experiment import make_protocol
+from mnemonics_tf.run_checks import make_protocol
 from mnemonics_tf.settings import ExemplarSettings, ProtocolSettings, Settings
 
 
