@@ -2,38 +2,70 @@
 
 python -m tools.reproduce --table=1 --dataset=cifar100 --schedule=cpu --seeds=0,1 --data_dir=DIR
 
-Can be stopped and started again at any point: what is done is skipped, what was begun goes on. Runs
-with the same classifier and seed share the model of phase 0. --dry_run shows what is left.
+Can be stopped (Ctrl-C, SIGTERM: exit status 75) and started again at any point: what is done is
+skipped, what was begun goes on. Runs with the same classifier and seed share the model of phase 0;
+--phase0_from names further runs to take it from. --jobs=2 trains two runs at a time. A run that
+fails leaves the others alone; the exit status is then 1. --dry_run shows what is left.
+
+iCaRL trains exactly as LwF does (mnemonics_tf/methods/icarl.py changes the head that predicts and
+nothing else), and results.json holds both heads: the rows of iCaRL are the runs of LwF, trained
+once and read by the nearest-mean head.
+
+--published names a folder of results.json files, one a run, without confusion matrices. What stands
+there counts as done, and each run that ends well is added: with the folder committed, a table can
+be continued on another machine.
 """
 
-import dataclasses
 import pathlib
+import shlex
 import statistics
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from absl import app, flags
 
-from mnemonics_tf import paper
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.evaluation.intervals import mean_and_interval
-from mnemonics_tf.methods import METHODS
+from mnemonics_tf.interruption import EXIT_STATUS
 from mnemonics_tf.progress import duration
-from mnemonics_tf.run_directory import RunDirectory, read_json
+from tools.reproduce_runs import (
+    Signals,
+    Trainer,
+    check_phase0_from,
+    find_phase0,
+    printed,
+    train_all,
+)
+from tools.reproduce_table import Place, Run, cells, text_table, write_markdown
 
 _TABLE = flags.DEFINE_enum("table", "1", ["1", "2", "ablation"], "Which table.")
 _DATASET = flags.DEFINE_enum("dataset", "cifar100", ["cifar100", "digits"], "Data source.")
-_SCHEDULE = flags.DEFINE_enum("schedule", "cpu", ["paper", "cpu", "smoke"], "How long to train.")
+_SCHEDULE = flags.DEFINE_enum(
+    "schedule", "cpu", ["paper", "cpu", "short", "smoke"], "How long to train."
+)
+_METHODS = flags.DEFINE_list("methods", [], "Methods whose rows are wanted; empty: all.")
 _PHASES = flags.DEFINE_list("num_phases", ["5"], "Values of N.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds; intervals need two or more.")
 _OUTPUT = flags.DEFINE_string("output", "runs/reproduce", "Directory of the runs.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Directory (or archive) that holds the data.")
+_JOBS = flags.DEFINE_integer("jobs", 1, "Runs that train at a time.", lower_bound=1)
+_PHASE0_FROM = flags.DEFINE_list(
+    "phase0_from", [], "Run directories whose phase-0 model may be taken where it fits."
+)
+_PUBLISHED = flags.DEFINE_string(
+    "published", None, "Folder of results files named after the runs: read, and added to."
+)
+_MARKDOWN = flags.DEFINE_string("markdown", None, "File for the table in Markdown.")
 _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Show what is left, run nothing.")
 
 _SCHEDULES = {
     ("cifar100", "paper"): ["--flagfile=configs/cifar100.flags"],
     ("cifar100", "cpu"): ["--flagfile=configs/cifar100_cpu.flags"],
+    # A later phase of "cpu" takes two cores 12 minutes and more; a table has some sixty of them.
+    # Phase 0 is that of "cpu", so that its model serves here too.
+    ("cifar100", "short"): [
+        "--flagfile=configs/cifar100_cpu.flags",
+        *("--epochs=5", "--finetune_epochs=10", "--outer_steps=20", "--adjust_steps=10"),
+    ],
     ("cifar100", "smoke"): [
         "--flagfile=configs/cifar100_cpu.flags",
         *("--depth=8", "--base_epochs=1", "--epochs=1", "--finetune_epochs=1"),
@@ -46,184 +78,100 @@ _SCHEDULES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A row of a table: a method with its exemplars.
-
-    Attributes:
-        name: shown in the table.
-        method: value of --method.
-        exemplars: value of --exemplars.
-        transfer: with weight transfer.
-        adjust: with adjustment of old exemplars.
-        finetune: with the balanced fine-tune.
-    """
-
-    name: str
-    method: str
-    exemplars: str
-    transfer: bool
-    adjust: bool
-    finetune: bool
-
-    def flags(self) -> list[str]:
-        """Returns the flags of a run of this cell."""
-        chosen = [
-            f"--method={self.method}",
-            f"--exemplars={self.exemplars}",
-            f"--{'' if self.transfer else 'no'}weight_transfer",
-            f"--{'' if self.adjust else 'no'}adjust_old_exemplars",
-        ]
-        return chosen if self.finetune else [*chosen, "--finetune_epochs=0"]
-
-    def figures(self, dataset: str, num_phases: int) -> tuple[float, float] | None:
-        """Returns the paper's average accuracy and forgetting, or None where it has none."""
-        choices = paper.Choices(
-            self.method, self.exemplars, self.transfer, self.adjust, self.finetune
-        )
-        row = paper.published(dataset, num_phases, choices)
-        return (row.accuracy, row.forgetting) if row and not row.departures else None
-
-
-def cells(table: str) -> list[Cell]:
-    """Returns the rows of a table."""
-    methods = ("lwf", "icarl", "bic", "lucir")
-    if table == "1":
-        rows = []
-        for method in methods:
-            rows.append(Cell(method, method, "herding", False, False, False))
-            rows.append(Cell(f"{method} w/ ours", method, "mnemonics", True, True, True))
-        return [*rows, Cell("joint", "joint", "herding", False, False, False)]
-    if table == "2":
-        return [
-            Cell(f"{kind}{'' if adjust else ' w/o adj.'}", "lucir", kind, True, adjust, True)
-            for kind in ("random", "herding", "mnemonics")
-            for adjust in (False, True)
-        ]
-    # One thing at a time, on LUCIR: what the published gain mixes.
-    steps = (
-        ("herding", "herding", False, False, False),
-        ("+ fine-tune", "herding", False, False, True),
-        ("+ weight transfer", "herding", True, False, False),
-        ("+ both", "herding", True, False, True),
-        ("+ both, adjusted", "herding", True, True, True),
-        ("mnemonics, nothing else", "mnemonics", False, False, False),
-        ("mnemonics + both", "mnemonics", True, False, True),
-        ("mnemonics + both, adjusted", "mnemonics", True, True, True),
-    )
-    return [Cell(name, "lucir", *choices) for name, *choices in steps]
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A cell with a number of phases and a seed."""
-
-    cell: Cell
-    num_phases: int
-    seed: int
-
-    @property
-    def directory(self) -> RunDirectory:
-        """Where the run lies; runs of different tables that are the same share it."""
-        name = "_".join(flag.removeprefix("--").replace("=", "-") for flag in self.cell.flags())
-        root = pathlib.Path(_OUTPUT.value) / f"{_DATASET.value}_{_SCHEDULE.value}"
-        return RunDirectory(root / f"{name}_N{self.num_phases}_seed{self.seed}")
-
-    @property
-    def shares_phase0_with(self) -> tuple[str, int]:
-        """Runs with the same value have the same phase 0."""
-        return METHODS[self.cell.method].classifier, self.seed
-
-    def is_done(self) -> bool:
-        """Whether its results are written."""
-        return self.directory.results.exists()
-
-    def execute(self, phase0_from: RunDirectory | None) -> None:
-        """Trains the run, or goes on with it."""
-        command = [
-            *(sys.executable, "-m", "mnemonics_tf.train"),
-            *_SCHEDULES[_DATASET.value, _SCHEDULE.value],
-            *self.cell.flags(),
-            *(f"--num_phases={self.num_phases}", f"--seed={self.seed}"),
-            *(f"--data_dir={_DATA_DIR.value}", f"--run_dir={self.directory.root}"),
-        ]
-        if phase0_from:
-            command.append(f"--phase0_from={phase0_from.root}")
-        subprocess.run(command, check=True)
-
-
-def grid() -> Iterator[Run]:
-    """Yields the runs of the table, first seeds first."""
-    for seed in _SEEDS.value:
-        for num_phases in _PHASES.value:
-            for cell in cells(_TABLE.value):
-                yield Run(cell, int(num_phases), int(seed))
-
-
-def main(_: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     """Runs what is not done and prints the table."""
-    if (_DATASET.value, _SCHEDULE.value) not in _SCHEDULES:
-        raise UserError(f"--dataset={_DATASET.value} has no --schedule={_SCHEDULE.value}")
-    runs = list(grid())
-    left = [run for run in runs if not run.is_done()]
-    _print_left(runs, left)
-    for run in left if not _DRY_RUN.value else ():
-        donors = [
-            other.directory
-            for other in runs
-            if other.shares_phase0_with == run.shares_phase0_with
-            and other.directory.base_model.exists()
-            and other != run
-        ]
-        run.execute(donors[0] if donors else None)
-        _print_left(runs, [run for run in left if not run.is_done()])
-    print(table(runs))
+    try:
+        if len(arguments) > 1:
+            raise UserError(
+                f"unexpected argument {arguments[1]!r}: settings are passed as --name=value"
+            )
+        return _reproduce()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
-def _print_left(runs: list[Run], left: list[Run]) -> None:
-    times = [_seconds(run) for run in runs if run.is_done()]
-    expected = f", about {duration(statistics.mean(times) * len(left))}" if times else ""
-    print(
-        f"{len(runs) - len(left)} of {len(runs)} runs done, {len(left)} left{expected}", flush=True
-    )
-
-
-def _seconds(run: Run) -> float:
-    phases = read_json(run.directory.results)["phases"]
-    return sum(sum(phase["seconds"].values()) for phase in phases)
-
-
-def table(runs: list[Run]) -> str:
-    """Returns the table: ours with 95% intervals over seeds, the paper's, the difference."""
-    lines = [f"{'':<28}{'N':>3}  {'average accuracy (%)':^31}  {'forgetting (%)':^31}"]
-    heads = f"{'ours':>15}{'paper':>8}{'diff.':>8}"
-    lines.append(f"{'':<28}{'':>3}  {heads}  {heads}")
-    groups: dict[tuple[Cell, int], list[Run]] = {}
+def _reproduce() -> int:
+    schedule = _SCHEDULES.get((_DATASET.value, _SCHEDULE.value))
+    if schedule is None:
+        known = ", ".join(name for dataset, name in _SCHEDULES if dataset == _DATASET.value)
+        raise UserError(
+            f"--schedule={_SCHEDULE.value}: --dataset={_DATASET.value} has no such schedule; "
+            f"it has {known}"
+        )
+    given = check_phase0_from(_PHASE0_FROM.value)
+    rows = _grid(schedule)
+    runs = list({run.name: run for run in rows}.values())  # rows may share a run
+    if _DRY_RUN.value:
+        _show(runs, Trainer(schedule, _DATA_DIR.value), given)
+        return 0
     for run in runs:
-        groups.setdefault((run.cell, run.num_phases), []).append(run)
-    for (cell, num_phases), members in groups.items():
-        figures = cell.figures(_DATASET.value, num_phases)
-        columns = []
-        for i, metric in enumerate(("average_accuracy", "forgetting")):
-            values = [_metric(run, metric) for run in members if run.is_done()]
-            columns.append(_column(values, figures[i] if figures else None))
-        lines.append(f"{cell.name:<28}{num_phases:>3}  {'  '.join(columns)}")
-    return "\n".join(lines)
+        run.publish()
+    signals = Signals()
+    signals.listen()
+    _print_left(runs)
+
+    def finished(run: Run) -> None:
+        run.publish()
+        _print_left(runs)
+
+    failed = train_all(
+        [run for run in runs if not run.is_done()],
+        Trainer(schedule, _DATA_DIR.value, _JOBS.value),
+        jobs=_JOBS.value,
+        given=given,
+        signals=signals,
+        finished=finished,
+    )
+    print(text_table(rows))
+    if _MARKDOWN.value:
+        write_markdown(pathlib.Path(_MARKDOWN.value), rows)
+    for run in failed:
+        print(f"failed: {run.name}\n  see {printed(run)}")
+    if signals.requested and not all(run.is_done() for run in runs):
+        return EXIT_STATUS
+    return 1 if failed else 0
 
 
-def _metric(run: Run, metric: str) -> float:
-    head = METHODS[run.cell.method].prediction_head
-    return 100 * read_json(run.directory.results)["summary"][head][metric]
+def _grid(schedule: Sequence[str]) -> list[Run]:
+    """Returns the runs of the table, first seeds first, one for each of its rows."""
+    place = Place(
+        _DATASET.value,
+        tuple(flags.FLAGS.read_flags_from_files(schedule)),
+        pathlib.Path(_OUTPUT.value) / f"{_DATASET.value}_{_SCHEDULE.value}",
+        pathlib.Path(_PUBLISHED.value) if _PUBLISHED.value else None,
+    )
+    return [
+        Run(place, cell, num_phases, seed)
+        for seed in _integers("seeds", _SEEDS.value)
+        for num_phases in _integers("num_phases", _PHASES.value)
+        for cell in cells(_TABLE.value, _METHODS.value)
+    ]
 
 
-def _column(values: list[float], published: float | None) -> str:
-    if not values:
-        return f"{'-':>15}{published or '-':>8}{'':>8}"
-    mean, half_width = mean_and_interval(values)
-    ours = f"{mean:.2f}" if half_width is None else f"{mean:.2f} ± {half_width:.2f}"
-    if published is None:
-        return f"{ours:>15}{'-':>8}{'':>8}"
-    return f"{ours:>15}{published:>8.2f}{mean - published:>+8.2f}"
+def _integers(name: str, values: Sequence[str]) -> list[int]:
+    try:
+        return list(dict.fromkeys(map(int, values)))  # the same seed twice makes no interval
+    except ValueError as error:
+        raise UserError(f"--{name}={','.join(values)}: expected integers, as in 0,1,2") from error
+
+
+def _show(runs: Sequence[Run], trainer: Trainer, given: Sequence[pathlib.Path]) -> None:
+    _print_left(runs)
+    for run in runs:
+        if not run.is_done():
+            print(f"{run.name}\n  {shlex.join(trainer.command(run, find_phase0(run, given)))}")
+
+
+def _print_left(runs: Sequence[Run]) -> None:
+    """Prints how many runs are left and how long they take, by those that are done."""
+    times = [run.figures().seconds for run in runs if run.is_done()]
+    left = len(runs) - len(times)
+    expected = ""
+    if times and left:
+        rounds = left / min(_JOBS.value, left)
+        expected = f", about {duration(statistics.mean(times) * rounds)}"
+    print(f"{len(times)} of {len(runs)} runs done, {left} left{expected}", flush=True)
 
 
 if __name__ == "__main__":

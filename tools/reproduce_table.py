@@ -1,0 +1,378 @@
+"""The rows of the paper's tables, the runs behind them, and their figures beside the paper's."""
+
+import dataclasses
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from mnemonics_tf import paper
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.evaluation.intervals import mean_and_interval
+from mnemonics_tf.methods import METHODS
+from mnemonics_tf.run_directory import RunDirectory, read_json, write_json, write_text
+
+#: Methods that train exactly as another one does, bit for bit: iCaRL changes the head that LwF is
+#: read by and nothing else, and results.json holds both heads.
+TRAINED_AS = {"icarl": "lwf"}
+
+_METHODS_OF_TABLE_1 = ("lwf", "icarl", "bic", "lucir")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A row of a table: a method with its exemplars.
+
+    Attributes:
+        name: shown in the table.
+        method: whose row it is; its head is read.
+        exemplars: value of --exemplars.
+        transfer: with weight transfer.
+        adjust: with adjustment of old exemplars.
+        finetune: with the balanced fine-tune.
+    """
+
+    name: str
+    method: str
+    exemplars: str
+    transfer: bool
+    adjust: bool
+    finetune: bool
+
+    @property
+    def trained_as(self) -> str:
+        """The value of --method."""
+        return TRAINED_AS.get(self.method, self.method)
+
+    def flags(self) -> list[str]:
+        """Returns the flags of a run of this cell."""
+        chosen = [
+            f"--method={self.trained_as}",
+            f"--exemplars={self.exemplars}",
+            f"--{'' if self.transfer else 'no'}weight_transfer",
+            f"--{'' if self.adjust else 'no'}adjust_old_exemplars",
+        ]
+        return chosen if self.finetune else [*chosen, "--finetune_epochs=0"]
+
+    def published(self, dataset: str, num_phases: int) -> tuple[float | None, float | None]:
+        """Returns the paper's average accuracy and forgetting; None twice where it has none."""
+        choices = paper.Choices(
+            self.method, self.exemplars, self.transfer, self.adjust, self.finetune
+        )
+        row = paper.published(dataset, num_phases, choices)
+        return (row.accuracy, row.forgetting) if row and not row.departures else (None, None)
+
+
+def cells(table: str, methods: Sequence[str] = ()) -> list[Cell]:
+    """Returns the rows of a table.
+
+    Args:
+        table: `1`, `2` or `ablation`.
+        methods: those whose rows are wanted; empty: all.
+
+    Raises:
+        UserError: if a method has no row in the table.
+    """
+    rows = {"1": _table_1, "2": _table_2, "ablation": _ablation}[table]()
+    known = dict.fromkeys(cell.method for cell in rows)
+    for method in methods:
+        if method not in known:
+            raise UserError(
+                f"--methods={','.join(methods)}: table {table} has no row of {method!r}; "
+                f"it has {', '.join(known)}"
+            )
+    return [cell for cell in rows if not methods or cell.method in methods]
+
+
+def _table_1() -> list[Cell]:
+    rows = []
+    for method in _METHODS_OF_TABLE_1:
+        rows.append(Cell(method, method, "herding", False, False, False))
+        # What is left of the plug-in without learned exemplars: the gain of these stands apart.
+        rows.append(Cell(f"{method} w/ herding", method, "herding", True, False, True))
+        rows.append(Cell(f"{method} w/ ours", method, "mnemonics", True, True, True))
+    return [*rows, Cell("joint", "joint", "herding", False, False, False)]
+
+
+def _table_2() -> list[Cell]:
+    return [
+        Cell(f"{kind}{'' if adjust else ' w/o adj.'}", "lucir", kind, True, adjust, True)
+        for kind in ("random", "herding", "mnemonics")
+        for adjust in (False, True)
+    ]
+
+
+def _ablation() -> list[Cell]:
+    """One thing at a time, on LUCIR: what the published gain mixes."""
+    steps = (
+        ("herding", "herding", False, False, False),
+        ("+ fine-tune", "herding", False, False, True),
+        ("+ weight transfer", "herding", True, False, False),
+        ("+ both", "herding", True, False, True),
+        ("+ both, adjusted", "herding", True, True, True),
+        ("mnemonics, nothing else", "mnemonics", False, False, False),
+        ("mnemonics + both", "mnemonics", True, False, True),
+        ("mnemonics + both, adjusted", "mnemonics", True, True, True),
+    )
+    return [Cell(name, "lucir", *choices) for name, *choices in steps]
+
+
+# Runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What the runs of a grid have in common.
+
+    Attributes:
+        dataset: value of --dataset.
+        schedule: flags that say how long to train, without --flagfile.
+        folder: holds the run directories.
+        published: folder of results.json files, each named after its run; or None.
+    """
+
+    dataset: str
+    schedule: tuple[str, ...]
+    folder: pathlib.Path
+    published: pathlib.Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What a run says of a cell, in percent and seconds."""
+
+    average_accuracy: float
+    forgetting: float
+    last_accuracy: float
+    seconds: float
+    later_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A cell with a number of phases and a seed."""
+
+    place: Place
+    cell: Cell
+    num_phases: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Names the training, not the cell: cells that train the same share a run."""
+        flags = "_".join(flag.removeprefix("--").replace("=", "-") for flag in self.cell.flags())
+        return f"{flags}_N{self.num_phases}_seed{self.seed}"
+
+    @property
+    def directory(self) -> RunDirectory:
+        """Where the run lies."""
+        return RunDirectory(self.place.folder / self.name)
+
+    @property
+    def phase0(self) -> tuple[str, str, int]:
+        """Runs with the same value and schedule have the same model of phase 0."""
+        return self.place.dataset, METHODS[self.cell.trained_as].classifier, self.seed
+
+    def choices(self) -> list[str]:
+        """Returns the flags that tell the run from others of its schedule."""
+        return [*self.cell.flags(), f"--num_phases={self.num_phases}", f"--seed={self.seed}"]
+
+    def is_done(self) -> bool:
+        """Whether its results are written, here or in the folder of published ones."""
+        return self._results() is not None
+
+    def figures(self) -> Figures:
+        """Returns its figures, as the head of the cell's method has them.
+
+        Raises:
+            UserError: if the results are damaged or were made with other settings.
+        """
+        path = self._results()
+        contents = read_json(path)
+        try:
+            self._check_settings(path, contents["settings"])
+            summary = contents["summary"][METHODS[self.cell.method].prediction_head]
+            seconds = [sum(phase["seconds"].values()) for phase in contents["phases"]]
+            return Figures(
+                100 * summary["average_accuracy"],
+                100 * summary["forgetting"],
+                100 * summary["phase_accuracies"][-1],
+                sum(seconds),
+                sum(seconds[1:]),
+            )
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            raise UserError(
+                f"{path} is not the results.json of a run ({error!r}): "
+                "restore it, or remove it to train the run again"
+            ) from error
+
+    def publish(self) -> None:
+        """Copies its results to the folder of published ones, without confusion matrices."""
+        target = self._published
+        if target is None or target.exists() or not self.directory.results.exists():
+            return
+        self.figures()  # refuses what is not the run's
+        contents = read_json(self.directory.results)
+        for phase in contents["phases"]:
+            for head in phase["heads"].values():
+                head.pop("confusion_matrix", None)
+        write_json(target, contents)
+
+    @property
+    def _published(self) -> pathlib.Path | None:
+        folder = self.place.published
+        return folder and folder / f"{self.name}.json"
+
+    def _results(self) -> pathlib.Path | None:
+        paths = (self._published, self.directory.results)
+        return next((path for path in paths if path and path.exists()), None)
+
+    def _check_settings(self, path: pathlib.Path, groups: dict[str, dict[str, Any]]) -> None:
+        """Refuses results of another schedule, which a file's name does not tell."""
+        found = {name: value for values in groups.values() for name, value in values.items()}
+        wanted = {}
+        for flag in (f"--dataset={self.place.dataset}", *self.place.schedule, *self.choices()):
+            name, equals, value = flag.removeprefix("--").partition("=")
+            if not equals:
+                name, value = name.removeprefix("no"), not name.startswith("no")
+            wanted[name] = value  # the last one holds
+        for name, value in wanted.items():
+            # Older results lack younger settings; where a run lies is no setting.
+            if name in found and _as(found[name], value) != found[name]:
+                raise UserError(
+                    f"{path} was made with --{name}={found[name]}, but this grid has "
+                    f"--{name}={value}: pass the --schedule (or folder) that belong together"
+                )
+
+
+def _as(example: Any, text: str | bool) -> Any:
+    """Returns the value of a flag in the type that results.json has for it."""
+    if isinstance(text, bool):
+        return text
+    if isinstance(example, list):
+        return [float(item) for item in text.split(",")]
+    return type(example)(text)
+
+
+# Tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A figure over the seeds, with the paper's."""
+
+    mean: float | None
+    half_width: float | None = None
+    published: float | None = None
+
+    @property
+    def ours(self) -> str:
+        """The mean, and from two seeds on the half width of its 95% interval."""
+        if self.mean is None:
+            return "-"
+        interval = "" if self.half_width is None else f" ± {self.half_width:.2f}"
+        return f"{self.mean:.2f}{interval}"
+
+    @property
+    def paper(self) -> str:
+        """The paper's figure."""
+        return "-" if self.published is None else f"{self.published:.2f}"
+
+    @property
+    def difference(self) -> str:
+        """Ours less the paper's."""
+        known = self.mean is not None and self.published is not None
+        return f"{self.mean - self.published:+.2f}" if known else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of a table; its values are None where no run is done."""
+
+    name: str
+    num_phases: int
+    seeds: tuple[int, ...]
+    accuracy: Value
+    forgetting: Value
+    last: Value
+    minutes: Value
+
+
+def rows(runs: Sequence[Run]) -> list[Row]:
+    """Returns the table of the runs that are done, a row for each cell and number of phases."""
+    groups: dict[tuple[Cell, int], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.cell, run.num_phases), []).append(run)
+    table = []
+    for (cell, num_phases), members in groups.items():
+        done = [run for run in members if run.is_done()]
+        figures = [run.figures() for run in done]
+        accuracy, forgetting = cell.published(members[0].place.dataset, num_phases)
+        table.append(
+            Row(
+                cell.name,
+                num_phases,
+                tuple(run.seed for run in done),
+                _value([one.average_accuracy for one in figures], accuracy),
+                _value([one.forgetting for one in figures], forgetting),
+                _value([one.last_accuracy for one in figures]),
+                Value(
+                    statistics.fmean(one.later_seconds for one in figures) / 60 if done else None
+                ),
+            )
+        )
+    return table
+
+
+def _value(values: Sequence[float], published: float | None = None) -> Value:
+    return Value(*(mean_and_interval(values) if values else (None, None)), published)
+
+
+def notes(runs: Sequence[Run]) -> list[str]:
+    """Returns what a reader of the table must know."""
+    lines = ["ours: mean over the seeds, with its 95% interval from two seeds on"]
+    for method in sorted({run.cell.method for run in runs} & set(TRAINED_AS)):
+        lines.append(
+            f"{method} trains exactly as {TRAINED_AS[method]} does: its rows are the runs of "
+            f"{TRAINED_AS[method]}, read by the {METHODS[method].prediction_head} head"
+        )
+    return lines
+
+
+def text_table(runs: Sequence[Run]) -> str:
+    """Returns the table for a terminal."""
+    heads = f"{'ours':>15}{'paper':>8}{'diff.':>8}"
+    lines = [
+        f"{'':<28}{'N':>3}  {'average accuracy (%)':^31}  {'forgetting (%)':^31}",
+        f"{'':<28}{'':>3}  {heads}  {heads}",
+    ]
+    for row in rows(runs):
+        columns = "  ".join(
+            f"{value.ours:>15}{value.paper:>8}{value.difference:>8}"
+            for value in (row.accuracy, row.forgetting)
+        )
+        lines.append(f"{row.name:<28}{row.num_phases:>3}  {columns}")
+    return "\n".join([*lines, *notes(runs)])
+
+
+def write_markdown(path: pathlib.Path, runs: Sequence[Run]) -> None:
+    """Writes the table as Markdown."""
+    three = ("ours", "paper", "difference")
+    heads = [
+        *("row", "N", "seeds"),
+        *(f"{metric} {part}" for metric in ("average accuracy", "forgetting") for part in three),
+        *("last accuracy", "minutes"),
+    ]
+    lines = [heads, ["---"] * len(heads)]
+    for row in rows(runs):
+        compared = [
+            text
+            for value in (row.accuracy, row.forgetting)
+            for text in (value.ours, value.paper, value.difference)
+        ]
+        minutes = "-" if row.minutes.mean is None else f"{row.minutes.mean:.0f}"
+        seeds = ", ".join(map(str, row.seeds)) or "-"
+        lines.append([row.name, str(row.num_phases), seeds, *compared, row.last.ours, minutes])
+    below = [*notes(runs), "minutes: of the later phases, for runs share the model of phase 0"]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    write_text(path, text + "\n\n" + "".join(f"- {note}\n" for note in below))
