@@ -212,7 +212,7 @@ class MnemonicsSettings:
     )
     outer_halvings: int = _setting(4, "How often the outer learning rate is halved, evenly.")
     train_beside_old: bool = _setting(
-        True, "Old exemplars stand beside the new ones while these learn (Problem 4b)."
+        False, "Old exemplars stand beside the new ones while these learn (Problem 4b)."
     )
     validation_share: float = _setting(
         0.1, "Share of a new class's training images held out to choose the best exemplars by."

@@ -185,8 +185,8 @@ def _train_new(
 ) -> tuple[ExemplarMemory, Exemplars]:
     """Trains E_i on D_i (Eq. 8, 9); returns the memory with it, and it before rounding.
 
-    With `train_beside_old` the old exemplars stand in the inner batches and beside D_i in the outer
-    ones, and do not learn: that is Problem 4b, where Eq. 7 as printed has E_i and D_i alone.
+    E_i and D_i are alone in it, as Eq. 7 has them. With `train_beside_old` the old exemplars stand
+    in the inner batches and beside D_i in the outer ones, and do not learn: that is Problem 4b.
     """
     wanted, phase = context.settings.mnemonics, state.phase
     new = memory.labels >= phase.num_old

@@ -213,7 +213,8 @@ def test_old_exemplars_stand_beside_new_ones_unchanged(stage, calls, beside):
 
 
 def test_a_pool_of_drifted_copies_takes_turns(stage, calls):
-    context, state = stage.enter(1, inner_start="pool", pool_size=2, validation_share=0.0)
+    pool = {"inner_start": "pool", "pool_size": 2, "train_beside_old": True}
+    context, state = stage.enter(1, validation_share=0.0, **pool)
     make_new_exemplars(context, state, 1)
     of_theta = [
         state.evaluator.outputs(images).features.sum(axis=0)
