@@ -20,24 +20,14 @@ _METHODS_OF_TABLE_1 = ("lwf", "icarl", "bic", "lucir")
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """A row of a table: a method with its exemplars.
+class Cell(paper.Choices):
+    """A row of a table: a method, whose head is read, with its exemplars.
 
     Attributes:
         name: shown in the table.
-        method: whose row it is; its head is read.
-        exemplars: value of --exemplars.
-        transfer: with weight transfer.
-        adjust: with adjustment of old exemplars.
-        finetune: with the balanced fine-tune.
     """
 
     name: str
-    method: str
-    exemplars: str
-    transfer: bool
-    adjust: bool
-    finetune: bool
 
     @property
     def trained_as(self) -> str:
@@ -56,10 +46,7 @@ class Cell:
 
     def published(self, dataset: str, num_phases: int) -> tuple[float | None, float | None]:
         """Returns the paper's average accuracy and forgetting; None twice where it has none."""
-        choices = paper.Choices(
-            self.method, self.exemplars, self.transfer, self.adjust, self.finetune
-        )
-        row = paper.published(dataset, num_phases, choices)
+        row = paper.published(dataset, num_phases, self)
         return (row.accuracy, row.forgetting) if row and not row.departures else (None, None)
 
 
@@ -87,16 +74,16 @@ def cells(table: str, methods: Sequence[str] = ()) -> list[Cell]:
 def _table_1() -> list[Cell]:
     rows = []
     for method in _METHODS_OF_TABLE_1:
-        rows.append(Cell(method, method, "herding", False, False, False))
+        rows.append(Cell(method, "herding", False, False, False, method))
         # What is left of the plug-in without learned exemplars: the gain of these stands apart.
-        rows.append(Cell(f"{method} w/ herding", method, "herding", True, False, True))
-        rows.append(Cell(f"{method} w/ ours", method, "mnemonics", True, True, True))
-    return [*rows, Cell("joint", "joint", "herding", False, False, False)]
+        rows.append(Cell(method, "herding", True, False, True, f"{method} w/ herding"))
+        rows.append(Cell(method, "mnemonics", True, True, True, f"{method} w/ ours"))
+    return [*rows, Cell("joint", "herding", False, False, False, "joint")]
 
 
 def _table_2() -> list[Cell]:
     return [
-        Cell(f"{kind}{'' if adjust else ' w/o adj.'}", "lucir", kind, True, adjust, True)
+        Cell("lucir", kind, True, adjust, True, f"{kind}{'' if adjust else ' w/o adj.'}")
         for kind in ("random", "herding", "mnemonics")
         for adjust in (False, True)
     ]
@@ -114,7 +101,7 @@ def _ablation() -> list[Cell]:
         ("mnemonics + both", "mnemonics", True, False, True),
         ("mnemonics + both, adjusted", "mnemonics", True, True, True),
     )
-    return [Cell(name, "lucir", *choices) for name, *choices in steps]
+    return [Cell("lucir", *choices, name) for name, *choices in steps]
 
 
 # Runs
