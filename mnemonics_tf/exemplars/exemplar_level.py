@@ -38,6 +38,9 @@ from mnemonics_tf.settings import MnemonicsSettings, Settings
 #: values of --exemplars: the selections, and learning from one of them
 EXEMPLARS = (*SELECTIONS, "mnemonics")
 
+#: grey levels; exemplars that move less on average have learned nothing that is left in uint8
+_VISIBLE = 0.1
+
 
 def make_budget(settings: Settings) -> Budget:
     """Returns the memory's budget that settings ask for."""
@@ -105,7 +108,13 @@ def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> 
     course = learner.adjust_old(exemplars, wanted.adjust_subsets, companions, "adjust", phase.index)
     state.memory = _with_learned(context, memory, rows, exemplars)
     change = diagnostics.measure_change(state, memory, state.memory, old)
-    state.figures["adjust"] = diagnostics.figures(course, change)
+    state.figures["adjust"] = figures = diagnostics.figures(course, change)
+    if figures["pixel_distance"] < _VISIBLE:
+        LOGGER.warning(
+            "adjustment moved exemplars by %.4f grey levels on average: rounding takes away what "
+            "is less than half a level; raise --adjust_learning_rate or --adjust_steps",
+            figures["pixel_distance"],
+        )
     diagnostics.show(context.summaries, "adjust", phase.index, course, change)
 
 

@@ -252,6 +252,17 @@ def test_adjustment_changes_old_exemplars_alone(stage, calls):
     assert state.figures["adjust"]["count"] == 4 * PER_CLASS
 
 
+@pytest.mark.parametrize(("rate", "warned"), [(1e-5, True), (0.1, False)])
+def test_an_adjustment_that_rounding_takes_away_is_told(stage, calls, caplog, rate, warned):
+    context, state = stage.after_new_exemplars(adjust_learning_rate=rate)
+    before = state.memory.images
+    caplog.clear()
+    with caplog.at_level("WARNING", "mnemonics_tf"):
+        adjust_old_exemplars(context, state, 2)
+    assert np.array_equal(state.memory.images, before) == warned
+    assert any("--adjust_learning_rate" in message for message in caplog.messages) == warned
+
+
 def test_an_adjusted_subset_is_measured_on_its_complement(stage, calls):
     context, state = stage.after_new_exemplars()
     everything = sorted(
