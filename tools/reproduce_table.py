@@ -11,6 +11,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.run_directory import RunDirectory, read_json, write_json, write_text
+from mnemonics_tf.settings import MnemonicsSettings
 
 #: Methods that train exactly as another one does, bit for bit: iCaRL changes the head that LwF is
 #: read by and nothing else, and results.json holds both heads.
@@ -225,11 +226,23 @@ class Run:
             wanted[name] = value  # the last one holds
         for name, value in wanted.items():
             # Older results lack younger settings; where a run lies is no setting.
-            if name in found and _as(found[name], value) != found[name]:
+            told = name in found and name not in _unused(found)
+            if told and _as(found[name], value) != found[name]:
                 raise UserError(
                     f"{path} was made with --{name}={found[name]}, but this grid has "
                     f"--{name}={value}: pass the --schedule (or folder) that belong together"
                 )
+
+
+def _unused(settings: dict[str, Any]) -> set[str]:
+    """Returns the settings of exemplar learning that decide nothing in a run with `settings`."""
+    names = {field.name for field in dataclasses.fields(MnemonicsSettings)}
+    names.remove("adjust_old_exemplars")  # which says itself whether others are used
+    if settings.get("adjust_old_exemplars"):
+        return set()
+    if settings.get("exemplars") != "mnemonics":
+        return names
+    return {name for name in names if name.startswith("adjust_")}
 
 
 def _as(example: Any, text: str | bool) -> Any:

@@ -191,6 +191,31 @@ def test_results_of_another_schedule_are_refused(tmp_path, name, value):
     assert not (tmp_path / "published").exists()
 
 
+@pytest.mark.parametrize(
+    ("row", "changed", "refused"),
+    [
+        ("lwf", {"adjust_learning_rate": 0.5, "outer_steps": 99}, None),
+        ("lwf w/ ours", {"adjust_learning_rate": 0.5}, "adjust_learning_rate=0.5"),
+        ("lwf w/ ours", {"outer_steps": 99}, "outer_steps=99"),
+        ("lwf w/ herding", {"adjust_old_exemplars": True}, "adjust_old_exemplars=True"),
+    ],
+)
+def test_only_settings_that_a_run_uses_must_be_those_of_the_schedule(
+    tmp_path, row, changed, refused
+):
+    schedule = [*SCHEDULE, "--outer_steps=20", "--adjust_learning_rate=0.02"]
+    place = Place("cifar100", schedule, tmp_path / "runs", None)
+    cell = next(cell for cell in cells("1", ["lwf"]) if cell.name == row)
+    run = Run(place, cell, 5, 0)
+    used = {"exemplars": cell.exemplars, "adjust_old_exemplars": cell.adjust}
+    write_local(run, 0.3, **{"outer_steps": 20, "adjust_learning_rate": 0.02, **used, **changed})
+    if refused is None:
+        assert run.figures().average_accuracy == pytest.approx(30)
+        return
+    with pytest.raises(UserError, match=f"was made with --{refused}, but"):
+        run.figures()
+
+
 def test_damaged_results_are_named(tmp_path):
     run = grid(tmp_path, methods=["lwf"])[0]
     write_json(run.directory.results, {"settings": []})
