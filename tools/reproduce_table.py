@@ -217,7 +217,7 @@ class Run:
 
     def _check_settings(self, path: pathlib.Path, groups: dict[str, dict[str, Any]]) -> None:
         """Refuses results of another schedule, which a file's name does not tell."""
-        found = {name: value for values in groups.values() for name, value in values.items()}
+        found = _used({name: value for values in groups.values() for name, value in values.items()})
         wanted = {}
         for flag in (f"--dataset={self.place.dataset}", *self.place.schedule, *self.choices()):
             name, equals, value = flag.removeprefix("--").partition("=")
@@ -226,23 +226,22 @@ class Run:
             wanted[name] = value  # the last one holds
         for name, value in wanted.items():
             # Older results lack younger settings; where a run lies is no setting.
-            told = name in found and name not in _unused(found)
-            if told and _as(found[name], value) != found[name]:
+            if name in found and _as(found[name], value) != found[name]:
                 raise UserError(
                     f"{path} was made with --{name}={found[name]}, but this grid has "
                     f"--{name}={value}: pass the --schedule (or folder) that belong together"
                 )
 
 
-def _unused(settings: dict[str, Any]) -> set[str]:
-    """Returns the settings of exemplar learning that decide nothing in a run with `settings`."""
-    names = {field.name for field in dataclasses.fields(MnemonicsSettings)}
-    names.remove("adjust_old_exemplars")  # which says itself whether others are used
+def _used(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings without those of exemplar learning where they decide nothing."""
     if settings.get("adjust_old_exemplars"):
-        return set()
-    if settings.get("exemplars") != "mnemonics":
-        return names
-    return {name for name in names if name.startswith("adjust_")}
+        return settings
+    unused = {field.name for field in dataclasses.fields(MnemonicsSettings)}
+    if settings.get("exemplars") == "mnemonics":
+        unused = {name for name in unused if name.startswith("adjust_")}
+    unused.discard("adjust_old_exemplars")  # that it is off must be so in the grid too
+    return {name: value for name, value in settings.items() if name not in unused}
 
 
 def _as(example: Any, text: str | bool) -> Any:

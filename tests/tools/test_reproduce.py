@@ -24,8 +24,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCHEDULE = ("--base_epochs=2", "--epochs=1", "--finetune_epochs=3")
 
 
-def grid(tmp_path, table="1", methods=(), seeds=(0,), published=None):
-    place = Place("cifar100", SCHEDULE, tmp_path / "runs", published)
+def grid(tmp_path, table="1", methods=(), seeds=(0,), published=None, schedule=SCHEDULE):
+    place = Place("cifar100", schedule, tmp_path / "runs", published)
     return [Run(place, cell, 5, seed) for seed in seeds for cell in cells(table, methods)]
 
 
@@ -198,16 +198,15 @@ def test_results_of_another_schedule_are_refused(tmp_path, name, value):
         ("lwf w/ ours", {"adjust_learning_rate": 0.5}, "adjust_learning_rate=0.5"),
         ("lwf w/ ours", {"outer_steps": 99}, "outer_steps=99"),
         ("lwf w/ herding", {"adjust_old_exemplars": True}, "adjust_old_exemplars=True"),
+        ("lwf w/ ours", {"adjust_old_exemplars": False}, "adjust_old_exemplars=False"),
     ],
 )
 def test_only_settings_that_a_run_uses_must_be_those_of_the_schedule(
     tmp_path, row, changed, refused
 ):
-    schedule = [*SCHEDULE, "--outer_steps=20", "--adjust_learning_rate=0.02"]
-    place = Place("cifar100", schedule, tmp_path / "runs", None)
-    cell = next(cell for cell in cells("1", ["lwf"]) if cell.name == row)
-    run = Run(place, cell, 5, 0)
-    used = {"exemplars": cell.exemplars, "adjust_old_exemplars": cell.adjust}
+    schedule = (*SCHEDULE, "--outer_steps=20", "--adjust_learning_rate=0.02")
+    run = named(grid(tmp_path, methods=["lwf"], schedule=schedule), row)
+    used = {"exemplars": run.cell.exemplars, "adjust_old_exemplars": run.cell.adjust}
     write_local(run, 0.3, **{"outer_steps": 20, "adjust_learning_rate": 0.02, **used, **changed})
     if refused is None:
         assert run.figures().average_accuracy == pytest.approx(30)
