@@ -16,6 +16,9 @@ that is compared. After the exemplars of phase 0 are made it measures, on its cl
 
 and, for every variant of --next_phase, the accuracy of both heads on old, new and all classes after
 the whole next phase with these exemplars, before and after its fine-tune.
+
+--exemplars_from=RUN measures the exemplars that an earlier comparison or run made in phase 0; the
+next phase then makes its own as --exemplars says.
 """
 
 import dataclasses
@@ -40,7 +43,8 @@ from mnemonics_tf.exemplars.temporary_model import fresh_weights
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.progress import LOGGER, log_to
 from mnemonics_tf.randomness import numpy_generator
-from mnemonics_tf.run_directory import write_arrays, write_json
+from mnemonics_tf.run_directory import RunDirectory, write_arrays, write_json
+from mnemonics_tf.run_integrity import load_memory
 from mnemonics_tf.run_state import PhaseState, RunContext
 from mnemonics_tf.settings import Settings
 from mnemonics_tf.training.model_level import finetune_model, train_model
@@ -48,6 +52,9 @@ from mnemonics_tf.training.model_level import finetune_model, train_model
 flags.adopt_module_key_flags(train)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.", required=True)
 _FINETUNE = flags.DEFINE_boolean("finetune", True, "Measure the fine-tunes of Theta_0.")
+_EXEMPLARS_FROM = flags.DEFINE_string(
+    "exemplars_from", "", "Run directory whose exemplars of phase 0 to measure; else make them."
+)
 _NEXT_PHASE = flags.DEFINE_list(
     "next_phase", [], "Train the next phase too: 'transfer', 'plain' (all kernels train), or both."
 )
@@ -77,9 +84,11 @@ def main(_: list[str]) -> None:
     state = experiment.begin_phase(context.protocol.phases[0])
     state.model.set_state(theta_0.model.state())
     started = time.monotonic()
-    unrounded = make_new_exemplars(context, state, 1)
+    unrounded = _make_exemplars(context, state)
     figures = {"seconds": round(time.monotonic() - started, 1), "stages": state.figures}
-    state.memory.save(directory / "exemplars.npz")
+    exemplars = context.directory.exemplars(0)
+    exemplars.parent.mkdir(parents=True, exist_ok=True)
+    state.memory.save(exemplars)
     trained = state.model.state()
     figures |= _measure(context, state, unrounded)
     write_json(pathlib.Path(_OUTPUT.value), figures)
@@ -104,6 +113,15 @@ def _trial_settings(wanted: Settings) -> Settings:
         ),
         run=dataclasses.replace(wanted.run, phase0_from=""),
     )
+
+
+def _make_exemplars(context: RunContext, state: PhaseState) -> Exemplars | None:
+    """Puts exemplars of phase 0 into the memory; returns them before rounding if they learned."""
+    if not _EXEMPLARS_FROM.value:
+        return make_new_exemplars(context, state, 1)
+    shape = context.architecture.image_shape
+    state.memory = load_memory(RunDirectory(_EXEMPLARS_FROM.value), state.phase, shape)
+    return None
 
 
 def _measure(

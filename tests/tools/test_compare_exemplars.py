@@ -1,0 +1,48 @@
+"""The comparison of exemplars, as it is called."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.run_directory import RunDirectory
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+PROTOCOL = ("--base_classes=8", "--num_phases=1", "--base_epochs=1", "--exemplars_per_class=2")
+
+
+def call(module: str, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *PROTOCOL, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_exemplars_of_an_earlier_run_are_measured_and_kept_through_the_next_phase(tmp_path):
+    run, comparison, output = (tmp_path / name for name in ("run", "comparison", "figures.json"))
+    call("mnemonics_tf.train", f"--run_dir={run}", "--exemplars=herding", "--last_phase=0")
+    call(
+        "tools.compare_exemplars",
+        *(f"--run_dir={comparison}", f"--output={output}", f"--phase0_from={run}"),
+        *(f"--exemplars_from={run}", "--exemplars=random", "--exemplar_seed=1"),
+        *("--nofinetune", "--next_phase=transfer", "--epochs=1", "--finetune_epochs=1"),
+    )
+
+    def images(directory: pathlib.Path) -> np.ndarray:
+        return ExemplarMemory.load(RunDirectory(directory).exemplars(0)).images
+
+    np.testing.assert_array_equal(images(comparison), images(run))
+    figures = json.loads(output.read_text())
+    assert figures["theta_0"] == json.loads((run / "results.json").read_text())["phases"][0][
+        "heads"]["classifier"]["accuracy"]  # fmt: skip
+    after = figures["next_phase_transfer"]["after_finetune"]["classifier"]
+    assert min(after.values()) <= after["all"] <= max(after.values())
+    assert "finetuned" not in figures
