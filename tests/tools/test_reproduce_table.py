@@ -1,0 +1,200 @@
+"""The rows of the tables, the runs behind them, and their figures."""
+
+import inspect
+
+import pytest
+
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.evaluation.intervals import mean_and_interval
+from mnemonics_tf.methods import METHODS
+from mnemonics_tf.methods.base import Method
+from mnemonics_tf.run_directory import read_json, write_json
+from tests.tools.reproduce_grid import SCHEDULE, grid, named
+from tools.reproduce_table import TRAINED_AS, cells, rows, text_table, write_markdown
+
+# Rows
+
+
+@pytest.mark.parametrize(("table", "count"), [("1", 13), ("2", 6), ("ablation", 8)])
+def test_every_row_stands_once(table, count):
+    names = [cell.name for cell in cells(table)]
+    assert len(names) == len(set(names)) == count
+
+
+@pytest.mark.parametrize("method", ["lwf", "icarl", "bic", "lucir"])
+def test_rows_of_table_1_add_the_plug_in_in_two_steps(method):
+    plain, herding, ours = cells("1", [method])
+    assert (plain.exemplars, plain.transfer, plain.adjust, plain.finetune) == ("herding", *3 * [0])
+    assert "--noweight_transfer" in plain.flags()
+    assert "--finetune_epochs=0" in plain.flags()
+    assert (herding.exemplars, herding.transfer, herding.adjust) == ("herding", True, False)
+    assert (ours.exemplars, ours.transfer, ours.adjust) == ("mnemonics", True, True)
+    for cell in (herding, ours):
+        assert "--weight_transfer" in cell.flags()
+        assert "--finetune_epochs=0" not in cell.flags()
+    assert plain.published("cifar100", 5)[0] is not None
+    assert ours.published("cifar100", 5)[0] is not None
+    # The paper has this step for LUCIR only, in its Table 2.
+    assert (herding.published("cifar100", 5)[0] is not None) == (method == "lucir")
+
+
+def test_methods_choose_rows():
+    assert {cell.method for cell in cells("1", ["lwf", "joint"])} == {"lwf", "joint"}
+    with pytest.raises(UserError, match="--methods=lwf,bic: table 2 has no row of 'lwf'.*lucir"):
+        cells("2", ["lwf", "bic"])
+
+
+@pytest.mark.parametrize(("method", "other"), TRAINED_AS.items())
+def test_methods_that_share_runs_train_the_same(method, other):
+    """Every member but the head is the very same; it is what the rows of iCaRL rest on."""
+    members = {name for name in vars(Method) if not name.startswith("__")} - {"prediction_head"}
+    assert members >= {"loss_parts", "configure", "classifier", "after_training"}
+    for name in members:
+        mine, theirs = (inspect.getattr_static(METHODS[key], name) for key in (method, other))
+        assert mine is theirs, name
+
+
+def test_icarl_shares_the_runs_of_lwf(tmp_path):
+    runs = grid(tmp_path)
+    for suffix in ("", " w/ herding", " w/ ours"):
+        lwf, icarl = (named(runs, f"{method}{suffix}") for method in ("lwf", "icarl"))
+        assert icarl.directory.root == lwf.directory.root
+        assert "--method=lwf" in icarl.choices()
+    assert len({run.name for run in runs}) == 13 - 3
+
+
+# Figures
+
+
+def write_results(path, run, accuracies, **changed):
+    """Writes what a run of the grid would: of each head, an average accuracy."""
+    cell = run.cell
+    training = {"method": cell.trained_as, "base_epochs": 2, "epochs": 1}
+    training["finetune_epochs"] = 3 if cell.finetune else 0
+    heads = {
+        head: {"average_accuracy": mean, "forgetting": mean / 2, "phase_accuracies": [0.9, mean]}
+        for head, mean in accuracies.items()
+    }
+    phase = {"heads": {head: {"confusion_matrix": [[1]]} for head in accuracies}}
+    settings = {
+        "protocol": {"dataset": "cifar100", "num_phases": 5, "seed": run.seed},
+        "model": {"weight_transfer": cell.transfer},
+        "training": training | changed,
+    }
+    phases = [phase | {"seconds": {"train": seconds}} for seconds in (600, 60, 120)]
+    write_json(path, {"summary": heads, "settings": settings, "phases": phases})
+
+
+def write_local(run, classifier, nme=0.0, **changed):
+    write_results(run.directory.results, run, {"classifier": classifier, "nme": nme}, **changed)
+
+
+def test_rows_have_mean_interval_and_difference(tmp_path):
+    runs = grid(tmp_path, methods=["lwf", "icarl"], seeds=(0, 1, 2))
+    for seed, value in ((0, 0.50), (1, 0.53)):
+        write_local(named(runs, "lwf", seed), value, nme=value + 0.1)
+    table = {row.name: row for row in rows(runs)}
+    assert list(table) == [cell.name for cell in cells("1", ["lwf", "icarl"])]
+
+    lwf = table["lwf"]
+    assert lwf.seeds == (0, 1)
+    assert lwf.accuracy.mean == pytest.approx(51.5)
+    assert lwf.accuracy.half_width == pytest.approx(mean_and_interval([50, 53])[1])
+    assert (lwf.accuracy.published, lwf.accuracy.difference) == (49.59, "+1.91")
+    assert (lwf.forgetting.published, lwf.forgetting.difference) == (43.36, "-17.61")
+    assert lwf.last.mean == pytest.approx(51.5)
+    assert lwf.minutes.mean == pytest.approx(3)  # without phase 0
+
+    icarl = table["icarl"]
+    assert (icarl.accuracy.mean, icarl.accuracy.published) == (pytest.approx(61.5), 57.12)
+    assert (table["lwf w/ ours"].seeds, table["lwf w/ ours"].accuracy.ours) == ((), "-")
+    assert table["lwf w/ ours"].accuracy.paper == "54.43"
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    runs = grid(tmp_path, methods=["lucir"])
+    write_local(named(runs, "lucir w/ herding"), 0.6)
+    row = rows(runs)[1]
+    assert (row.accuracy.ours, row.accuracy.paper, row.accuracy.difference) == (
+        *("60.00", "63.39"),
+        "-3.39",
+    )
+
+
+def test_text_and_markdown_say_the_same(tmp_path):
+    runs = grid(tmp_path, methods=["icarl"], seeds=(0, 1))
+    for run in runs:
+        write_local(run, 0.1, nme=0.6 + run.seed / 100)
+    write_markdown(tmp_path / "table.md", runs)
+    text, markdown = text_table(runs), (tmp_path / "table.md").read_text()
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 3
+    assert len({line.count("|") for line in lines}) == 1
+    assert "| icarl | 5 | 0, 1 | 60.50 ± 6.35 | 57.12 | +3.38 |" in markdown
+    for written in (text, markdown):
+        assert "60.50 ± 6.35" in written
+        assert "icarl trains exactly as lwf does" in written
+    assert "icarl trains" not in text_table(grid(tmp_path, methods=["lwf"]))
+
+
+def test_published_results_count_and_grow(tmp_path):
+    published = tmp_path / "published"
+    runs = grid(tmp_path, methods=["lwf"], published=published)
+    plain, herding, _ = runs
+    write_results(published / f"{plain.name}.json", plain, {"classifier": 0.4, "nme": 0.5})
+    write_local(herding, 0.3)
+    assert [run.is_done() for run in runs] == [True, True, False]
+    assert [run.is_done() for run in grid(tmp_path, methods=["lwf"])] == [False, True, False]
+    assert rows(runs)[0].accuracy.mean == pytest.approx(40)
+
+    before = (published / f"{plain.name}.json").read_bytes()
+    for run in runs:
+        run.publish()
+    assert (published / f"{plain.name}.json").read_bytes() == before
+    contents = read_json(published / f"{herding.name}.json")
+    expected = read_json(herding.directory.results)
+    assert contents["phases"][0]["heads"] == {"classifier": {}, "nme": {}}
+    assert contents["summary"] == expected["summary"]
+    assert len(list(published.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("epochs", 12), ("method", "bic"), ("finetune_epochs", 3)]
+)
+def test_results_of_another_schedule_are_refused(tmp_path, name, value):
+    run = grid(tmp_path, methods=["lwf"], published=tmp_path / "published")[0]
+    write_local(run, 0.3, **{name: value})
+    with pytest.raises(UserError, match=f"results.json was made with --{name}={value}, but"):
+        run.publish()
+    assert not (tmp_path / "published").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "changed", "refused"),
+    [
+        ("lwf", {"adjust_learning_rate": 0.5, "outer_steps": 99}, None),
+        ("lwf w/ ours", {"adjust_learning_rate": 0.5}, "adjust_learning_rate=0.5"),
+        ("lwf w/ ours", {"outer_steps": 99}, "outer_steps=99"),
+        ("lwf w/ herding", {"adjust_old_exemplars": True}, "adjust_old_exemplars=True"),
+        ("lwf w/ ours", {"adjust_old_exemplars": False}, "adjust_old_exemplars=False"),
+    ],
+)
+def test_only_settings_that_a_run_uses_must_be_those_of_the_schedule(
+    tmp_path, row, changed, refused
+):
+    schedule = (*SCHEDULE, "--outer_steps=20", "--adjust_learning_rate=0.02")
+    run = named(grid(tmp_path, methods=["lwf"], schedule=schedule), row)
+    used = {"exemplars": run.cell.exemplars, "adjust_old_exemplars": run.cell.adjust}
+    write_local(run, 0.3, **{"outer_steps": 20, "adjust_learning_rate": 0.02, **used, **changed})
+    if refused is None:
+        assert run.figures().average_accuracy == pytest.approx(30)
+        return
+    with pytest.raises(UserError, match=f"was made with --{refused}, but"):
+        run.figures()
+
+
+def test_damaged_results_are_named(tmp_path):
+    run = grid(tmp_path, methods=["lwf"])[0]
+    write_json(run.directory.results, {"settings": []})
+    with pytest.raises(UserError, match=r"results\.json is not the results\.json of a run"):
+        run.figures()
