@@ -151,6 +151,15 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, (int, float)) and 0 <= value <= 1
 
 
+def same_base_classes(mine: RunDirectory, other: RunDirectory) -> bool:
+    """Whether phase 0 of two runs has the same classes by name; older runs did not note them."""
+    if not other.classes.exists():
+        return True
+    facts = read_json(other.classes)
+    phases = facts.get("phases") if isinstance(facts, dict) else None
+    return bool(phases) and phases[0] == read_json(mine.classes)["phases"][0]
+
+
 def load_memory(
     directory: RunDirectory, phase: Phase, image_shape: tuple[int, int, int]
 ) -> ExemplarMemory:

@@ -61,8 +61,14 @@ class RunContext:
 
     @property
     def jit_compile(self) -> bool:
-        """Whether XLA compiles what runs on each device."""
+        """Whether XLA compiles training steps and evaluation."""
         return devices.compiles(self.settings.run.jit_compile)
+
+    @property
+    def jit_compile_exemplars(self) -> bool:
+        """Whether XLA compiles the inner loop of exemplar learning."""
+        single = self.strategy.num_replicas_in_sync == 1
+        return single and devices.compiles(self.settings.run.jit_compile_exemplars)
 
     @property
     def seed(self) -> int:

@@ -43,7 +43,10 @@ class RunSettings:
     jit_compile: str = _setting(
         "auto",
         "Compile training steps (on one device) and evaluation with XLA; auto: where there are "
-        "GPUs. Exemplar learning is never compiled.",
+        "GPUs.",
+    )
+    jit_compile_exemplars: str = _setting(
+        "off", "Likewise for the inner loop of exemplar learning (on one device)."
     )
     checkpoint_minutes: float = _setting(
         5.0, "Minutes between checkpoints within a stage; stages also end with one."

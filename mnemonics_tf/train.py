@@ -42,6 +42,7 @@ settings_flags.define_flags(
         "mixed_precision": list(PRECISIONS),
         "strategy": list(devices.STRATEGIES),
         "jit_compile": list(devices.JIT_COMPILE),
+        "jit_compile_exemplars": list(devices.JIT_COMPILE),
     }
 )
 flags.adopt_module_key_flags(settings_flags)

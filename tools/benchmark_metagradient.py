@@ -54,6 +54,7 @@ _MAX_UNROLL_STEPS = flags.DEFINE_integer(
     "max_unroll_steps", 10, "Largest T for plain unrolls (0.5 to 1.1 GB a step by default).", 1
 )
 _PYTORCH_PYTHON = flags.DEFINE_string("pytorch_python", None, "A Python that has PyTorch.")
+_JIT_COMPILE = flags.DEFINE_boolean("jit_compile", False, "Compile ours with XLA.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _CASE = flags.DEFINE_string("case", None, "Measure this one case (JSON) here; used internally.")
 
@@ -83,6 +84,7 @@ def list_cases() -> list[dict]:
                 "truncated_steps": _TRUNCATED_STEPS.value,
                 "threads": _THREADS.value,
                 "learning_rate": LEARNING_RATE,
+                "jit_compile": _JIT_COMPILE.value,
             }
         )
     return cases
@@ -123,19 +125,30 @@ def measure_here(case: dict) -> dict:
     if case["threads"]:
         tf.config.threading.set_intra_op_parallelism_threads(case["threads"])
         tf.config.threading.set_inter_op_parallelism_threads(case["threads"])
+    gpus = tf.config.list_logical_devices("GPU")
+
+    def peak_megabytes():
+        if gpus:
+            return tf.config.experimental.get_memory_info(gpus[0].name)["peak"] / 2**20
+        return peak_resident_megabytes()
+
     estimate = build_outer_step(case)
     imported = peak_megabytes()
+    started = time.perf_counter()
     estimate(1)
+    first = time.perf_counter() - started
     warm = peak_megabytes()
     wall, cpu = time.perf_counter(), time.process_time()
     estimate(case["steps"])
     return {
         "seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,
+        "first_step_seconds": first,
         "imported_megabytes": imported,
         "warm_megabytes": warm,
         "peak_megabytes": peak_megabytes(),
         "version": f"tensorflow {tf.__version__}",
+        "gpu": gpu_name(tf) if gpus else None,
     }
 
 
@@ -168,7 +181,9 @@ def build_outer_step(case: dict):
         outer_loss=lambda parameters, outer_input: loss(parameters, *outer_input),
         learning_rate=case["learning_rate"],
     )
-    estimator = metagradient.create(case["estimator"], problem, case["truncated_steps"])
+    estimator = metagradient.create(
+        case["estimator"], problem, case["truncated_steps"], case["jit_compile"]
+    )
     if on_features:
         encode = tf.function(model.backbone)
         estimator = metagradient.OnFeatures(estimator, model.backbone)
@@ -194,7 +209,13 @@ def build_outer_step(case: dict):
     return estimate
 
 
-def peak_megabytes() -> float:
+def gpu_name(tf) -> str:
+    """Returns what the first GPU calls itself."""
+    gpu = tf.config.list_physical_devices("GPU")[0]
+    return tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+
+
+def peak_resident_megabytes() -> float:
     """Returns the largest resident size of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

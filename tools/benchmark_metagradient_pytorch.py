@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 EPSILON = 1e-5
+ON_GPU = torch.cuda.is_available()
 
 
 class Network:
@@ -123,11 +124,13 @@ def estimate(network: Network, case: dict, steps: int) -> torch.Tensor:
             for (name, value), part in zip(trained.items(), gradient, strict=True)
         }
     outer_loss = network.loss(trained, network.features(trained, outer_images), outer_labels)
-    return torch.autograd.grad(outer_loss, exemplars)[0]
+    return torch.autograd.grad(outer_loss, exemplars)[0].cpu()
 
 
 def peak_megabytes() -> float:
-    """Returns the largest resident size of this process so far."""
+    """Returns the most GPU memory so far or, without a GPU, the largest resident size."""
+    if ON_GPU:
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -137,6 +140,9 @@ def main() -> None:
     if case["threads"]:
         torch.set_num_threads(case["threads"])
     torch.manual_seed(0)
+    if ON_GPU:  # TensorFlow's default for convolutions and products; PyTorch's for the former
+        torch.set_default_device("cuda")
+        torch.backends.cuda.matmul.allow_tf32 = True
     network = Network(
         case["depth"],
         case["classes"],

@@ -23,6 +23,7 @@ next phase then makes its own as --exemplars says.
 
 import dataclasses
 import pathlib
+import sys
 import time
 
 import numpy as np
@@ -44,7 +45,7 @@ from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.progress import LOGGER, log_to
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.run_directory import RunDirectory, write_arrays, write_json
-from mnemonics_tf.run_integrity import load_memory
+from mnemonics_tf.run_integrity import load_memory, same_base_classes
 from mnemonics_tf.run_state import PhaseState, RunContext
 from mnemonics_tf.settings import Settings
 from mnemonics_tf.training.model_level import finetune_model, train_model
@@ -60,8 +61,17 @@ _NEXT_PHASE = flags.DEFINE_list(
 )
 
 
-def main(_: list[str]) -> None:
+def main(_: list[str]) -> int:
     """Makes the exemplars of phase 0, measures them and writes the figures."""
+    try:
+        _compare()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _compare() -> None:
     wanted = settings_flags.settings_from_flags(flags.FLAGS)
     directory = pathlib.Path(wanted.run.run_dir)
     if directory.exists():
@@ -119,8 +129,13 @@ def _make_exemplars(context: RunContext, state: PhaseState) -> Exemplars | None:
     """Puts exemplars of phase 0 into the memory; returns them before rounding if they learned."""
     if not _EXEMPLARS_FROM.value:
         return make_new_exemplars(context, state, 1)
-    shape = context.architecture.image_shape
-    state.memory = load_memory(RunDirectory(_EXEMPLARS_FROM.value), state.phase, shape)
+    other = RunDirectory(_EXEMPLARS_FROM.value)
+    if not same_base_classes(context.directory, other):
+        raise UserError(
+            f"--exemplars_from={other.root}: its phase 0 has other classes or another class order; "
+            "pass a run with the same data and class order, or leave the flag out to make exemplars"
+        )
+    state.memory = load_memory(other, state.phase, context.architecture.image_shape)
     return None
 
 

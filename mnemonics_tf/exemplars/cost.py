@@ -3,10 +3,12 @@
 import pathlib
 import re
 import resource
+import subprocess
 import sys
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.temporary_model import BaseLevelSettings
@@ -21,7 +23,7 @@ _FIRST_ORDER = 2.0
 def check_memory(
     backbone: keras.Model, settings: BaseLevelSettings, exemplars: int, outer_batch: int
 ) -> None:
-    """Refuses an outer step whose activations can't fit into the machine's free memory.
+    """Refuses an outer step whose activations can't fit into the memory of GPU or machine.
 
     Args:
         backbone: of the temporary model.
@@ -44,7 +46,7 @@ def check_memory(
     if free is not None and needed > free:
         raise UserError(
             f"one outer step of exemplar learning needs about {needed / 2**30:.1f} GiB and "
-            f"{free / 2**30:.1f} GiB are free: lower --inner_batch_size (now {batch}) or "
+            f"{free / 2**30:.1f} GiB are there: lower --inner_batch_size (now {batch}) or "
             f"--outer_batch_size (now {outer_batch}), or use --inner_scope=classifier"
             + (", or --meta_gradient=sweep" if settings.estimator == "unroll" else "")
         )
@@ -101,6 +103,9 @@ class Plan:
 
 
 def _free_memory() -> int | None:
+    """Returns the bytes of the smallest GPU, or those that are free on a machine without any."""
+    if tf.config.list_logical_devices("GPU"):
+        return _gpu_memory()
     meminfo = pathlib.Path("/proc/meminfo")
     if not meminfo.exists():
         return None
@@ -108,6 +113,19 @@ def _free_memory() -> int | None:
     return int(match.group(1)) * 1024 if match else None
 
 
+def _gpu_memory() -> int | None:
+    """Returns the bytes of the smallest GPU: what is free, TensorFlow may have taken itself."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return min(int(line) for line in told.split()) * 2**20
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return None  # no check is better than a wrong one
+
+
 def _peak_memory() -> int:
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus:
+        return max(tf.config.experimental.get_memory_info(gpu.name)["peak"] for gpu in gpus)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -277,6 +277,7 @@ def _learner(
         batch_statistics=wanted.inner_batch_statistics,
         augment=wanted.inner_augmentation,
         gradient_scale=wanted.gradient_scale,
+        jit_compile=context.jit_compile_exemplars,
     )
     per_step = min(wanted.exemplars_per_step or num_rows, num_rows)
     check_memory(models[0].backbone, base, per_step, wanted.outer_batch_size)

@@ -52,11 +52,12 @@ class _TrainingMetaGradient(MetaGradient):
 
     Args:
         problem: the two losses and the base level's step.
+        jit_compile: whether XLA compiles the graphs.
     """
 
-    def __init__(self, problem: BilevelProblem):
+    def __init__(self, problem: BilevelProblem, jit_compile: bool = False):
         self._problem = problem
-        self._inner_step = tf.function(self._take_inner_step)
+        self._inner_step = tf.function(self._take_inner_step, jit_compile=jit_compile)
 
     def _take_inner_step(self, parameters, velocity, exemplars, batch, labels, step_input):
         """One step of Eq. 8: (theta_t, v_t) -> (theta_{t+1}, v_{t+1}, inner loss)."""
@@ -84,13 +85,16 @@ class _Reverse(_TrainingMetaGradient):
     Args:
         problem: the two losses and the base level's step.
         last_steps: how many steps to go back; None goes back to the first.
+        jit_compile: whether XLA compiles the graphs.
     """
 
-    def __init__(self, problem: BilevelProblem, last_steps: int | None = None):
-        super().__init__(problem)
+    def __init__(
+        self, problem: BilevelProblem, last_steps: int | None = None, jit_compile: bool = False
+    ):
+        super().__init__(problem, jit_compile)
         self._last_steps = last_steps
-        self._outer_gradient = tf.function(self._differentiate_outer_loss)
-        self._reverse_step = tf.function(self._take_reverse_step)
+        self._outer_gradient = tf.function(self._differentiate_outer_loss, jit_compile=jit_compile)
+        self._reverse_step = tf.function(self._take_reverse_step, jit_compile=jit_compile)
 
     def _estimate(self, base_level: BaseLevel, outer_input: Nest) -> MetaGradientResult:
         num_steps = base_level.num_steps
@@ -235,9 +239,9 @@ class Unroll(_TrainingMetaGradient):
     optimiser rejects it ("nodes in a cycle").
     """
 
-    def __init__(self, problem: BilevelProblem):
-        super().__init__(problem)
-        self._outer_loss = tf.function(problem.outer_loss)
+    def __init__(self, problem: BilevelProblem, jit_compile: bool = False):
+        super().__init__(problem, jit_compile)
+        self._outer_loss = tf.function(problem.outer_loss, jit_compile=jit_compile)
 
     def _estimate(self, base_level: BaseLevel, outer_input: Nest) -> MetaGradientResult:
         parameters = base_level.parameters
@@ -317,22 +321,26 @@ class OnFeatures(MetaGradient):
         return gradient
 
 
-#: Estimators by name: (problem, number of steps that `truncated` goes back) -> estimator.
-ESTIMATORS: dict[str, Callable[[BilevelProblem, int], MetaGradient]] = {
-    "sweep": lambda problem, truncated_steps: ReverseSweep(problem),
-    "unroll": lambda problem, truncated_steps: Unroll(problem),
-    "truncated": lambda problem, truncated_steps: ReverseSweep(problem, truncated_steps),
-    "first_order": lambda problem, truncated_steps: FirstOrder(problem),
+#: Estimators by name: (problem, number of steps that `truncated` goes back, whether XLA compiles)
+#: -> estimator.
+ESTIMATORS: dict[str, Callable[[BilevelProblem, int, bool], MetaGradient]] = {
+    "sweep": lambda problem, truncated_steps, jit: ReverseSweep(problem, None, jit),
+    "unroll": lambda problem, truncated_steps, jit: Unroll(problem, jit),
+    "truncated": lambda problem, truncated_steps, jit: ReverseSweep(problem, truncated_steps, jit),
+    "first_order": lambda problem, truncated_steps, jit: FirstOrder(problem, None, jit),
 }
 
 
-def create(name: str, problem: BilevelProblem, truncated_steps: int = 1) -> MetaGradient:
+def create(
+    name: str, problem: BilevelProblem, truncated_steps: int = 1, jit_compile: bool = False
+) -> MetaGradient:
     """Builds an estimator.
 
     Args:
         name: one of `ESTIMATORS`.
         problem: the two losses and the base level's learning rate.
         truncated_steps: how many of the last inner steps `truncated` goes back; others ignore it.
+        jit_compile: whether XLA compiles the graphs, for a GPU.
 
     Raises:
         UserError: there is no such estimator, or `truncated_steps` is not positive.
@@ -346,7 +354,7 @@ def create(name: str, problem: BilevelProblem, truncated_steps: int = 1) -> Meta
             f"The truncated meta-gradient was told to go back {truncated_steps} inner steps: pass "
             "1 or more."
         )
-    return ESTIMATORS[name](problem, truncated_steps)
+    return ESTIMATORS[name](problem, truncated_steps, jit_compile)
 
 
 def _add_scaled(tensors, increments, factor):

@@ -34,6 +34,7 @@ class BaseLevelSettings:
             ones.
         augment: augment exemplars in the inner loop as in training.
         gradient_scale: factor on the meta-gradient.
+        jit_compile: whether XLA compiles inner, reverse and outer steps.
     """
 
     scope: str
@@ -47,6 +48,7 @@ class BaseLevelSettings:
     batch_statistics: bool
     augment: bool
     gradient_scale: float = 1.0
+    jit_compile: bool = False
 
 
 class TemporaryModel:
@@ -85,7 +87,9 @@ class TemporaryModel:
             settings.momentum,
             settings.gradient_scale,
         )
-        self._estimator = metagradient.create(settings.estimator, problem, settings.truncated_steps)
+        self._estimator = metagradient.create(
+            settings.estimator, problem, settings.truncated_steps, settings.jit_compile
+        )
         if settings.scope == "classifier":
             self._estimator = metagradient.OnFeatures(self._estimator, self._model.backbone)
 

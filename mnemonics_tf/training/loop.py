@@ -66,9 +66,9 @@ class TrainingLoop:
             self.optimizer = make_optimizer(settings, self._variables)
             self._loss_scale = LossScale() if mixed_precision == "float16" else None
         self._part_names: list[str] = []
-        self._differentiate = self._gradients
-        if jit_compile and strategy.num_replicas_in_sync == 1:
-            self._differentiate = tf.function(self._gradients, jit_compile=True)
+        jit_compile = jit_compile and strategy.num_replicas_in_sync == 1
+        self._differentiate = _compiled(self._gradients, jit_compile)
+        self._update = _compiled(self._apply, jit_compile)
         self._run_steps = tf.function(self._steps)
 
     def run_epoch(self, images: ImageSet, epoch: int, *key: str | int) -> dict[str, float]:
@@ -121,7 +121,7 @@ class TrainingLoop:
         with self._precision():
             gradients, figures = self._strategy.run(self._differentiate, (batch,))
         if self._loss_scale is None:
-            self._strategy.run(self._apply, (gradients,))
+            self._strategy.run(self._update, (gradients,))
         else:
             self._apply_if_finite(gradients)
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, figures, axis=None)
@@ -183,3 +183,7 @@ class TrainingLoop:
         check_shapes(state, shapes, "the checkpoint of the optimiser")
         for i, variable in enumerate(self._state_variables()):
             variable.assign(state[f"{i:04d}"])
+
+
+def _compiled(function: Callable, jit_compile: bool) -> Callable:
+    return tf.function(function, jit_compile=True) if jit_compile else function

@@ -13,7 +13,8 @@ from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.progress import LOGGER, StageProgress
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.results import hash_of
-from mnemonics_tf.run_directory import RunDirectory, read_arrays, read_json, write_arrays
+from mnemonics_tf.run_directory import RunDirectory, read_arrays, write_arrays
+from mnemonics_tf.run_integrity import same_base_classes
 from mnemonics_tf.run_state import PhaseState, RunContext
 from mnemonics_tf.training.loop import LossParts, TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
@@ -205,20 +206,11 @@ def _phase0_fingerprint(context: RunContext) -> str:
     )
 
 
-def _same_base_classes(mine: RunDirectory, other: RunDirectory) -> bool:
-    """Whether phase 0 of two runs has the same classes by name; older runs did not note them."""
-    if not other.classes.exists():
-        return True
-    facts = read_json(other.classes)
-    phases = facts.get("phases") if isinstance(facts, dict) else None
-    return bool(phases) and phases[0] == read_json(mine.classes)["phases"][0]
-
-
 def _take_over_phase0(context: RunContext, state: PhaseState) -> None:
     other = RunDirectory(context.settings.run.phase0_from)
     arrays = read_arrays(other.base_model)
     same_settings = str(arrays.pop("fingerprint", "")) == _phase0_fingerprint(context)
-    if not same_settings or not _same_base_classes(context.directory, other):
+    if not same_settings or not same_base_classes(context.directory, other):
         raise UserError(
             f"--phase0_from={other.root}: its phase 0 was trained with other settings, data or "
             "class order; leave the flag out to train phase 0 here"

@@ -1,4 +1,5 @@
 import logging
+import subprocess
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_what_does_not_fit_is_refused(free, backbone, base, exemplars, outer_bat
     free(1.01 * images)
     cost.check_memory(backbone, base, exemplars, outer_batch)
     free(0.99 * images)
-    with pytest.raises(UserError, match="GiB are free"):
+    with pytest.raises(UserError, match="GiB are there"):
         cost.check_memory(backbone, base, exemplars, outer_batch)
 
 
@@ -88,6 +89,21 @@ def test_an_unknown_size_of_memory_refuses_nothing(free, backbone):
 
 def test_this_machine_has_some_free_memory():
     assert cost._free_memory() is None or cost._free_memory() > 2**20
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [("143771\n81559\n", 81559 * 2**20), ("[N/A]\n", None), (None, None)]
+)
+def test_with_gpus_the_smallest_one_counts(monkeypatch, told, expected):
+    def run(command, **_):
+        assert command[0] == "nvidia-smi"
+        if told is None:
+            raise FileNotFoundError(command[0])
+        return subprocess.CompletedProcess(command, 0, stdout=told)
+
+    monkeypatch.setattr(cost.tf.config, "list_logical_devices", lambda kind: ["GPU:0", "GPU:1"])
+    monkeypatch.setattr(cost.subprocess, "run", run)
+    assert cost._free_memory() == expected
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,37 @@ def test_first_order_starts_from_parameters_at_zero():
     assert relative_error(actual, expected) < 1e-8
 
 
+@pytest.mark.parametrize("name", metagradient.ESTIMATORS)
+def test_compiled_estimators_give_the_same_gradient(name):
+    case, _ = quadratic_case(momentum=0.9)
+    plain, compiled = (
+        case.estimate(metagradient.create(name, case.problem, 2, jit_compile))
+        for jit_compile in (False, True)
+    )
+    assert relative_error(compiled.exemplar_gradient, plain.exemplar_gradient) < 1e-7
+    np.testing.assert_allclose(compiled.inner_losses, plain.inner_losses, rtol=1e-12)
+
+
+def test_compiling_is_done_by_xla_alone():
+    case, _ = quadratic_case(momentum=0.0)
+
+    def uncompilable_loss(parameters, images, labels, step_input):
+        loss = case.problem.inner_loss(parameters, images, labels, step_input)
+        return loss + 0.0 * tf.py_function(lambda: 0.0, [], tf.float64)
+
+    problem = dataclasses.replace(case.problem, inner_loss=uncompilable_loss)
+    case.estimate(metagradient.create("sweep", problem))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="[Cc]ompil"):
+        case.estimate(metagradient.create("sweep", problem, jit_compile=True))
+
+
+def test_a_compiled_sweep_through_a_network_is_exact():
+    case = network_case(momentum=0.9)
+    compiled = metagradient.create("sweep", case.problem, jit_compile=True)
+    gradient = case.estimate(compiled).exemplar_gradient
+    assert relative_error(gradient, gradient_by_tapes(case)) < 1e-10
+
+
 @pytest.mark.parametrize("build", EXACT.values(), ids=EXACT)
 def test_single_precision_agrees_with_double(build):
     single, double = network_case(0.9, np.float32), network_case(0.9)

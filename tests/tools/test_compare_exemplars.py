@@ -15,7 +15,8 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PROTOCOL = ("--base_classes=8", "--num_phases=1", "--base_epochs=1", "--exemplars_per_class=2")
 
 
-def call(module: str, *arguments: str) -> None:
+def call(module: str, *arguments: str, status: int = 0) -> str:
+    """Runs a module, checks its exit status and returns what it said."""
     done = subprocess.run(
         [sys.executable, "-m", module, *PROTOCOL, *arguments],
         cwd=REPOSITORY,
@@ -23,7 +24,8 @@ def call(module: str, *arguments: str) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == status, done.stderr[-2000:]
+    return done.stderr
 
 
 def test_exemplars_of_an_earlier_run_are_measured_and_kept_through_the_next_phase(tmp_path):
@@ -46,3 +48,13 @@ def test_exemplars_of_an_earlier_run_are_measured_and_kept_through_the_next_phas
     after = figures["next_phase_transfer"]["after_finetune"]["classifier"]
     assert min(after.values()) <= after["all"] <= max(after.values())
     assert "finetuned" not in figures
+
+    # The same exemplars under other names would be measured as those of the wrong classes.
+    other_order = ("--class_order_seed=7", "--nofinetune", f"--output={tmp_path / 'other.json'}")
+    complaint = call(
+        "tools.compare_exemplars",
+        *(f"--run_dir={tmp_path / 'other'}", f"--exemplars_from={run}", *other_order),
+        status=2,
+    )
+    assert f"error: --exemplars_from={run}" in complaint
+    assert "class order" in complaint
