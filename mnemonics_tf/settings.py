@@ -46,7 +46,8 @@ class RunSettings:
         "GPUs.",
     )
     jit_compile_exemplars: str = _setting(
-        "off", "Likewise for the inner loop of exemplar learning (on one device)."
+        "off",
+        "Likewise for the inner loop of exemplar learning, on one device; for wide inner scopes.",
     )
     checkpoint_minutes: float = _setting(
         5.0, "Minutes between checkpoints within a stage; stages also end with one."

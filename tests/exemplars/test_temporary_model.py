@@ -78,6 +78,19 @@ def estimate(temporary_model: TemporaryModel, *key, exemplars=None):
 # --- the gradient --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_gradient_is_compiled_on_demand(jit_compile, monkeypatch):
+    asked = []
+
+    def create(name, problem, truncated_steps, jit_compile):
+        asked.append(jit_compile)
+        return metagradient.ReverseSweep(problem)
+
+    monkeypatch.setattr(metagradient, "create", create)
+    make_temporary_model(settings(jit_compile=jit_compile))
+    assert asked == [jit_compile]
+
+
 @pytest.mark.parametrize(
     "changes",
     [*({"scope": scope} for scope in SCOPES), {"scope": "all", "batch_statistics": True}],
