@@ -42,11 +42,11 @@ def check_memory(
         steps = settings.steps if settings.estimator == "unroll" else 1
         inner = _SECOND_ORDER * image_bytes * batch * steps
         needed = max(inner, _FIRST_ORDER * image_bytes * outer_batch)
-    free = _free_memory()
-    if free is not None and needed > free:
+    available = _available_memory()
+    if available is not None and needed > available:
         raise UserError(
             f"one outer step of exemplar learning needs about {needed / 2**30:.1f} GiB and "
-            f"{free / 2**30:.1f} GiB are there: lower --inner_batch_size (now {batch}) or "
+            f"{available / 2**30:.1f} GiB are there: lower --inner_batch_size (now {batch}) or "
             f"--outer_batch_size (now {outer_batch}), or use --inner_scope=classifier"
             + (", or --meta_gradient=sweep" if settings.estimator == "unroll" else "")
         )
@@ -102,8 +102,8 @@ class Plan:
         LOGGER.info("%s: %s; peak memory so far %.1f GiB", self._name, time, peak)
 
 
-def _free_memory() -> int | None:
-    """Returns the bytes of the smallest GPU, or those that are free on a machine without any."""
+def _available_memory() -> int | None:
+    """Returns the bytes of the smallest GPU or, on a machine without any, those that are free."""
     if tf.config.list_logical_devices("GPU"):
         return _gpu_memory()
     meminfo = pathlib.Path("/proc/meminfo")
@@ -114,7 +114,7 @@ def _free_memory() -> int | None:
 
 
 def _gpu_memory() -> int | None:
-    """Returns the bytes of the smallest GPU: what is free, TensorFlow may have taken itself."""
+    """Returns all bytes of the smallest GPU: of those in use TensorFlow holds most itself."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -45,7 +45,7 @@ def free(monkeypatch):
 
     def set_free(images):
         monkeypatch.setattr(
-            cost, "_free_memory", lambda: None if images is None else int(images * IMAGE_BYTES)
+            cost, "_available_memory", lambda: None if images is None else int(images * IMAGE_BYTES)
         )
 
     return set_free
@@ -87,8 +87,8 @@ def test_an_unknown_size_of_memory_refuses_nothing(free, backbone):
     cost.check_memory(backbone, settings(), 10**9, 10**9)
 
 
-def test_this_machine_has_some_free_memory():
-    assert cost._free_memory() is None or cost._free_memory() > 2**20
+def test_this_machine_has_some_available_memory():
+    assert cost._available_memory() is None or cost._available_memory() > 2**20
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_with_gpus_the_smallest_one_counts(monkeypatch, told, expected):
 
     monkeypatch.setattr(cost.tf.config, "list_logical_devices", lambda kind: ["GPU:0", "GPU:1"])
     monkeypatch.setattr(cost.subprocess, "run", run)
-    assert cost._free_memory() == expected
+    assert cost._available_memory() == expected
 
 
 @pytest.mark.parametrize(
