@@ -232,7 +232,7 @@ def test_a_pool_of_drifted_copies_takes_turns(stage, calls):
 
 
 def test_what_does_not_fit_into_memory_is_refused_before_work(stage, calls, monkeypatch):
-    monkeypatch.setattr(cost, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(cost, "_available_memory", lambda: 1000)
     context, state = stage.enter(0)
     with pytest.raises(UserError, match="--outer_batch_size"):
         make_new_exemplars(context, state, 1)

@@ -164,7 +164,7 @@ def recorded(monkeypatch):
             calls.append(arguments)
             return MetaGradientResult(tf.constant(0.0), arguments["exemplars"], tf.zeros(1), [])
 
-    monkeypatch.setattr(metagradient, "create", lambda name, problem, steps: Recorder())
+    monkeypatch.setattr(metagradient, "create", lambda *_: Recorder())
     return calls
 
 
