@@ -37,7 +37,7 @@ install_requirements() {
     "$python" -m venv --clear "$environment"
   fi
   echo "Installing $* (a minute or two)" >&2
-  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
+  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "${arguments[@]}"
   for file in "$@"; do
     cp "$repository/$file" "$environment/$file"
   done
