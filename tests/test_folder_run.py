@@ -39,7 +39,9 @@ def photographs(tmp_path_factory) -> pathlib.Path:
         pytest.skip("MNEMONICS_TEST_DATA is not set: it names the folder with the test archives")
     root = tmp_path_factory.mktemp("photographs")
     with tarfile.open(pathlib.Path(TEST_DATA) / "tiny-imagenet-20.tar") as tar:
-        tar.extractall(root, members=some_of(tar), filter="data")
+        # Not as an argument, which Python before 3.11.4 does not know.
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(root, members=some_of(tar))
     return root / "tiny-imagenet-20"
 
 
