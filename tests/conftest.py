@@ -8,6 +8,23 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+#: What takes longest by far goes first: whoever got one of these last would be waited for.
+LONGEST = {
+    "test_workers.py",
+    "test_folder_run.py",
+    "test_devices.py",
+    "test_experiment.py",
+    "test_chaos.py",
+    "test_reproduce.py",
+    "test_compare_exemplars.py",
+    "test_precision.py",
+    "test_bic.py",
+}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(autouse=True)
 def _own_log():

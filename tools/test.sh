@@ -14,7 +14,7 @@ cd "$repository"
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 if [[ $# -eq 0 ]]; then
   # The whole suite repays a second process. A file stays in one process, which compiles its
-  # graphs once.
-  set -- -n 2 --dist loadfile
+  # graphs once. The order is that of tests/conftest.py, not by the number of tests in a file.
+  set -- -n 2 --dist loadfile --no-loadscope-reorder
 fi
 "$environment/bin/python" -m pytest --durations=15 "$@"
