@@ -2,6 +2,9 @@
 
 import json
 import os
+import pathlib
+import re
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,6 +92,27 @@ def compiles(jit_compile: str) -> bool:
     if jit_compile == "auto":
         return bool(tf.config.list_physical_devices("GPU"))
     return jit_compile == "on"
+
+
+def memory() -> int | None:
+    """Returns the bytes of the smallest GPU or, on a machine without any, those that are free."""
+    if tf.config.list_logical_devices("GPU"):
+        return _gpu_memory()
+    meminfo = pathlib.Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None
+    match = re.search(r"MemAvailable:\s*(\d+) kB", meminfo.read_text())
+    return int(match.group(1)) * 1024 if match else None
+
+
+def _gpu_memory() -> int | None:
+    """Returns all bytes of the smallest GPU: of those in use TensorFlow holds most itself."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return min(int(line) for line in told.split()) * 2**20
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return None  # no check is better than a wrong one
 
 
 def iterate(strategy: tf.distribute.Strategy, batches: tf.data.Dataset) -> Iterator[Any]:

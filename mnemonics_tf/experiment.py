@@ -28,6 +28,7 @@ from mnemonics_tf.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import MethodSettings
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.layers import capacity_for
 from mnemonics_tf.phase_summaries import show_phase
 from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.run_checks import check_method, make_protocol, warn_of_small_classes
@@ -47,13 +48,16 @@ from mnemonics_tf.training.model_level import finetune_model, finetunes, train_m
 from mnemonics_tf.workers import any_worker, share_state
 
 #: the lines of Algorithm 1 between a phase's beginning and its test; a stage is resumable as a unit
-STAGES: tuple[tuple[str, Callable[[RunContext, PhaseState, int], Any]], ...] = (
+STAGES: tuple[tuple[str, Callable[[RunContext, PhaseState], Any]], ...] = (
     ("train", train_model),  # lines 4, 8
     ("exemplars", make_new_exemplars),  # lines 10, 11
     ("adjust", adjust_old_exemplars),  # lines 12-16
     ("trim", trim_memory),  # line 17
     ("finetune", finetune_model),  # line 18
 )
+
+#: where a phase stands whose stages are all done
+_TEST = "test"
 
 
 class Experiment:
@@ -104,6 +108,11 @@ class Experiment:
             directory=directory,
             summaries=Summaries(directory.tensorboard),
         )
+        #: go through all phases, so that what was traced with them stays good
+        self._model: IncrementalModel | None = None
+        self._old_model: IncrementalModel | None = None
+        self._evaluator: Evaluator | None = None
+        self._exported_model: IncrementalModel | None = None
 
     def run(self) -> dict[str, Any]:
         """Runs, or goes on with, the phases; returns what results.json holds.
@@ -129,16 +138,16 @@ class Experiment:
     def _run_phase(self, phase: Phase) -> None:
         """Lines 2-20 of Algorithm 1 for one phase."""
         state = self.begin_phase(phase)  # lines 2, 6, 7
-        first = state.resume.stage if state.resume else 0
-        for index, (name, stage) in enumerate(STAGES):
-            if index < first:
-                continue
+        names = [name for name, _ in STAGES]
+        following = [*names[1:], _TEST]
+        first = [*names, _TEST].index(state.resume.stage) if state.resume else 0
+        for (name, stage), next_name in list(zip(STAGES, following, strict=True))[first:]:
             if name == "finetune" and self._measures_before(state):
                 state.figures["before_finetune"] = self._accuracies(state)
             with state.timed(name):
-                stage(self.context, state, index)
+                stage(self.context, state)
             state.resume = None
-            state.save_snapshot(index + 1, 0)
+            state.save_snapshot(next_name, 0)
             if self.stop.agreed():
                 raise RunInterruptedError
         self._evaluate(state)  # lines 19, 20
@@ -149,18 +158,17 @@ class Experiment:
         training_set = context.data.training_set(phase)
         with context.strategy.scope():
             if phase.index == 0:
-                old_model, model = None, self._new_model(phase)
+                self._model = self._new_model(phase)
+                old_model, model = None, self._model
                 memory = ExemplarMemory.empty(self._source.image_shape, context.directory.phase(0))
             else:
                 before = context.protocol.phases[phase.index - 1]
                 model = self.load_model(before.index)
-                old_model = model.frozen_copy()
+                old_model = self._frozen(model)
                 model.grow(phase.num_new)
-                if self._settings.model.weight_transfer:
-                    model.enable_transfer()
+                model.set_transfer(self._settings.model.weight_transfer)
                 memory = load_memory(context.directory, before, self._source.image_shape)
-            context.method.configure(model, phase)
-        evaluator = self._evaluator(model)
+        evaluator = self._evaluator_of(model)
         checkpoints = self.checkpoints(phase)
         state = PhaseState(
             phase, training_set, old_model, model, evaluator, memory, checkpoints, self.stop
@@ -178,25 +186,46 @@ class Experiment:
         owner = results.hash_of({"settings": chosen, "phase": phase.index})
         return PhaseCheckpoints(self.context.directory.phase(phase.index), owner)
 
-    def _evaluator(self, model: IncrementalModel) -> Evaluator:
-        batch_size = self._settings.training.evaluation_batch_size
-        context = self.context
-        return Evaluator(model, context.pipeline, batch_size, context.strategy, context.jit_compile)
+    def _evaluator_of(self, model: IncrementalModel) -> Evaluator:
+        if self._evaluator is None or self._evaluator.predict_batch is not model:
+            batch_size = self._settings.training.evaluation_batch_size
+            context = self.context
+            self._evaluator = Evaluator(
+                model, context.pipeline, batch_size, context.strategy, context.jit_compile
+            )
+        return self._evaluator
 
     def _new_model(self, phase: Phase) -> IncrementalModel:
+        capacity = capacity_for(len(self.context.protocol.order))
         model = IncrementalModel(
-            self.context.architecture, phase.num_old, phase.num_new, self.context.seed
+            self.context.architecture, phase.num_old, phase.num_new, self.context.seed, capacity
         )
-        if self._settings.model.weight_transfer and phase.index > 0:
-            model.enable_transfer()
+        if self.context.method.freezes_old_classes:
+            model.classifier.freeze_old()
         return model
 
+    def _frozen(self, model: IncrementalModel) -> IncrementalModel:
+        """Returns the run's old model, with the weights of `model`."""
+        if self._old_model is None:
+            self._old_model = model.frozen_copy()
+        else:
+            self._old_model.copy_from(model)
+        return self._old_model
+
     def load_model(self, phase_index: int) -> IncrementalModel:
-        """Returns Theta_i as it was at the end of phase i, from the run directory."""
-        model = self._new_model(self.context.protocol.phases[phase_index])
+        """Returns Theta_i as it was at the end of phase i, from the run directory.
+
+        It is the run's one model, which is at no other phase any more.
+        """
+        phase = self.context.protocol.phases[phase_index]
+        if self._model is None:
+            with self.context.strategy.scope():
+                self._model = self._new_model(phase)
         path = self.context.directory.model(phase_index)
-        model.set_state(read_arrays(path), str(path))
-        return model
+        self._model.set_classes(phase.num_old, phase.num_new)
+        self._model.set_transfer(self._settings.model.weight_transfer and phase_index > 0)
+        self._model.set_state(read_arrays(path), str(path))
+        return self._model
 
     def _measures_before(self, state: PhaseState) -> bool:
         """Whether the fine-tune is about to begin, rather than to go on from a checkpoint."""
@@ -210,7 +239,7 @@ class Experiment:
     def predict_again(self, phase: Phase) -> Predictions:
         """Returns both heads' predictions of Theta_i and E_{0:i}, from the run directory."""
         memory = load_memory(self.context.directory, phase, self._source.image_shape)
-        evaluator = self._evaluator(self.load_model(phase.index))
+        evaluator = self._evaluator_of(self.load_model(phase.index))
         return self.predict(phase, evaluator, memory)[0]
 
     def predict(
@@ -242,7 +271,8 @@ class Experiment:
             directory.predictions(phase.index), {"labels": predictions.labels, **predictions.heads}
         )
         accuracies = {head: values["accuracy"] for head, values in heads.items()}
-        self._export(state, means, accuracies)
+        with state.timed("export"):
+            self._export(state, means, accuracies)
         record = {
             "phase": phase.index,
             "num_seen": phase.num_seen,
@@ -281,7 +311,11 @@ class Experiment:
     def _export(self, state: PhaseState, means: np.ndarray, accuracies: dict[str, float]) -> None:
         phase, model = state.phase, state.model
         if self.context.strategy is not tf.distribute.get_strategy():
-            model = model.frozen_copy()  # on one device, as whoever loads an export expects it
+            # On one device, as whoever loads an export expects it.
+            if self._exported_model is None:
+                self._exported_model = model.frozen_copy()
+            self._exported_model.copy_from(model)
+            model = self._exported_model
         ids = self.context.protocol.original_ids(phase.seen_classes)
         export_phase(
             directory=self.context.directory.export / export_name(self._settings.protocol.dataset),

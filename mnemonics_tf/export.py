@@ -98,7 +98,7 @@ def export_phase(
         UserError: if the version exists and holds another model.
     """
     image_shape = model.architecture.image_shape
-    with model.plain_convolutions():
+    with model.for_export():
         module, signatures = _build_signatures(
             model, predict, classes, normalization, class_means, fit_image or _resizing(image_shape)
         )
@@ -240,6 +240,9 @@ def _check_traced(
     classes: ExportedClasses,
     class_means: np.ndarray | None,
 ) -> None:
+    unfolded = {id(v.value) for layer in model.convolutions() for v in layer.variables}
+    if any(id(variable) in unfolded for variable in concrete.graph.variables):
+        raise ValueError("predict runs a graph traced before the export: pass a plain function")
     features, logits = concrete.structured_outputs
     num_classes = len(classes.original_ids)
     if logits.shape[1] != num_classes or len(classes.names) != num_classes:
@@ -251,9 +254,6 @@ def _check_traced(
         raise ValueError(
             f"class_means of shape {class_means.shape}, expected {(num_classes, features.shape[1])}"
         )
-    unfolded = {id(v.value) for layer in model.convolutions() for v in layer.variables}
-    if any(id(variable) in unfolded for variable in concrete.graph.variables):
-        raise ValueError("predict runs a graph traced before the export: pass a plain function")
 
 
 def _check_same_model(published: pathlib.Path, module: tf.Module, metadata: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 
 from mnemonics_tf.run_directory import user_error_on_disk_trouble
+from mnemonics_tf.tracing import TRACES
 
 LOGGER = logging.getLogger("mnemonics_tf")
 
@@ -63,12 +64,14 @@ class StageProgress:
         num_phases: N, the last phase's index.
         stage: name.
         total: how many positions (epochs, outer steps) the stage has.
-        start: position at which this process begins.
+        start: position at which this process begins; a part of one may be done.
         unit: what is counted.
     """
 
     #: seconds between two lines in the log, so that short epochs do not flood it
     INTERVAL = 5.0
+    #: and within a unit
+    INTERVAL_WITHIN = 60.0
 
     def __init__(
         self,
@@ -76,21 +79,22 @@ class StageProgress:
         num_phases: int,
         stage: str,
         total: int,
-        start: int = 0,
+        start: float = 0,
         unit: str = "epoch",
     ):
         self._prefix = f"phase {phase}/{num_phases} {stage} {unit}"
         self._total = total
         self._start = start
         self._started = time.monotonic()
+        self._traced = TRACES.seconds
         self._reported = -self.INTERVAL
         self._terminal = sys.stdout.isatty()
 
-    def update(self, position: int, figures: dict[str, float]) -> None:
+    def update(self, position: float, figures: dict[str, float]) -> None:
         """Reports that `position` of the total is done.
 
         Args:
-            position: epochs or steps done.
+            position: epochs or steps done; within one a fraction of it.
             figures: by name; `loss` or `meta_loss` and `images_per_second` stand in front.
         """
         now = time.monotonic()
@@ -98,15 +102,19 @@ class StageProgress:
         if last:
             when = f"took {duration(now - self._started)}"
         else:
-            left = (now - self._started) / max(done, 1) * (self._total - position)
-            when = f"{duration(left)} left"
-        line = f"{self._prefix} {position}/{self._total}  {_described(figures, when)}"
+            # Graphs are traced once, and say nothing about the rest.
+            spent = now - self._started - (TRACES.seconds - self._traced)
+            when = f"{duration(max(spent, 0.0) / max(done, 1e-9) * (self._total - position))} left"
+        whole, part = divmod(position, 1)
+        where = f"{int(whole) + (part > 0)}/{self._total}" + (f" ({part:.0%})" if part else "")
+        line = f"{self._prefix} {where}  {_described(figures, when)}"
         if self._terminal and not last:
             # One line: what does not fit is cut, or the next one could not take its place.
             width = shutil.get_terminal_size().columns - 1
             sys.stdout.write(_ERASE_LINE + line[:width])
             sys.stdout.flush()
-        if last or (not self._terminal and now - self._reported >= self.INTERVAL):
+        interval = self.INTERVAL_WITHIN if part else self.INTERVAL
+        if last or (not self._terminal and now - self._reported >= interval):
             LOGGER.info("%s", line)
             self._reported = now
 

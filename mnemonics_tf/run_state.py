@@ -24,7 +24,9 @@ from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.run_directory import RunDirectory
 from mnemonics_tf.settings import Settings
 from mnemonics_tf.summaries import Summaries
+from mnemonics_tf.tracing import TRACES
 from mnemonics_tf.training.checkpoints import PhaseCheckpoints, Snapshot
+from mnemonics_tf.training.loop import TrainingLoop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,8 @@ class RunContext:
         strategy: the distribution strategy everything runs in.
         directory: where everything is written.
         summaries: for TensorBoard.
+        loops: model-level training loops, whose graphs go through all phases.
+        temporary_models: the same for exemplar learning.
     """
 
     settings: Settings
@@ -52,6 +56,8 @@ class RunContext:
     strategy: tf.distribute.Strategy
     directory: RunDirectory
     summaries: Summaries
+    loops: dict[tuple, TrainingLoop] = dataclasses.field(default_factory=dict)
+    temporary_models: dict[tuple, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def exemplar_seed(self) -> int:
@@ -90,7 +96,8 @@ class PhaseState:
         checkpoints: snapshots of this phase.
         stop: tells whether the program was asked to stop.
         resume: the snapshot this process began with, until its stage has gone on from it.
-        seconds: time spent, by stage, over all processes that worked on the phase.
+        seconds: time spent, by stage, over all processes that worked on the phase; that of tracing
+            and compiling is counted as `tracing` instead.
         figures: what stages found worth recording, by stage.
     """
 
@@ -105,31 +112,34 @@ class PhaseState:
     resume: Snapshot | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     figures: dict[str, Any] = dataclasses.field(default_factory=dict)
-    _clock: tuple[str, float] | None = None
+    _clock: tuple[str, float, float] | None = None
     _saved: float = dataclasses.field(default_factory=time.monotonic)
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Adds the time spent within to the stage's seconds, and to every snapshot on the way."""
-        self._clock = (stage, time.monotonic())
+        self._clock = (stage, time.monotonic(), TRACES.seconds)
         yield
         self._add_elapsed()
         self._clock = None
 
     def _add_elapsed(self) -> None:
-        if self._clock:
-            stage, since = self._clock
-            now = time.monotonic()
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
-            self._clock = (stage, now)
+        if not self._clock:
+            return
+        stage, since, traced_before = self._clock
+        now, traced = time.monotonic(), TRACES.seconds
+        tracing = traced - traced_before
+        for name, spent in ((stage, now - since - tracing), ("tracing", tracing)):
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+        self._clock = (stage, now, traced)
 
     def save_snapshot(
-        self, stage: int, position: int, extra: dict[str, dict[str, np.ndarray]] | None = None
+        self, stage: str, position: int, extra: dict[str, dict[str, np.ndarray]] | None = None
     ) -> None:
         """Writes a checkpoint from which `restore` goes on.
 
         Args:
-            stage: index of the stage that is in progress.
+            stage: name of the stage that is in progress.
             position: how much of it is done.
             extra: groups of arrays of the stage's own.
         """
@@ -146,16 +156,16 @@ class PhaseState:
     def save_if_due(
         self,
         minutes: float,
-        every: int,
-        stage: int,
+        due: bool,
+        stage: str,
         position: int,
         extra: Callable[[], dict[str, dict[str, np.ndarray]]],
     ) -> None:
-        """Writes a checkpoint if one is due by time or position, or a stop was asked for.
+        """Writes a checkpoint if one is due, or a stop was asked for.
 
         Args:
             minutes: how old the newest may be.
-            every: position, and its multiples, at which one is due; 0 leaves it to the time.
+            due: whether one is due whatever the newest's age.
             stage: as for `save_snapshot`.
             position: as for `save_snapshot`.
             extra: returns the groups of arrays of the stage's own.
@@ -164,8 +174,7 @@ class PhaseState:
             RunInterruptedError: if a stop was asked for; the checkpoint is written.
         """
         stops = self.stop.agreed()
-        late = time.monotonic() - self._saved > 60 * minutes
-        if stops or late or (every and position % every == 0):
+        if stops or due or time.monotonic() - self._saved > 60 * minutes:
             self.save_snapshot(stage, position, extra())
         if stops:
             raise RunInterruptedError

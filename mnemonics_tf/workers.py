@@ -25,6 +25,14 @@ def any_worker(strategy: tf.distribute.Strategy, condition: bool) -> bool:
     return bool(_sum_of_workers(strategy, np.array([condition], np.int64))[0])
 
 
+def chiefs_number(strategy: tf.distribute.Strategy, number: int) -> int:
+    """Returns the chief's number on every worker; all of them have to ask."""
+    if not devices.spans_workers(strategy):
+        return number
+    mine = number if devices.is_chief(strategy) else 0
+    return int(_sum_of_workers(strategy, np.array([mine], np.int64))[0])
+
+
 def share_state(strategy: tf.distribute.Strategy, directory: RunDirectory) -> None:
     """Copies what it takes to go on with a run from the chief's directory to the other workers'.
 

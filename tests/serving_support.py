@@ -35,8 +35,9 @@ class Learned:
         return export_phase(directory, version, **(arguments | changes))
 
     def predict(self, images: np.ndarray) -> Outputs:
-        """Runs the model in this process."""
-        return self.model(self.normalization.normalize(images))
+        """Runs the model in this process; logits are those of seen classes."""
+        outputs = self.model(self.normalization.normalize(images))
+        return Outputs(outputs.features, outputs.logits[:, : self.model.num_classes])
 
 
 def learn(
@@ -55,12 +56,15 @@ def learn(
     if transfer:
         model.enable_transfer()
     for variable in model.variables:
-        if variable.name in ("gamma", "moving_variance", "old_kernel", "scale") or (
+        if variable.name in ("gamma", "moving_variance", "scale") or (
             transfer and variable.name == "transfer_scale"
         ):
             variable.assign(random.uniform(0.5, 1.5, variable.shape))
         elif variable.name in ("beta", "moving_mean", "bias"):
             variable.assign(random.normal(0, 0.2, variable.shape))
+    kernel = model.classifier.seen_kernel()
+    kernel[:, :num_old] = random.uniform(0.5, 1.5, (len(kernel), num_old))
+    model.classifier.set_kernel(kernel)
     num_classes, channels = num_old + num_new, image_shape[-1]
     means = random.normal(size=(num_classes, model.feature_size)).astype(np.float32)
     return Learned(

@@ -81,10 +81,16 @@ def test_the_table_says_what_was_not_survived():
 def test_moments_are_read_from_a_run_directory(tmp_path):
     directory = RunDirectory(tmp_path)
     assert reached(directory) == min(moments(DEMO))
-    write_arrays(directory.phase(0) / "checkpoint-000004.npz", {"moment": [1, 3]})
+    write_arrays(
+        directory.phase(0) / "checkpoint-000004.npz", {"stage": "exemplars", "position": 3}
+    )
     assert reached(directory) == Moment(0, 1, 3)
     assert str(reached(directory)) == "phase 0 exemplars 3"
+    trained = {"stage": "train", "position": 24, "epoch:done": 2}
+    write_arrays(directory.phase(0) / "checkpoint-000003.npz", trained)
     (directory.phase(0) / "checkpoint-000005.npz").write_text("not whole")
     assert reached(directory) == Moment(0, 1, 3)
+    (directory.phase(0) / "checkpoint-000004.npz").unlink()
+    assert reached(directory) == Moment(0, 0, 2)
     directory.record(0).write_text("{}")
     assert reached(directory) == Moment(1, 0, 0)

@@ -85,7 +85,7 @@ def begun(tmp_path_factory) -> list[Begun]:
             state = experiment.begin_phase(context.protocol.phases[0])
             initial = state.model.state()
             if seed == 3:
-                train_model(context, state, 0)
+                train_model(context, state)
             exemplars = select(context, state, state.training_set, "random", 20)
         found.append(Begun(initial, state.model.state(), exemplars))
     return found

@@ -201,6 +201,8 @@ def test_weight_transfer_freezes_the_kernels_of_phase_0(finished):
     models = [read_arrays(finished.directory.model(i)) for i in range(3)]
     for name, moves in (("kernel", False), ("transfer_scale", True), ("gamma", True)):
         variables = [variables_of(model, name) for model in models]
+        for found in variables:
+            found.pop("classifier/kernel", None)
         assert len(variables[0]) == 9  # stem, six in blocks, two shortcuts
         for path, value in variables[0].items():
             assert np.array_equal(value, variables[1][path]) != moves
@@ -234,13 +236,13 @@ class Killed(BaseException):
 
 
 def run_and_kill(settings: Settings, phase: int, stage: str, position: int) -> None:
-    """Runs until the snapshot of that moment is on disk."""
+    """Runs until a snapshot of that moment, in steps of a stage, or a later one is on disk."""
     save = PhaseCheckpoints.save
 
     def save_and_die(checkpoints, snapshot):
         save(checkpoints, snapshot)
-        here = (checkpoints._directory.name, snapshot.stage, snapshot.position)
-        if here == (f"{phase:02d}", stages().index(stage), position):
+        here = (checkpoints._directory.name, snapshot.stage)
+        if here == (f"{phase:02d}", stage) and snapshot.position >= position:
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
@@ -276,7 +278,9 @@ def killed(tmp_path_factory) -> Run:
     assert stopped.checkpoints(stopped.context.protocol.phases[0]).latest().position == 1
     run_and_kill(settings, 0, "train", 2)
     run_and_kill(settings, 0, "adjust", 0)
-    run_and_kill(settings, 1, "train", 2)  # all epochs done, the stage not yet closed
+    images = load_digits().training_counts()[make_protocol(SETTINGS, 10).order[8]] + 8 * 10
+    steps = -(-images // SETTINGS.training.batch_size)
+    run_and_kill(settings, 1, "train", 2 * steps)  # all epochs done, the stage not yet closed
     run_and_kill(settings, 2, "finetune", 1)
     run_and_kill_before_the_record(settings, 2)
     return run_watched(settings)

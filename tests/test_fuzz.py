@@ -178,7 +178,7 @@ def test_array_files(tmp_path, changes):
 def test_checkpoints(tmp_path, changes):
     checkpoints = PhaseCheckpoints(tmp_path / "phase", "run")
     for position in (1, 2):
-        checkpoints.save(Snapshot(0, position, {"model": {"kernel": np.full(4, position)}}))
+        checkpoints.save(Snapshot("train", position, {"model": {"kernel": np.full(4, position)}}))
     newest = max((tmp_path / "phase").iterdir())
     newest.write_bytes(damaged(newest.read_bytes(), changes))
     found = checkpoints.latest()

@@ -86,13 +86,15 @@ def moments(demo: dict[str, Any]) -> list[Moment]:
 
 def reached(directory: RunDirectory) -> Moment:
     """Returns the newest moment that a run directory shows."""
-    phase = 0
+    names, phase = [*(name for name, _ in STAGES), "test"], 0
     while directory.record(phase).exists():
         phase += 1
     for path in sorted(directory.phase(phase).glob("checkpoint-*.npz"), reverse=True):
         with contextlib.suppress(OSError, zipfile.BadZipFile, ValueError, KeyError):
-            stage, position = np.load(path)["moment"]
-            return Moment(phase, int(stage), int(position))
+            arrays = np.load(path)
+            # Where a stage counts its steps and has epochs, those.
+            position = arrays["epoch:done" if "epoch:done" in arrays else "position"]
+            return Moment(phase, names.index(str(arrays["stage"])), int(position))
     return Moment(phase, 0, 0)
 
 

@@ -61,7 +61,7 @@ class Case:
 
     def loss_parts(self, batch, outputs, old_outputs):
         """Returns the method's parts of the loss, one number per example."""
-        return self.method.loss_parts(batch, outputs, old_outputs, self.phase)
+        return self.method.loss_parts(batch, outputs, old_outputs)
 
 
 def make_case(name: str, transfer: bool) -> Case:
@@ -74,13 +74,38 @@ def make_case(name: str, transfer: bool) -> Case:
     model = IncrementalModel(architecture, PHASE.num_old, PHASE.num_new, seed=0)
     if transfer:
         model.enable_transfer()
-    method.configure(model, PHASE)
+    if method.freezes_old_classes:
+        model.classifier.freeze_old()
     generator = np.random.default_rng(0)
     for one in (old_model, model):
-        one.set_state({path: _draw(path, value, generator) for path, value in one.state().items()})
+        drawn = {
+            path: _draw(path, value, generator)
+            for path, value in split_kernel(one.state(), one.classifier.num_old).items()
+        }
+        if not one.transfer:  # the scales are not in use yet
+            drawn |= {p: np.ones_like(v) for p, v in drawn.items() if p.endswith("transfer_scale")}
+        one.set_state(drawn)
     pixels = generator.integers(0, 256, (OPTIMIZATION.batch_size, 8, 8, 3), np.uint8)
     labels = np.arange(OPTIMIZATION.batch_size) % PHASE.num_seen
     return Case(method, PHASE, model, old_model.frozen_copy(), ArrayImageSet(pixels, labels))
+
+
+def split_kernel(state: dict[str, np.ndarray], num_old: int) -> dict[str, np.ndarray]:
+    """Returns a model's state with the classifier's weights of old and new classes apart.
+
+    Args:
+        state: of a model.
+        num_old: how many classes are old.
+    """
+    split = {}
+    for path, value in state.items():
+        if path != "classifier/kernel":
+            split[path] = value
+            continue
+        if num_old:
+            split["classifier/old_kernel"] = value[:, :num_old]
+        split["classifier/new_kernel"] = value[:, num_old:]
+    return split
 
 
 def _draw(path: str, value: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -105,7 +130,8 @@ def step(case: Case) -> dict[str, np.ndarray]:
     figures = loop.run_epoch(case.images, 0, "train", 1)
     others = ("loss", "accuracy", "learning_rate", "images_per_second")
     parts = {f"part:{key}": np.array(figures[key]) for key in figures if key not in others}
-    return parts | {f"model:{path}": value for path, value in case.model.state().items()}
+    state = split_kernel(case.model.state(), case.phase.num_old)
+    return parts | {f"model:{path}": value for path, value in state.items()}
 
 
 def reference_step(
@@ -124,8 +150,11 @@ def reference_step(
     arrays = {
         "images": NORMALIZATION.normalize(case.images.images, tf.float64).numpy(),
         "labels": case.images.labels,
-        **{f"model:{path}": value for path, value in case.model.state().items()},
-        **{f"old:{path}": value for path, value in case.old_model.state().items()},
+        **{
+            f"{group}:{path}": value
+            for group, model in (("model", case.model), ("old", case.old_model))
+            for path, value in split_kernel(model.state(), model.classifier.num_old).items()
+        },
     }
     write_arrays(directory / "case.npz", arrays)
     subprocess.run([python, REFERENCE, directory, json.dumps(facts)], check=True)

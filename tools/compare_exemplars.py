@@ -86,7 +86,7 @@ def _compare() -> None:
     # By these --phase0_from recognises the same data.
     write_json(donor.context.directory.classes, donor.class_facts())
     theta_0 = donor.begin_phase(donor.context.protocol.phases[0])
-    train_model(donor.context, theta_0, 0)
+    train_model(donor.context, theta_0)
 
     trial = _trial_settings(wanted)
     experiment = Experiment(trial, source, strategy)
@@ -128,7 +128,7 @@ def _trial_settings(wanted: Settings) -> Settings:
 def _make_exemplars(context: RunContext, state: PhaseState) -> Exemplars | None:
     """Puts exemplars of phase 0 into the memory; returns them before rounding if they learned."""
     if not _EXEMPLARS_FROM.value:
-        return make_new_exemplars(context, state, 1)
+        return make_new_exemplars(context, state)
     other = RunDirectory(_EXEMPLARS_FROM.value)
     if not same_base_classes(context.directory, other):
         raise UserError(
@@ -161,7 +161,7 @@ def _measure(
     trained = state.model.state()
 
     def after_finetune(images: ImageSet) -> float:
-        finetune_model(context, state, 4, images)
+        finetune_model(context, state, images)
         logits = state.evaluator.outputs(test_set).logits
         state.model.set_state(trained)
         return accuracy(test_set.labels, logits.argmax(axis=1))
@@ -203,11 +203,11 @@ def _next_phase(
     memory.save(context.directory.exemplars(0))
     state = experiment.begin_phase(context.protocol.phases[1])
     figures = {}
-    for index, (stage_name, stage) in enumerate(STAGES):
+    for stage_name, stage in STAGES:
         if stage_name == "finetune":
             figures["before_finetune"] = _old_new_all(experiment, state)
         with state.timed(stage_name):
-            stage(context, state, index)
+            stage(context, state)
     figures["after_finetune"] = _old_new_all(experiment, state)
     return figures | {"seconds": state.seconds, "stages": state.figures}
 

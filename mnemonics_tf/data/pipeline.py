@@ -1,7 +1,7 @@
 """tf.data pipelines: index, load, augment, normalise, batch."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -27,10 +27,12 @@ class Normalization:
         """Returns `(images / 255 - mean) / std` for images `[..., w, c]` in [0, 255]."""
         images = tf.cast(images, dtype)
         width = images.shape[-2]
-        # Whole rows at once: along three channels TensorFlow takes five times as long.
-        mean, std = (tf.constant(np.tile(c, width), dtype) for c in (self.mean, self.std))
+        # Whole rows at once: along three channels TensorFlow takes five times as long. A product
+        # and a difference: quotients are rounded otherwise in some graphs.
+        std, mean = np.tile(self.std, width), np.tile(self.mean, width)
         rows = tf.reshape(images, [-1, width * len(self.mean)])
-        normalized = tf.reshape((rows / 255 - mean) / std, tf.shape(images))
+        rows = rows * tf.constant(1 / (255 * std), dtype) - tf.constant(mean / std, dtype)
+        normalized = tf.reshape(rows, tf.shape(images))
         return tf.ensure_shape(normalized, images.shape)
 
     def denormalize(self, images: tf.Tensor) -> tf.Tensor:
@@ -84,6 +86,32 @@ class Pipeline:
     augmentation: Augmentation | ResizedCropMirror
     seed: int
 
+    def order(self, count: int, *key: str | int) -> tf.Tensor:
+        """Returns the order, int64 `[count]`, in which the epoch that `key` names sees its images.
+
+        Args:
+            count: of images.
+            *key: names the epoch, e.g. `("train", phase, epoch)`.
+        """
+        rows = tf.range(count, dtype=tf.int64)
+        seed = stateless_seed(self.seed, "shuffle", *key)
+        return tf.random.experimental.stateless_shuffle(rows, seed)
+
+    def augment_seed(self, *key: str | int) -> tf.Tensor:
+        """Returns the seed, int32 `[2]`, of the augmentation in the epoch that `key` names."""
+        return stateless_seed(self.seed, "augment", *key)
+
+    def augmented(self, images: tf.Tensor, epoch_seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Returns a batch's images augmented, float32 and normalised; in a graph.
+
+        Args:
+            images: `[b, h, w, c]` in [0, 255].
+            epoch_seed: what `augment_seed` returned.
+            step: number of the batch within its epoch.
+        """
+        seed = tf.random.experimental.stateless_fold_in(epoch_seed, step)
+        return self.normalization.normalize(self.augmentation(images, seed))
+
     def training_batches(
         self, images: ImageSet, batch_size: int, *key: str | int
     ) -> tf.data.Dataset:
@@ -94,29 +122,77 @@ class Pipeline:
             batch_size: over all replicas; the last batch may be smaller.
             *key: names the epoch, e.g. `("train", phase, epoch)`.
         """
-        order = np.arange(len(images))
-        shuffle_seed = stateless_seed(self.seed, "shuffle", *key)
-        augment_seed = stateless_seed(self.seed, "augment", *key)
-        order = tf.random.experimental.stateless_shuffle(order, shuffle_seed)
-        if isinstance(self.augmentation, ResizedCropMirror) and not images.batched:
-            return self._finish(self._load_cropped(images, order, augment_seed, batch_size))
+        return self.training_stream(images, batch_size, [key])
 
-        def augment(step, batch):
-            seed = tf.random.experimental.stateless_fold_in(augment_seed, step)
-            return batch | {"image": self.augmentation(batch["image"], seed)}
+    def training_stream(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        keys: Sequence[tuple[str | int, ...]],
+        first_step: int = 0,
+        fill: bool = False,
+    ) -> tf.data.Dataset:
+        """Returns the batches of several epochs, one epoch after the other, in one data set.
 
-        batches = self._load(images, order, batch_size).enumerate()
-        batches = batches.map(augment, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return self._finish(batches)
+        Args:
+            images: what to train on.
+            batch_size: over all replicas; an epoch's last batch may be smaller.
+            keys: names the epochs.
+            first_step: batches of the first epoch that are left out.
+            fill: fills the last batch up with black images of weight 0.
+        """
+        shuffle_seeds = tf.stack([stateless_seed(self.seed, "shuffle", *key) for key in keys])
+        augment_seeds = tf.stack([self.augment_seed(*key) for key in keys])
+        rows = tf.range(len(images), dtype=tf.int64)
+        crops = isinstance(self.augmentation, ResizedCropMirror) and not images.batched
 
-    def evaluation_batches(self, images: ImageSet, batch_size: int) -> tf.data.Dataset:
-        """Returns the images in their order, without augmentation."""
-        return self._finish(self._load(images, tf.range(len(images)), batch_size))
+        def epoch(index):
+            order = tf.random.experimental.stateless_shuffle(rows, shuffle_seeds[index])
+            first = tf.where(index == 0, tf.constant(first_step, tf.int64), 0)
+            order, seed = order[first * batch_size :], augment_seeds[index]
+            if crops:
+                return self._load_cropped(images, order, seed, first * batch_size, batch_size)
+
+            def augment(step, batch):
+                return batch | {"image": self.augmented(batch["image"], seed, step)}
+
+            batches = self._load(images, order, batch_size).enumerate(first)
+            return batches.map(augment, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+        batches = tf.data.Dataset.range(len(keys)).flat_map(epoch)
+        normalize = self.normalization.normalize if crops else tf.identity
+        return self._finish(batches, normalize, batch_size if fill else None)
+
+    def evaluation_batches(
+        self, images: ImageSet, batch_size: int, fill: bool = False
+    ) -> tf.data.Dataset:
+        """Returns the images in their order, without augmentation.
+
+        Args:
+            images: what to load.
+            batch_size: the last batch may be smaller.
+            fill: fills the last batch up with images of weight 0.
+        """
+        batches = self._load(images, tf.range(len(images)), batch_size)
+        return self._finish(batches, self.normalization.normalize, batch_size if fill else None)
 
     def _load_cropped(
-        self, images: ImageSet, order: tf.Tensor, augment_seed: tf.Tensor, batch_size: int
+        self,
+        images: ImageSet,
+        order: tf.Tensor,
+        augment_seed: tf.Tensor,
+        first: tf.Tensor,
+        batch_size: int,
     ) -> tf.data.Dataset:
-        """Crops image by image: a set of files does it while it decodes."""
+        """Crops image by image: a set of files does it while it decodes.
+
+        Args:
+            images: what to load from.
+            order: of the rows to load.
+            augment_seed: of the epoch.
+            first: position of the first row within the epoch.
+            batch_size: of the batches.
+        """
         labels = tf.constant(images.labels)
 
         def load(position, index):
@@ -124,7 +200,7 @@ class Pipeline:
             image = images.load_cropped(index, seed, self.augmentation)
             return {"image": image, "label": tf.gather(labels, index)}
 
-        indices = tf.data.Dataset.from_tensor_slices(tf.cast(order, tf.int64)).enumerate()
+        indices = tf.data.Dataset.from_tensor_slices(order).enumerate(first)
         loaded = indices.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return loaded.batch(batch_size)
 
@@ -143,14 +219,29 @@ class Pipeline:
             batch_size
         )
 
-    def _finish(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+    def _finish(
+        self,
+        batches: tf.data.Dataset,
+        normalize: Callable[[tf.Tensor], tf.Tensor],
+        fill_to: int | None = None,
+    ) -> tf.data.Dataset:
         def finish(batch):
             count = tf.shape(batch["label"])[0]
-            return {
-                "image": self.normalization.normalize(batch["image"]),
+            finished = {
+                "image": normalize(batch["image"]),
                 "label": batch["label"],
                 "weight": tf.fill([count], 1.0 / tf.cast(count, tf.float32)),
             }
+            if fill_to is None:
+                return finished
+            return {name: filled(tensor, fill_to) for name, tensor in finished.items()}
 
         batches = batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def filled(tensor: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns a batch's tensor with zeros appended up to `size` rows."""
+    missing = size - tf.shape(tensor)[0]
+    padded = tf.pad(tensor, [[0, missing]] + [[0, 0]] * (tensor.shape.rank - 1))
+    return tf.ensure_shape(padded, [size, *tensor.shape[1:]])

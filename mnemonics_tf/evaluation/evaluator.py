@@ -1,18 +1,19 @@
 """From a model and a test set to the predictions of both heads."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf import devices
 from mnemonics_tf.data.augmentation import mirror
-from mnemonics_tf.data.image_set import ImageSet
-from mnemonics_tf.data.pipeline import Pipeline
+from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
+from mnemonics_tf.data.pipeline import Pipeline, filled
 from mnemonics_tf.evaluation import metrics
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import Outputs
+from mnemonics_tf.tracing import TracedFunction
 
 #: what turns features into a prediction
 HEADS = ("classifier", "nme")
@@ -46,14 +47,17 @@ class Predictions:
 
 
 class Evaluator:
-    """Runs one model, compiled once, over image sets.
+    """Runs one model, traced once, over image sets.
 
     Args:
         predict: maps normalised images to outputs, without training.
         pipeline: makes batches.
         batch_size: over all replicas.
         strategy: the distribution strategy the model lives in.
-        jit_compile: whether XLA compiles it.
+        jit_compile: whether XLA compiles it; all batches then have one size.
+
+    Attributes:
+        predict_batch: as `predict` was passed.
     """
 
     def __init__(
@@ -67,27 +71,38 @@ class Evaluator:
         self._pipeline = pipeline
         self._batch_size = batch_size
         self._strategy = strategy
+        self._jit_compile = jit_compile
 
-        def run(images):
-            outputs = predict(images)
-            return outputs.features, outputs.logits
-
-        if jit_compile:
-            run = tf.function(run, jit_compile=True)
+        self.predict_batch = predict
+        self._graph: TracedFunction | None = None
 
         def run_part(batch):
-            outputs = run(batch["image"])
-            if strategy.num_replicas_in_sync == 1:
-                return outputs
-            count = tf.math.count_nonzero(batch["weight"])  # a part may be a placeholder
-            return [output[:count] for output in outputs]
+            features, logits, num_classes = self._run(batch["image"])
+            count = tf.math.count_nonzero(batch["weight"])  # the rest are placeholders
+            return features[:count], logits[:count], num_classes
 
         # The batch is taken inside the graph, where its size is unknown: one trace serves all.
         def run_next(iterator):
-            outputs = strategy.run(run_part, (next(iterator),))
-            return [devices.gathered(strategy, parts) for parts in outputs]
+            *outputs, num_classes = strategy.run(run_part, (next(iterator),))
+            gathered = [devices.gathered(strategy, parts) for parts in outputs]
+            return *gathered, strategy.experimental_local_results(num_classes)[0]
 
-        self._run_next = tf.function(run_next)
+        self._run_next = TracedFunction("evaluate on replicas", run_next)
+
+    def _run(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns features and logits of normalised images, and how many classes are seen."""
+
+        def run(images):
+            outputs = self.predict_batch(images)
+            return outputs.features, outputs.logits, outputs.num_classes
+
+        if self._graph is None:  # the images' size is known now
+            signature = [tf.TensorSpec([None, *images.shape[1:]], images.dtype)]
+            jit_compile = True if self._jit_compile else None
+            self._graph = TracedFunction(
+                "evaluate", run, input_signature=signature, jit_compile=jit_compile
+            )
+        return self._graph(images)
 
     def outputs(self, images: ImageSet, mirrored: bool = False) -> Outputs:
         """Returns features `[n, d]` and logits `[n, classes]` as arrays, in the set's order.
@@ -96,25 +111,47 @@ class Evaluator:
             images: what to run the model on.
             mirrored: mirror every image left to right.
         """
-        batches = self._pipeline.evaluation_batches(images, self._batch_size)
-        if mirrored:
-            batches = batches.map(lambda batch: batch | {"image": mirror(batch["image"])})
-        return self._outputs(batches, len(images))
+        if self._strategy.num_replicas_in_sync > 1:
+            return _joined(self._on_replicas(images, mirrored))
+        return _joined(self._on_one_device(self._batches(images), mirrored))
 
     def features_of_pixels(self, images: np.ndarray) -> np.ndarray:
         """Returns features `[n, d]` of normalised images, float32 `[n, h, w, c]`."""
-        rows = {"image": images, "weight": np.ones(len(images), np.float32)}
-        batches = tf.data.Dataset.from_tensor_slices(rows).batch(self._batch_size)
-        return self._outputs(batches, len(images)).features
+        if self._strategy.num_replicas_in_sync > 1:
+            rows = {"image": images, "weight": np.ones(len(images), np.float32)}
+            batches = tf.data.Dataset.from_tensor_slices(rows).batch(self._batch_size)
+            return _joined(self._iterated(batches, len(images))).features
+        return _joined(self._on_one_device(self._slices(images), mirrored=False)).features
 
-    def _outputs(self, batches: tf.data.Dataset, count: int) -> Outputs:
+    def _batches(self, images: ImageSet) -> Iterator[tf.Tensor]:
+        """Yields normalised batches; of files while the next ones load."""
+        if isinstance(images, ArrayImageSet):
+            return map(self._pipeline.normalization.normalize, self._slices(images.images))
+        batches = self._pipeline.evaluation_batches(images, self._batch_size)
+        return (batch["image"] for batch in batches)
+
+    def _slices(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        starts = range(0, len(images), self._batch_size)
+        return (images[start : start + self._batch_size] for start in starts)
+
+    def _on_one_device(self, batches: Iterator[tf.Tensor], mirrored: bool) -> Iterator[tuple]:
+        for batch in batches:
+            count = len(batch)
+            pixels = mirror(batch) if mirrored else tf.convert_to_tensor(batch)
+            pixels = filled(pixels, self._batch_size) if self._jit_compile else pixels
+            features, logits, num_classes = self._run(pixels)
+            yield features[:count], logits[:count], num_classes
+
+    def _on_replicas(self, images: ImageSet, mirrored: bool) -> Iterator[tuple]:
+        batches = self._pipeline.evaluation_batches(images, self._batch_size, self._jit_compile)
+        if mirrored:
+            batches = batches.map(lambda batch: batch | {"image": mirror(batch["image"])})
+        return self._iterated(batches, len(images))
+
+    def _iterated(self, batches: tf.data.Dataset, count: int) -> Iterator[tuple]:
         iterator = devices.iterate(self._strategy, batches)
-        features, logits = [], []
         for _ in range(-(-count // self._batch_size)):
-            batch_features, batch_logits = self._run_next(iterator)
-            features.append(batch_features.numpy())
-            logits.append(batch_logits.numpy())
-        return Outputs(np.concatenate(features), np.concatenate(logits))
+            yield self._run_next(iterator)
 
     def class_means(self, memory: ExemplarMemory, num_classes: int) -> np.ndarray:
         """Returns the mean of each class's exemplars, `[classes, d]`, for the nearest-mean head.
@@ -147,6 +184,15 @@ class Evaluator:
                 "nme": similarities.argmax(axis=1).astype(np.int32),
             },
         )
+
+
+def _joined(batches: Iterable[tuple]) -> Outputs:
+    """Returns the outputs of several batches as arrays, of seen classes only."""
+    features, logits = [], []
+    for batch_features, batch_logits, num_classes in batches:
+        features.append(batch_features.numpy())
+        logits.append(batch_logits.numpy()[:, : int(num_classes)])
+    return Outputs(np.concatenate(features), np.concatenate(logits))
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:

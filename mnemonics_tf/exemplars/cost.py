@@ -1,15 +1,13 @@
 """What exemplar learning will cost: what can't fit is refused, the rest is told from one step."""
 
-import pathlib
-import re
 import resource
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf import devices
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.temporary_model import BaseLevelSettings
 from mnemonics_tf.progress import LOGGER, duration
@@ -42,7 +40,7 @@ def check_memory(
         steps = settings.steps if settings.estimator == "unroll" else 1
         inner = _SECOND_ORDER * image_bytes * batch * steps
         needed = max(inner, _FIRST_ORDER * image_bytes * outer_batch)
-    available = _available_memory()
+    available = devices.memory()
     if available is not None and needed > available:
         raise UserError(
             f"one outer step of exemplar learning needs about {needed / 2**30:.1f} GiB and "
@@ -100,27 +98,6 @@ class Plan:
             time += ", graphs traced in it" if self._done <= self._tracing else ""
         peak = _peak_memory() / 2**30
         LOGGER.info("%s: %s; peak memory so far %.1f GiB", self._name, time, peak)
-
-
-def _available_memory() -> int | None:
-    """Returns the bytes of the smallest GPU or, on a machine without any, those that are free."""
-    if tf.config.list_logical_devices("GPU"):
-        return _gpu_memory()
-    meminfo = pathlib.Path("/proc/meminfo")
-    if not meminfo.exists():
-        return None
-    match = re.search(r"MemAvailable:\s*(\d+) kB", meminfo.read_text())
-    return int(match.group(1)) * 1024 if match else None
-
-
-def _gpu_memory() -> int | None:
-    """Returns all bytes of the smallest GPU: of those in use TensorFlow holds most itself."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        return min(int(line) for line in told.split()) * 2**20
-    except (OSError, subprocess.CalledProcessError, ValueError):
-        return None  # no check is better than a wrong one
 
 
 def _peak_memory() -> int:

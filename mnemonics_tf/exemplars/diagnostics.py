@@ -77,7 +77,7 @@ def feature_margins(state: PhaseState, images: ImageSet) -> np.ndarray:
 
 def _margins(state: PhaseState, labels: np.ndarray, outputs: Outputs) -> np.ndarray:
     classifier = state.model.classifier
-    kernel, logits = classifier.kernel().numpy(), outputs.logits
+    kernel, logits = classifier.seen_kernel(), outputs.logits
     if isinstance(classifier, CosineClassifier):
         kernel = unit_length(kernel.T).T
         logits = logits / float(classifier.scale.value)

@@ -1,23 +1,46 @@
-"""Drifted copies of Theta_i: temporary models whose features are not quite those of Theta_i."""
+"""Drifted copies of Theta_i: weights whose features are not quite those of Theta_i."""
 
 import numpy as np
 
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.exemplars.temporary_model import fresh_weights
-from mnemonics_tf.methods.base import cross_entropy
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.run_state import PhaseState, RunContext
 from mnemonics_tf.training.loop import TrainingLoop
-from mnemonics_tf.training.model_level import finetune_settings
+from mnemonics_tf.training.model_level import classification_alone, finetune_settings
+
+
+def copy_of(context: RunContext, model: IncrementalModel) -> IncrementalModel:
+    """Returns a model of its own variables like `model`; the run has one, for all phases."""
+    key = ("copy", id(model))
+    if key not in context.temporary_models:
+        classes = model.classifier
+        with context.strategy.scope():
+            context.temporary_models[key] = IncrementalModel(
+                context.architecture,
+                classes.num_old,
+                classes.num_new,
+                context.exemplar_seed,
+                classes.capacity,
+            )
+    copy = context.temporary_models[key]
+    copy.copy_from(model)
+    return copy
 
 
 def drifted_copies(
-    context: RunContext, state: PhaseState, images: ImageSet, old: ImageSet, quota: int, size: int
-) -> list[IncrementalModel]:
-    """Returns Theta_i and copies of it that have gone through parts of a fine-tune.
+    context: RunContext,
+    state: PhaseState,
+    copy: IncrementalModel,
+    images: ImageSet,
+    old: ImageSet,
+    quota: int,
+    size: int,
+) -> list[dict[str, np.ndarray]]:
+    """Returns the weights of Theta_i and of copies that have gone through parts of a fine-tune.
 
     Copy k = 1..size - 1 gets a fresh classifier and k / (size - 1) of the fine-tune's epochs, on
     the old exemplars and `quota` random images of each new class. Its features are then such as
@@ -28,24 +51,16 @@ def drifted_copies(
     Args:
         context: of the run.
         state: of the phase; read only.
+        copy: of Theta_i; is trained for each of them, in turn.
         images: D_i.
         old: the old exemplars.
         quota: images of a new class that a copy sees.
         size: of the pool, Theta_i included.
     """
-    copies = [state.model]
+    states = [state.model.state()]
     settings = finetune_settings(context)
     for k in range(1, size):
-        with context.strategy.scope():
-            copy = IncrementalModel(
-                context.architecture,
-                state.phase.num_old,
-                state.phase.num_new,
-                context.exemplar_seed,
-            )
-            if state.model.transfer:
-                copy.enable_transfer()
-        copy.set_state(state.model.state())
+        copy.copy_from(state.model)
         generator = numpy_generator(context.exemplar_seed, "drift", state.phase.index, k)
         for variable in copy.classifier.variables:
             variable.assign(fresh_weights(variable, generator, copy.classifier))
@@ -53,18 +68,33 @@ def drifted_copies(
             generator.permutation(images.indices_of(new))[:quota] for new in state.phase.new_classes
         ]
         seen = concatenate([images.subset(np.concatenate(rows)), old])
-        # In float32 whatever the run's precision, like all of exemplar learning.
-        loop = TrainingLoop(copy, None, _loss_parts, settings, context.pipeline, context.strategy)
+        loop = _loop(context, copy)
+        loop.start_stage(settings)
         epochs = max(1, round(settings.epochs * k / (size - 1)))
         for epoch in range(epochs):
             figures = loop.run_epoch(seen, epoch, "drift", state.phase.index, k)
         LOGGER.info(
             "drifted copy %d of %d: %d epochs, loss %.3g", k, size - 1, epochs, figures["loss"]
         )
-        copies.append(copy)
-    return copies
+        states.append(copy.state())
+    return states
 
 
-def _loss_parts(batch, outputs, old_outputs):
-    del old_outputs
-    return {"classification": cross_entropy(batch["label"], outputs.logits)}
+def _loop(context: RunContext, copy: IncrementalModel) -> TrainingLoop:
+    """Returns the loop that all copies of all phases share.
+
+    In float32 whatever the run's precision, like all of exemplar learning.
+    """
+    settings = finetune_settings(context)
+    key = ("drift", id(copy), id(copy.classifier), copy.transfer, settings.fixed)
+    if key not in context.loops:
+        context.loops[key] = TrainingLoop(
+            copy,
+            None,
+            classification_alone,
+            settings,
+            context.pipeline,
+            context.strategy,
+            kind="drift",
+        )
+    return context.loops[key]

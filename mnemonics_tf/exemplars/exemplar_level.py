@@ -11,7 +11,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.exemplars import diagnostics
 from mnemonics_tf.exemplars.cost import check_memory
-from mnemonics_tf.exemplars.drift import drifted_copies
+from mnemonics_tf.exemplars.drift import copy_of, drifted_copies
 from mnemonics_tf.exemplars.memory import Budget, ExemplarMemory
 from mnemonics_tf.exemplars.mnemonics import (
     Companions,
@@ -49,13 +49,12 @@ def make_budget(settings: Settings) -> Budget:
     return Budget(per_class=settings.exemplar.exemplars_per_class)
 
 
-def make_new_exemplars(context: RunContext, state: PhaseState, stage: int) -> Exemplars | None:
+def make_new_exemplars(context: RunContext, state: PhaseState) -> Exemplars | None:
     """Makes E_i from D_i: selection, then learning where asked for (lines 10, 11).
 
     Args:
         context: of the run.
         state: of the phase; its memory gets the new classes' exemplars.
-        stage: index of this stage, for checkpoints.
 
     Returns:
         The exemplars that learned, and those beside them, before rounding; None if none learned.
@@ -70,17 +69,16 @@ def make_new_exemplars(context: RunContext, state: PhaseState, stage: int) -> Ex
     if not learned:
         state.memory = memory
         return None
-    state.memory, unrounded = _train_new(context, state, stage, memory, candidates, held_out)
+    state.memory, unrounded = _train_new(context, state, memory, candidates, held_out)
     return unrounded
 
 
-def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> None:
+def adjust_old_exemplars(context: RunContext, state: PhaseState) -> None:
     """Adjusts the exemplars of old classes to Theta_i (Eq. 10; lines 12-16).
 
     Args:
         context: of the run.
         state: of the phase; its memory's old exemplars change.
-        stage: index of this stage, for checkpoints.
 
     Raises:
         UserError: if a class has fewer exemplars than there are subsets and that is not allowed.
@@ -103,8 +101,8 @@ def adjust_old_exemplars(context: RunContext, state: PhaseState, stage: int) -> 
     rows = np.flatnonzero(old)
     exemplars = _as_exemplars(context, memory, rows, old)
     outer = _outer_settings(wanted, wanted.adjust_learning_rate, wanted.adjust_steps)
-    learner = _learner(context, [state.model], outer, len(rows))
-    companions = _companions(context, state, stage, "adjust", outer.steps)
+    learner = _learner(context, state.model, [], outer, len(rows))
+    companions = _companions(context, state, "adjust", outer.steps)
     course = learner.adjust_old(exemplars, wanted.adjust_subsets, companions, "adjust", phase.index)
     state.memory = _with_learned(context, memory, rows, exemplars)
     change = diagnostics.measure_change(state, memory, state.memory, old)
@@ -138,9 +136,8 @@ def check_adjustment(wanted: MnemonicsSettings, exemplars_per_class: int) -> Non
     )
 
 
-def trim_memory(context: RunContext, state: PhaseState, stage: int) -> None:
+def trim_memory(context: RunContext, state: PhaseState) -> None:
     """Lets classes give up what the budget takes from them (line 17)."""
-    del stage
     quota = make_budget(context.settings).quota(state.phase.num_seen)
     state.memory = state.memory.trimmed(quota)
 
@@ -187,7 +184,6 @@ def _hold_out(
 def _train_new(
     context: RunContext,
     state: PhaseState,
-    stage: int,
     memory: ExemplarMemory,
     candidates: ImageSet,
     held_out: ImageSet | None,
@@ -203,14 +199,15 @@ def _train_new(
     exemplars = _as_exemplars(context, memory, rows, new)
     outer = _outer_settings(wanted, wanted.outer_learning_rate, wanted.outer_steps)
     old = memory.as_image_set().subset(rows[~new[rows]])
-    models = [state.model]
+    model, members = state.model, []
     if wanted.inner_start == "pool":
         quota = int(np.sum(new)) // phase.num_new
-        models = drifted_copies(context, state, candidates, old, quota, wanted.pool_size)
-    outer_data = _outer_data(context, models, concatenate([candidates, old]))
-    learner = _learner(context, models, outer, len(rows))
+        model = copy_of(context, state.model)
+        members = drifted_copies(context, state, model, candidates, old, quota, wanted.pool_size)
+    outer_data = _outer_data(context, state, model, members, concatenate([candidates, old]))
+    learner = _learner(context, model, members, outer, len(rows))
     validate = _validation(state, exemplars, held_out)
-    companions = _companions(context, state, stage, "exemplars", outer.steps, validate)
+    companions = _companions(context, state, "exemplars", outer.steps, validate)
     course = learner.train_new(exemplars, outer_data, companions, "exemplars", phase.index)
     learned = _with_learned(context, memory, rows, exemplars)
     change = diagnostics.measure_change(state, memory, learned, new)
@@ -234,14 +231,27 @@ def _train_new(
 
 
 def _outer_data(
-    context: RunContext, models: Sequence[IncrementalModel], images: ImageSet
+    context: RunContext,
+    state: PhaseState,
+    model: IncrementalModel,
+    members: Sequence[dict[str, np.ndarray]],
+    images: ImageSet,
 ) -> OuterData:
-    """Returns D_i for the outer loss: its features, computed once, where only they are needed."""
+    """Returns D_i for the outer loss: its features, computed once, where only they are needed.
+
+    Args:
+        context: of the run.
+        state: of the phase.
+        model: takes on the weights of the members; Theta_i itself where there are none.
+        members: of the pool.
+        images: D_i, and the old exemplars where they stand beside it.
+    """
     wanted = context.settings.mnemonics
     if wanted.inner_scope == "classifier":
-        size = context.settings.training.evaluation_batch_size
-        evaluators = [Evaluator(m, context.pipeline, size, context.strategy) for m in models]
-        features = np.stack([each.outputs(images).features for each in evaluators], axis=1)
+        if members:
+            features = np.stack(_features(context, model, members, images), axis=1)
+        else:
+            features = state.evaluator.outputs(images).features[:, None]
 
         def load(rows):
             return {"feature": tf.constant(features[rows])}
@@ -254,6 +264,24 @@ def _outer_data(
     return OuterData(images.labels, load, wanted.outer_batch_size, context.exemplar_seed)
 
 
+def _features(
+    context: RunContext,
+    model: IncrementalModel,
+    members: Sequence[dict[str, np.ndarray]],
+    images: ImageSet,
+) -> list[np.ndarray]:
+    """Returns the images' features, `[n, d]`, by each member of a pool."""
+    key = ("evaluator", id(model))
+    if key not in context.temporary_models:
+        size = context.settings.training.evaluation_batch_size
+        context.temporary_models[key] = Evaluator(model, context.pipeline, size, context.strategy)
+    features = []
+    for member in members:
+        model.set_state(member)
+        features.append(context.temporary_models[key].outputs(images).features)
+    return features
+
+
 def _outer_settings(wanted: MnemonicsSettings, learning_rate: float, steps: int) -> OuterSettings:
     return OuterSettings(
         wanted.outer_optimizer, learning_rate, wanted.outer_momentum, wanted.outer_halvings, steps
@@ -261,9 +289,21 @@ def _outer_settings(wanted: MnemonicsSettings, learning_rate: float, steps: int)
 
 
 def _learner(
-    context: RunContext, models: Sequence[IncrementalModel], outer: OuterSettings, num_rows: int
+    context: RunContext,
+    model: IncrementalModel,
+    members: Sequence[dict[str, np.ndarray]],
+    outer: OuterSettings,
+    num_rows: int,
 ) -> ExemplarLearner:
-    """Returns a learner around models that take turns; a step that can't fit is refused."""
+    """Returns a learner around a model whose weights take turns; a step that can't fit is refused.
+
+    Args:
+        context: of the run, which keeps the temporary model: its graphs serve all phases.
+        model: Theta_i, or the copy that the pool's members use.
+        members: of the pool; empty for Theta_i alone.
+        outer: of the meta level's optimiser.
+        num_rows: how many exemplars there are.
+    """
     wanted, pipeline = context.settings.mnemonics, context.pipeline
     base = BaseLevelSettings(
         scope=wanted.inner_scope,
@@ -280,20 +320,24 @@ def _learner(
         jit_compile=context.jit_compile_exemplars,
     )
     per_step = min(wanted.exemplars_per_step or num_rows, num_rows)
-    check_memory(models[0].backbone, base, per_step, wanted.outer_batch_size)
+    check_memory(model.backbone, base, per_step, wanted.outer_batch_size)
     normalization = pipeline.normalization
     augmentation, black, seed = pipeline.augmentation, normalization.black, context.exemplar_seed
-    with context.strategy.scope():
-        pool = [TemporaryModel(model, base, augmentation, black, seed) for model in models]
-    if context.strategy.num_replicas_in_sync > 1:
-        pool = [ReplicatedTemporaryModel(member, context.strategy) for member in pool]
+    key = ("temporary", id(model), id(model.classifier), model.transfer, base, seed)
+    if key not in context.temporary_models:
+        with context.strategy.scope():
+            temporary = TemporaryModel(model, base, augmentation, black, seed)
+        if context.strategy.num_replicas_in_sync > 1:
+            temporary = ReplicatedTemporaryModel(temporary, context.strategy)
+        context.temporary_models[key] = temporary
+    pool = TemporaryModelPool(context.temporary_models[key], model, members)
     settings = LearningSettings(
         exemplars_per_step=wanted.exemplars_per_step,
         outer_batch_size=wanted.outer_batch_size,
         validation_every=wanted.validation_every,
         patience=wanted.patience,
     )
-    return ExemplarLearner(TemporaryModelPool(pool), settings, outer, normalization, seed)
+    return ExemplarLearner(pool, settings, outer, normalization, seed)
 
 
 def _as_exemplars(
@@ -331,7 +375,6 @@ def _validation(
 def _companions(
     context: RunContext,
     state: PhaseState,
-    stage: int,
     name: str,
     steps: int,
     validate: Callable[[np.ndarray], float] | None = None,
@@ -347,10 +390,11 @@ def _companions(
 
     def save(step: int, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
         run = context.settings.run
+        every = run.checkpoint_outer_steps
         state.save_if_due(
             run.checkpoint_minutes,
-            run.checkpoint_outer_steps,
-            stage,
+            bool(every) and step % every == 0,
+            name,
             step,
             lambda: {"learning": arrays()},
         )

@@ -45,6 +45,7 @@ from mnemonics_tf.exemplars.bilevel import (
     Nest,
     check_connected,
 )
+from mnemonics_tf.tracing import TracedFunction
 
 
 class _TrainingMetaGradient(MetaGradient):
@@ -57,7 +58,7 @@ class _TrainingMetaGradient(MetaGradient):
 
     def __init__(self, problem: BilevelProblem, jit_compile: bool = False):
         self._problem = problem
-        self._inner_step = tf.function(self._take_inner_step, jit_compile=jit_compile)
+        self._inner_step = _traced("inner step", self._take_inner_step, jit_compile)
 
     def _take_inner_step(self, parameters, velocity, exemplars, batch, labels, step_input):
         """One step of Eq. 8: (theta_t, v_t) -> (theta_{t+1}, v_{t+1}, inner loss)."""
@@ -93,8 +94,8 @@ class _Reverse(_TrainingMetaGradient):
     ):
         super().__init__(problem, jit_compile)
         self._last_steps = last_steps
-        self._outer_gradient = tf.function(self._differentiate_outer_loss, jit_compile=jit_compile)
-        self._reverse_step = tf.function(self._take_reverse_step, jit_compile=jit_compile)
+        self._outer_gradient = _traced("outer loss", self._differentiate_outer_loss, jit_compile)
+        self._reverse_step = _traced("reverse step", self._take_reverse_step, jit_compile)
 
     def _estimate(self, base_level: BaseLevel, outer_input: Nest) -> MetaGradientResult:
         num_steps = base_level.num_steps
@@ -241,7 +242,7 @@ class Unroll(_TrainingMetaGradient):
 
     def __init__(self, problem: BilevelProblem, jit_compile: bool = False):
         super().__init__(problem, jit_compile)
-        self._outer_loss = tf.function(problem.outer_loss, jit_compile=jit_compile)
+        self._outer_loss = _traced("outer loss", problem.outer_loss, jit_compile)
 
     def _estimate(self, base_level: BaseLevel, outer_input: Nest) -> MetaGradientResult:
         parameters = base_level.parameters
@@ -287,8 +288,8 @@ class OnFeatures(MetaGradient):
         chunk_size: int = 256,
     ):
         self._estimator = estimator
-        self._encode = tf.function(encode)
-        self._pull_back = tf.function(self._multiply_by_jacobian)
+        self._encode = _traced("encode", encode, jit_compile=False)
+        self._pull_back = _traced("pull back", self._multiply_by_jacobian, jit_compile=False)
         self._chunk_size = chunk_size
 
     def _estimate(self, base_level: BaseLevel, outer_input: Nest) -> MetaGradientResult:
@@ -355,6 +356,12 @@ def create(
             "1 or more."
         )
     return ESTIMATORS[name](problem, truncated_steps, jit_compile)
+
+
+def _traced(kind: str, function: Callable, jit_compile: bool) -> TracedFunction:
+    # A second number of exemplars is traced for all numbers, where shapes need not be known.
+    options = {"jit_compile": True} if jit_compile else {"reduce_retracing": True}
+    return TracedFunction(f"exemplars, {kind}", function, **options)
 
 
 def _add_scaled(tensors, increments, factor):

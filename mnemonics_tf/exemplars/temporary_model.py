@@ -1,6 +1,7 @@
 """The temporary model Theta' of Eq. 7 and 8: what it trains, where it starts, its gradient."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -70,10 +71,6 @@ class TemporaryModel:
         black: np.ndarray,
         seed: int,
     ):
-        if settings.scope == "transfer" and not model.transfer:
-            # Phase 0: the scales come into use with the next phase, which is what they rehearse.
-            model = model.frozen_copy()
-            model.enable_transfer()
         self._model = model
         self._settings = settings
         self._augmentation = augmentation
@@ -192,17 +189,26 @@ class TemporaryModel:
 
 
 class TemporaryModelPool:
-    """Temporary models that take turns, one for every outer step.
+    """Weights from which a temporary model starts in turn, another for every outer step.
 
     Args:
-        members: the models.
+        temporary_model: around `model`.
+        model: takes on the weights; None where it has those of the only member all the time.
+        members: states of the model.
     """
 
-    def __init__(self, members: list[TemporaryModel]):
+    def __init__(
+        self,
+        temporary_model: TemporaryModel,
+        model: IncrementalModel | None = None,
+        members: Sequence[dict[str, np.ndarray]] = (),
+    ):
+        self._temporary_model = temporary_model
+        self._model = model
         self._members = members
 
     def __len__(self) -> int:
-        return len(self._members)
+        return max(1, len(self._members))
 
     def estimate(
         self,
@@ -221,23 +227,32 @@ class TemporaryModelPool:
             outer: as there, but `feature` is that of every member, `[m, members, d]`.
             *key: as there; its last part is the outer step, which decides whose turn it is.
         """
-        turn = key[-1] % len(self._members)
+        turn = key[-1] % len(self)
         if "feature" in outer:
             outer = outer | {"feature": outer["feature"][:, turn]}
-        return self._members[turn].estimate(exemplars, labels, learning, outer, *key)
+        if self._members:
+            self._model.set_state(self._members[turn])
+        return self._temporary_model.estimate(exemplars, labels, learning, outer, *key)
 
 
 def fresh_weights(variable, generator: np.random.Generator, classifier) -> tf.Tensor:
     """Returns first weights for a classifier's variable, as its layer would draw them.
 
-    The learned scale of a cosine classifier is kept: it belongs to the features.
+    The learned scale of a cosine classifier is kept: it belongs to the features. Unseen classes
+    get zeros.
     """
     if isinstance(classifier, CosineClassifier) and variable is classifier.scale:
         return tf.convert_to_tensor(variable.value)
     if variable.name == "bias":
         return tf.zeros(variable.shape, variable.dtype)
-    bound = 1.0 / np.sqrt(variable.shape[0])
-    return tf.constant(generator.uniform(-bound, bound, variable.shape), variable.dtype)
+    dimension, capacity = variable.shape
+    bound = 1.0 / np.sqrt(dimension)
+    parts = [
+        generator.uniform(-bound, bound, (dimension, count))
+        for count in (classifier.num_old, classifier.num_new)
+    ]
+    unseen = np.zeros((dimension, capacity - classifier.num_classes))
+    return tf.constant(np.concatenate([*parts, unseen], axis=1), variable.dtype)
 
 
 def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -1,13 +1,14 @@
 """What every method shares: its losses, its classifier and what it may keep."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
+from mnemonics_tf.models.layers import MASKED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,19 @@ class MethodSettings:
     correction_share: float = 0.1
 
 
+@dataclasses.dataclass(frozen=True)
+class MeanOver:
+    """A part of a loss that is the mean over some of a batch's examples, on all replicas.
+
+    Attributes:
+        values: one number per example, `[b]`.
+        examples: which ones it is the mean over, bool `[b]`; where there are none it is 0.
+    """
+
+    values: tf.Tensor
+    examples: tf.Tensor
+
+
 class Method:
     """A way to train Theta_i on new data and old exemplars.
 
@@ -42,12 +56,14 @@ class Method:
         keeps_past_data: whether training data of earlier phases stays in reach (the upper bound
             only).
         corrects_logits: whether its models hold a correction of the logits for each class.
+        freezes_old_classes: whether the classifier's weights of old classes are not trained.
     """
 
     classifier: str = "linear"
     prediction_head: str = "classifier"
     keeps_past_data: bool = False
     corrects_logits: bool = False
+    freezes_old_classes: bool = False
 
     def __init__(self, settings: MethodSettings):
         self.settings = settings
@@ -57,23 +73,22 @@ class Method:
         batch: dict[str, tf.Tensor],
         outputs: Outputs,
         old_outputs: Outputs | None,
-        phase: Phase,
-    ) -> dict[str, tf.Tensor]:
+    ) -> Mapping[str, tf.Tensor | MeanOver]:
         """Returns the named parts of the loss, one number per example, factors included.
+
+        It is traced once and serves all later phases: how many classes there are it must take from
+        the outputs' `num_classes`, whose values change, and not from Python.
 
         Args:
             batch: `image`, `label` and `weight` of `[b, ...]`.
-            outputs: of the model in training.
+            outputs: of the model in training; logits of unseen classes are masked.
             old_outputs: of the frozen model of the phase before; None in phase 0.
-            phase: what is old and what is new.
 
         Returns:
-            Name to `[b]`; the loss of the batch is the weighted sum over examples and parts.
+            Name to `[b]`, of which the batch's mean counts, or to a `MeanOver` some of the
+            examples; the loss of the batch is the sum of the parts.
         """
         raise NotImplementedError
-
-    def configure(self, model: IncrementalModel, phase: Phase) -> None:
-        """Decides what trains; called whenever a phase's model was built, also on resuming."""
 
     def initialise_new_classes(
         self, model: IncrementalModel, phase: Phase, features_of: Callable[[int], np.ndarray]
@@ -117,9 +132,13 @@ def distillation(logits: tf.Tensor, old_logits: tf.Tensor, temperature: float) -
 
     Args:
         logits: of the new model, `[b, classes]`; only the old classes' columns count.
-        old_logits: of the frozen model, `[b, old classes]`.
+        old_logits: of the frozen model, `[b, classes or fewer]`; what is masked there is no class
+            that it knows, and counts in neither distribution.
         temperature: tau; both logits are divided by it.
     """
-    num_old = old_logits.shape[1]
-    targets = tf.nn.softmax(old_logits / temperature)
-    return tf.nn.softmax_cross_entropy_with_logits(targets, logits[:, :num_old] / temperature)
+    logits = logits[:, : old_logits.shape[1]]
+    masked = tf.constant(MASKED, logits.dtype)
+    known = old_logits > masked / 2
+    targets = tf.nn.softmax(tf.where(known, old_logits / temperature, masked))
+    softened = tf.where(known, logits / temperature, masked)
+    return tf.nn.softmax_cross_entropy_with_logits(targets, softened)

@@ -23,11 +23,11 @@ class BiC(Method):
 
     corrects_logits = True
 
-    def loss_parts(self, batch, outputs, old_outputs, phase):
+    def loss_parts(self, batch, outputs, old_outputs):
         classification = cross_entropy(batch["label"], outputs.logits)
         if old_outputs is None:
             return {"classification": classification}
-        rho = phase.num_old / phase.num_seen
+        rho = old_outputs.num_classes / outputs.num_classes
         distilled = distillation(outputs.logits, old_outputs.logits, self.settings.temperature)
         return {"classification": (1 - rho) * classification, "distillation": rho * distilled}
 

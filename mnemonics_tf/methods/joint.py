@@ -12,5 +12,5 @@ class Joint(Method):
 
     keeps_past_data = True
 
-    def loss_parts(self, batch, outputs, old_outputs, phase):
+    def loss_parts(self, batch, outputs, old_outputs):
         return {"classification": cross_entropy(batch["label"], outputs.logits)}

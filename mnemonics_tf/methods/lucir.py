@@ -1,11 +1,10 @@
 """LUCIR: learning a unified classifier incrementally via rebalancing."""
 
-import math
-
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.methods.base import Method, cross_entropy
+from mnemonics_tf.methods.base import MeanOver, Method, cross_entropy
+from mnemonics_tf.models.layers import MASKED
 
 
 class LUCIR(Method):
@@ -21,30 +20,32 @@ class LUCIR(Method):
     """
 
     classifier = "cosine"
+    freezes_old_classes = True
 
-    def loss_parts(self, batch, outputs, old_outputs, phase):
+    def loss_parts(self, batch, outputs, old_outputs):
         parts = {"classification": cross_entropy(batch["label"], outputs.logits)}
-        if old_outputs is not None:
-            weight = self.settings.less_forget_weight * math.sqrt(phase.num_old / phase.num_new)
-            parts["less_forget"] = weight * less_forget(outputs.features, old_outputs.features)
-            ranking = margin_ranking(
-                outputs.logits / outputs.scale,
-                batch["label"],
-                phase.num_old,
-                self.settings.ranking_margin,
-                self.settings.ranking_classes,
-            )
-            parts["margin_ranking"] = ranking * mean_over_old(batch, phase.num_old)
+        if old_outputs is None:
+            return parts
+        num_old, num_seen = old_outputs.num_classes, outputs.num_classes
+        weight = self.settings.less_forget_weight * tf.sqrt(num_old / (num_seen - num_old))
+        parts["less_forget"] = weight * less_forget(outputs.features, old_outputs.features)
+        ranking = margin_ranking(
+            outputs.logits / outputs.scale,
+            batch["label"],
+            num_old,
+            num_seen,
+            self.settings.ranking_margin,
+            self.settings.ranking_classes,
+        )
+        is_old = tf.cast(batch["label"], tf.float32) < num_old
+        parts["margin_ranking"] = MeanOver(ranking, is_old)
         return parts
-
-    def configure(self, model, phase):
-        model.classifier.freeze_old()
 
     def initialise_new_classes(self, model, phase, features_of):
         """Imprints the new classes' weights (mean normalised feature, norm of the old weights)."""
         if phase.index == 0:
             return
-        kernel = model.classifier.kernel().numpy().copy()
+        kernel = model.classifier.seen_kernel()
         norm = np.linalg.norm(kernel[:, : phase.num_old], axis=0).mean()
         for label in phase.new_classes:
             features = features_of(label)
@@ -61,31 +62,30 @@ def less_forget(features: tf.Tensor, old_features: tf.Tensor) -> tf.Tensor:
 
 
 def margin_ranking(
-    cosines: tf.Tensor, labels: tf.Tensor, num_old: int, margin: float, top: int
+    cosines: tf.Tensor,
+    labels: tf.Tensor,
+    num_old: tf.Tensor | float,
+    num_seen: tf.Tensor | float,
+    margin: float,
+    top: int,
 ) -> tf.Tensor:
     """Returns the margin ranking loss of each example, `[b]`; 0 for new classes (LUCIR, Eq. 8).
 
     Args:
-        cosines: cos(w_k, f), without the learned scale, `[b, classes]`.
+        cosines: cos(w_k, f), without the learned scale, `[b, capacity]`.
         labels: `[b]`.
-        num_old: number of old classes.
+        num_old: number of old classes, a float.
+        num_seen: number of old and new classes, a float.
         margin: m.
         top: K, the number of new classes ranked against; at most all of them.
     """
-    hardest, _ = tf.math.top_k(cosines[:, num_old:], k=min(top, cosines.shape[1] - num_old))
+    capacity = cosines.shape[1]
+    columns = tf.range(capacity, dtype=tf.float32)
+    is_new = (columns >= num_old) & (columns < num_seen)
+    rivals = tf.where(is_new, cosines, tf.constant(MASKED, cosines.dtype))
+    hardest, _ = tf.math.top_k(rivals, k=min(top, capacity))
     truth = tf.gather(cosines, labels, axis=1, batch_dims=1)
-    violations = tf.nn.relu(margin - truth[:, None] + hardest)
-    return tf.where(labels < num_old, tf.reduce_mean(violations, axis=1), 0.0)
-
-
-def mean_over_old(batch: dict[str, tf.Tensor], num_old: int) -> tf.Tensor:
-    """Returns factors `[b]` that turn the batch's weighted sum into a mean over old-class images.
-
-    The count is that of all replicas, as the batch's weights are.
-    """
-    is_old = tf.cast(batch["label"] < num_old, tf.float32)
-    share = tf.reduce_sum(is_old * batch["weight"])
-    context = tf.distribute.get_replica_context()
-    if context is not None and context.num_replicas_in_sync > 1:
-        share = context.all_reduce(tf.distribute.ReduceOp.SUM, share)
-    return tf.fill(tf.shape(is_old), tf.math.divide_no_nan(1.0, share))
+    violations = tf.nn.relu(margin - truth[:, None] + hardest)  # 0 for what is masked
+    ranked = tf.cast(tf.minimum(float(top), num_seen - num_old), cosines.dtype)
+    is_old = tf.cast(labels, tf.float32) < num_old
+    return tf.where(is_old, tf.reduce_sum(violations, axis=1) / ranked, 0.0)

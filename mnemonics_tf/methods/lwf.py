@@ -12,7 +12,7 @@ class LwF(Method):
     the paper's tables, exemplars are replayed, which the original method does not do.
     """
 
-    def loss_parts(self, batch, outputs, old_outputs, phase):
+    def loss_parts(self, batch, outputs, old_outputs):
         classification = cross_entropy(batch["label"], outputs.logits)
         if old_outputs is None:
             return {"classification": classification}

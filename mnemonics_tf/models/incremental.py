@@ -11,10 +11,13 @@ import tensorflow as tf
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.layers import (
     CLASSIFIERS,
+    MASKED,
     GrowingClassifier,
     LogitCorrection,
     PlainWeights,
     WeightTransferConvolution,
+    capacity_for,
+    seen_columns,
 )
 from mnemonics_tf.models.resnet import BACKBONES
 from mnemonics_tf.randomness import derive_seed
@@ -54,17 +57,27 @@ class Outputs:
 
     Attributes:
         features: `[n, d]`.
-        logits: `[n, classes]`.
+        logits: `[n, classes]`; within a graph `[n, capacity]`, with `MASKED` for unseen classes.
         scale: what a cosine classifier multiplied the cosines by; 1 for a linear one.
+        num_seen: how many classes the model knows, a float; None where `logits` holds no others.
     """
 
     features: tf.Tensor
     logits: tf.Tensor
     scale: tf.Tensor | float = 1.0
+    num_seen: tf.Tensor | float | None = None
+
+    @property
+    def num_classes(self) -> tf.Tensor | float:
+        """How many classes the model knows, as a float that losses may divide by."""
+        return float(self.logits.shape[1]) if self.num_seen is None else self.num_seen
 
 
 class IncrementalModel:
     """Theta_i: a backbone and a growing classifier over the classes seen so far.
+
+    One such object goes through all phases of a run: what a phase changes are values, so that
+    graphs that were traced with it stay good.
 
     Args:
         architecture: what to build.
@@ -72,28 +85,50 @@ class IncrementalModel:
         num_new: classes of the current phase.
         seed: for initial weights; a class's first weights depend on it and on the class's label
             only.
+        capacity: how many classes the classifier has room for; None rounds their number up.
+
+    Attributes:
+        architecture: as passed.
+        seed: as passed.
+        backbone: maps images to features.
+        classifier: maps features to logits.
+        correction: of the logits (BiC), or None.
+        transfer: whether weight transfer is on.
     """
 
-    def __init__(self, architecture: Architecture, num_old: int, num_new: int, seed: int):
+    def __init__(
+        self,
+        architecture: Architecture,
+        num_old: int,
+        num_new: int,
+        seed: int,
+        capacity: int | None = None,
+    ):
         self.architecture = architecture
         self.seed = seed
         build = BACKBONES[architecture.backbone].build
         self.backbone = build(architecture.image_shape, architecture.depth, seed)
-        self.classifier = self._build_classifier(num_old, num_new)
+        self.classifier = self._build_classifier(num_old, num_new, capacity)
         self.correction = self._build_correction()
         self.transfer = False
+        self._for_export = False
 
-    def _build_classifier(self, num_old: int, num_new: int) -> GrowingClassifier:
-        seed = derive_seed(self.seed, "classifier", num_old)
-        layer = CLASSIFIERS[self.architecture.classifier](num_old, num_new, seed=seed)
+    def _build_classifier(
+        self, num_old: int, num_new: int, capacity: int | None
+    ) -> GrowingClassifier:
+        kind = CLASSIFIERS[self.architecture.classifier]
+        layer = kind(num_old, num_new, self._classifier_seed(num_old), capacity)
         layer.build((None, self.feature_size))
         return layer
+
+    def _classifier_seed(self, num_old: int) -> int:
+        return derive_seed(self.seed, "classifier", num_old)
 
     def _build_correction(self) -> LogitCorrection | None:
         if not self.architecture.corrects_logits:
             return None
         layer = LogitCorrection(name="correction")
-        layer.build((None, self.num_classes))
+        layer.build((None, self.classifier.capacity))
         return layer
 
     @property
@@ -103,25 +138,31 @@ class IncrementalModel:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the logits cover."""
+        """How many classes were seen."""
         return self.classifier.num_classes
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> Outputs:
-        """Maps normalised images `[n, h, w, c]` to features and logits."""
+        """Maps normalised images `[n, h, w, c]` to features and logits `[n, capacity]`."""
         features = self.backbone(images, training=training)
-        return Outputs(features, self.logits(features), self.classifier.logit_scale)
+        num_seen = None if self._for_export else self.classifier.num_seen.read_value()
+        return Outputs(features, self.logits(features), self.classifier.logit_scale, num_seen)
 
     def logits(self, features: tf.Tensor) -> tf.Tensor:
-        """Maps features `[n, d]` to logits `[n, classes]`, corrected where the model corrects."""
+        """Maps features `[n, d]` to logits `[n, capacity]`, corrected where the model corrects.
+
+        Those of unseen classes are `MASKED`, after everything else.
+        """
         logits = self.classifier(features)
-        return self.correction(logits) if self.correction else logits
+        if self.correction:
+            logits = self.correction(logits)
+        if self._for_export:
+            return logits
+        seen = seen_columns(self.classifier.num_seen, self.classifier.capacity)
+        return tf.where(seen, logits, tf.constant(MASKED, logits.dtype))
 
     def correct_logits(self, labels: Sequence[int], gain: float, offset: float) -> None:
         """Sets z_k <- gain z_k + offset for the classes `labels`."""
-        for variable, value in ((self.correction.gain, gain), (self.correction.offset, offset)):
-            values = variable.value.numpy().copy()
-            values[list(labels)] = value
-            variable.assign(values)
+        self.correction.set(labels, gain, offset)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -144,7 +185,8 @@ class IncrementalModel:
         if scope == "classifier":
             return list(self.classifier.variables)
         names = {"gamma", "beta"} | ({"kernel"} if scope == "all" else set())
-        if self.transfer:  # before the switch the scales are not in use
+        # In phase 0 the scales rehearse the next one, with which they come into use.
+        if self.transfer or scope == "transfer":
             names.add("transfer_scale")
         backbone = [v for v in self.backbone.variables if v.name in names]
         return [*backbone, *self.classifier.variables]
@@ -156,10 +198,14 @@ class IncrementalModel:
                 yield layer
 
     def enable_transfer(self) -> None:
-        """Switches weight transfer on: kernels freeze, scales start at 1; outputs do not change."""
-        self.transfer = True
+        """Switches weight transfer on: kernels freeze, scales learn; outputs do not change."""
+        self.set_transfer(True)
+
+    def set_transfer(self, transfer: bool) -> None:
+        """Switches weight transfer on or off."""
+        self.transfer = transfer
         for layer in self.convolutions():
-            layer.enable_transfer()
+            layer.set_transfer(transfer)
 
     @contextlib.contextmanager
     def exact_batch_statistics(self) -> Iterator[None]:
@@ -197,49 +243,116 @@ class IncrementalModel:
                     layer.dtype_policy = policy
 
     @contextlib.contextmanager
-    def plain_convolutions(self) -> Iterator[None]:
-        """Within it, inference runs plain convolutions whose weights were folded once, on entry.
+    def for_export(self) -> Iterator[None]:
+        """Within it, inference runs plain convolutions and a classifier of seen classes only.
 
-        Scales of weight transfer and normalisation are then part of the kernels, which are
-        variables of their own. For graphs that outlive the context: an export.
+        Scales of weight transfer and normalisation are folded into the kernels once, on entry. All
+        weights are variables of their own, for graphs that outlive the context: an export.
         """
         layers = list(self.convolutions())
         for layer in layers:
             layer.plain_weights = PlainWeights(*map(tf.Variable, layer.folded()))
+        wide, state = (self.classifier, self.correction), self.state()
+        self.classifier = self._build_classifier(
+            self.classifier.num_old, self.classifier.num_new, self.num_classes
+        )
+        self.correction = self._build_correction()
+        self.set_state(state)
+        self._for_export = True
         try:
             yield
         finally:
+            self._for_export = False
+            self.classifier, self.correction = wide
             for layer in layers:
                 layer.plain_weights = None
 
     def grow(self, num_new: int) -> None:
-        """Adds `num_new` classes; weights of the classes so far stay exactly as they are."""
-        grown = self._build_classifier(self.num_classes, num_new)
-        grown.copy_shared(self.classifier)
-        self.classifier = grown
+        """Adds `num_new` classes; weights of the classes so far stay exactly as they are.
+
+        Beyond its capacity the classifier is built anew, wider, and graphs must be traced again.
+        """
+        num_old = self.num_classes
+        if num_old + num_new <= self.classifier.capacity:
+            self.set_classes(num_old, num_new)
+            self.classifier.start_new_classes(self._classifier_seed(num_old))
+        else:
+            self._widen(num_old, num_new)
+
+    def _widen(self, num_old: int, num_new: int) -> None:
+        classifier, correction = self.classifier, self.correction
+        self.classifier = self._build_classifier(num_old, num_new, capacity_for(num_old + num_new))
+        self.classifier.copy_shared(classifier)
+        self.correction = self._build_correction()
+        if correction:
+            self.correction.copy_shared(correction)
+
+    def set_classes(self, num_old: int, num_new: int) -> None:
+        """Makes it a model of other numbers of classes, within its capacity.
+
+        Weights of classes that remain stay; what is left of others is nothing.
+        """
+        beyond = range(num_old + num_new, self.classifier.capacity)
+        self.classifier.set_classes(num_old, num_new)
+        for variable in self.classifier.class_variables():
+            variable.assign(variable.value.numpy() * (np.arange(variable.shape[-1]) < beyond.start))
         if self.correction:
-            grown_correction = self._build_correction()
-            grown_correction.copy_shared(self.correction)
-            self.correction = grown_correction
+            self.correction.set(beyond, 1.0, 0.0)
 
     def frozen_copy(self) -> "IncrementalModel":
         """Returns a copy that shares no variable with this model and that nothing trains."""
         copy = IncrementalModel(
-            self.architecture, self.classifier.num_old, self.classifier.num_new, self.seed
+            self.architecture,
+            self.classifier.num_old,
+            self.classifier.num_new,
+            self.seed,
+            self.classifier.capacity,
         )
-        if self.transfer:
-            copy.enable_transfer()
-        copy.set_state(self.state())
+        copy.copy_from(self)
         copy.backbone.trainable = False
         copy.classifier.trainable = False
         return copy
 
+    def copy_from(self, other: "IncrementalModel") -> None:
+        """Takes on the classes, the weights and the transfer of a model of the same capacity."""
+        self.classifier.set_classes(other.classifier.num_old, other.classifier.num_new)
+        if self.transfer != other.transfer:
+            self.set_transfer(other.transfer)
+        for mine, theirs in zip(self.variables, other.variables, strict=True):
+            mine.assign(theirs.value)
+
     def state(self) -> dict[str, np.ndarray]:
-        """Returns all variables as arrays, by name."""
-        return {v.path: v.value.numpy().copy() for v in self.variables}
+        """Returns all variables as arrays, by name; of seen classes only."""
+        return {v.path: self.seen_part(v, v.value.numpy()).copy() for v in self.variables}
+
+    def seen_part(self, variable: keras.Variable, values: np.ndarray) -> np.ndarray:
+        """Returns of `values`, shaped as `variable` is, what belongs to classes seen so far."""
+        return values[..., : self.num_classes] if self._is_by_class(variable) else values
+
+    def full_width(self, variable: keras.Variable, values: np.ndarray) -> np.ndarray:
+        """Returns the inverse of `seen_part`, with zeros for unseen classes."""
+        if not self._is_by_class(variable):
+            return values
+        margin = [(0, 0)] * (values.ndim - 1) + [(0, variable.shape[-1] - values.shape[-1])]
+        return np.pad(values, margin)
+
+    def _is_by_class(self, variable: keras.Variable) -> bool:
+        by_class = self.classifier.class_variables()
+        if self.correction:
+            by_class += self.correction.variables
+        return any(variable is one for one in by_class)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of what `state` returns, by name."""
+        shapes = {}
+        for variable in self.variables:
+            shape = tuple(variable.shape)
+            by_class = self._is_by_class(variable)
+            shapes[variable.path] = (*shape[:-1], self.num_classes) if by_class else shape
+        return shapes
 
     def set_state(self, state: dict[str, np.ndarray], place: str = "a model's arrays") -> None:
-        """Sets all variables from what `state` returned for a model of the same architecture.
+        """Sets all variables from what `state` returned for a model of as many classes.
 
         Args:
             state: arrays by name; others than the model's are left alone.
@@ -248,9 +361,12 @@ class IncrementalModel:
         Raises:
             UserError: if an array is missing or has another shape; nothing is set then.
         """
-        check_shapes(state, {v.path: v.shape for v in self.variables}, place)
+        state = _joined(state)
+        check_shapes(state, self.shapes(), place)
         for variable in self.variables:
-            variable.assign(state[variable.path])
+            variable.assign(self.full_width(variable, state[variable.path]))
+        if self.correction:
+            self.correction.set(range(self.num_classes, self.classifier.capacity), 1.0, 0.0)
 
     def functional_call(
         self,
@@ -265,3 +381,13 @@ class IncrementalModel:
         """
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return function()
+
+
+def _joined(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns a state in which earlier versions kept old and new classes' weights apart."""
+    new = state.get("classifier/new_kernel")
+    if new is None or "classifier/kernel" in state:
+        return state
+    old = state.get("classifier/old_kernel")
+    kernel = new if old is None else np.concatenate([old, new], axis=1)
+    return {**state, "classifier/kernel": kernel}

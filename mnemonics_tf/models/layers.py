@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -18,22 +18,29 @@ class _Counted(threading.local):
     """Which images batch statistics count; of each replica, which has a thread of its own."""
 
     images = None
+    padded = False
 
 
 _COUNTED = _Counted()
 
 
 @contextlib.contextmanager
-def statistics_over(images: tf.Tensor) -> Iterator[None]:
-    """Within it, statistics that replicas share count the images `[n]` that are true.
+def statistics_over(images: tf.Tensor, padded: bool = False) -> Iterator[None]:
+    """Within it, batch statistics count the images that are true.
 
-    A last batch may have fewer images than there are replicas; some then get a placeholder.
+    A last batch may have fewer images than there are replicas, some of which then get a
+    placeholder; or it is filled up to the size of the others.
+
+    Args:
+        images: bool `[n]`.
+        padded: whether one device's batch may hold placeholders too. The fused kernel, which
+            counts all images, is left for plain operations then.
     """
-    _COUNTED.images = images
+    _COUNTED.images, _COUNTED.padded = images, padded
     try:
         yield
     finally:
-        _COUNTED.images = None
+        _COUNTED.images, _COUNTED.padded = None, False
 
 
 class BatchNormalization(keras.layers.Layer):
@@ -75,7 +82,7 @@ class BatchNormalization(keras.layers.Layer):
             return inputs * scale + offset
         # Where statistics are exact, every replica has the whole batch: there is nothing to share.
         shared = tf.distribute.get_strategy().num_replicas_in_sync > 1 and not self.exact
-        if self.exact or shared or inputs.dtype == tf.float64:
+        if self.exact or shared or _COUNTED.padded or inputs.dtype == tf.float64:
             return self._normalize_by_moments(inputs, shared)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
@@ -93,7 +100,7 @@ class BatchNormalization(keras.layers.Layer):
     def _normalize_by_moments(self, inputs, shared: bool):
         x = tf.cast(inputs, tf.float32) if inputs.dtype != tf.float64 else inputs
         counted = None
-        if shared and _COUNTED.images is not None:
+        if _COUNTED.images is not None and not self.exact:
             counted = tf.cast(_COUNTED.images, x.dtype)[:, None, None, None]
 
         def totals(*values):
@@ -137,12 +144,11 @@ class PlainWeights:
 class WeightTransferConvolution(keras.layers.Layer):
     """A convolution whose kernel can be frozen and transferred by scales, then batch normalisation.
 
-    Ordinary training (before the switch): y = norm(conv(x, W)).
-    Weight transfer (after it):            y = norm(conv(x, W * s)),
-    with W frozen and one scale s per pair of input and output channel, starting at 1, so that the
-    switch leaves the outputs as they are. The shift of weight transfer, one number per output
-    channel, is the normalisation's beta: a bias in front of a batch normalisation would be
-    cancelled by its mean.
+    y = norm(conv(x, W * s)), with one scale s per pair of input and output channel, starting at 1.
+    Ordinary training moves W and leaves s alone; weight transfer freezes W and moves s, so that the
+    switch leaves the outputs, and a graph that computes them, as they are. The shift of weight
+    transfer, one number per output channel, is the normalisation's beta: a bias in front of a batch
+    normalisation would be cancelled by its mean.
 
     In inference the normalisation is folded into the kernel, y = conv(x, W * s * a) + b, which is
     faster than two steps and takes less memory inside the unrolled inner loop.
@@ -159,7 +165,7 @@ class WeightTransferConvolution(keras.layers.Layer):
 
     Attributes:
         plain_weights: weights that inference uses as they are instead of folding at every call;
-            None but for an export (see `IncrementalModel.plain_convolutions`).
+            None but for an export (see `IncrementalModel.for_export`).
         activation_dtype: what inputs are cast to; None leaves them as they are. The weights are
             cast likewise when they are used, and stay what they are themselves.
     """
@@ -177,7 +183,6 @@ class WeightTransferConvolution(keras.layers.Layer):
         self.kernel_size = kernel_size
         self.stride = stride
         self.seed = seed
-        self.transfer = False
         self.plain_weights: PlainWeights | None = None
         self.activation_dtype: str | None = None
         self.normalization = BatchNormalization(name="normalization")
@@ -200,16 +205,14 @@ class WeightTransferConvolution(keras.layers.Layer):
         n, height, width, _ = input_shape
         return (n, -(-height // self.stride), -(-width // self.stride), self.filters)
 
-    def enable_transfer(self) -> None:
-        """Freezes the kernel and lets the scales learn from here on; the outputs do not change."""
-        self.transfer = True
-        self.kernel.trainable = False
-        self.transfer_scale.trainable = True
+    def set_transfer(self, transfer: bool) -> None:
+        """Lets the scales learn and freezes the kernel, or the other way round."""
+        self.kernel.trainable = not transfer
+        self.transfer_scale.trainable = transfer
 
     def effective_kernel(self):
-        """Returns W, or W * s after the switch: `[k, k, in, out]`."""
-        kernel = self.kernel.value
-        return kernel * self.transfer_scale.value if self.transfer else kernel
+        """Returns W * s: `[k, k, in, out]`."""
+        return self.kernel.value * self.transfer_scale.value
 
     def folded(self):
         """Returns kernel `[k, k, in, out]` and bias `[out]` of the plain convolution it equals."""
@@ -243,68 +246,140 @@ class WeightTransferConvolution(keras.layers.Layer):
         return tf.nn.conv2d(inputs, tf.cast(kernel, inputs.dtype), self.stride, padding)
 
 
-class GrowingClassifier(keras.layers.Layer):
-    """A classifier over old and new classes that keeps the old classes' weights apart.
+#: logits of classes that were not seen yet; minus infinity would make NaN of 0 times it
+MASKED = -1e9
 
-    Old and new weights are two variables, so that a method may freeze the old ones; logits come in
-    label order, old classes first.
+#: classifiers have room for a multiple of so many classes
+_CAPACITY_STEP = 64
+
+
+def capacity_for(num_classes: int) -> int:
+    """Returns the width of a classifier that is to hold `num_classes`: a multiple of 64."""
+    return -(-num_classes // _CAPACITY_STEP) * _CAPACITY_STEP
+
+
+def seen_columns(num_seen: tf.Tensor | float, capacity: int) -> tf.Tensor:
+    """Returns which of a classifier's columns stand for classes seen so far, bool `[capacity]`."""
+    return tf.range(capacity, dtype=tf.float32) < num_seen
+
+
+class GrowingClassifier(keras.layers.Layer):
+    """A classifier with room for more classes than it has seen.
+
+    Its weights are as wide as its capacity from the start, so that a graph traced in one phase
+    serves all of them. How many classes are old and how many are seen are values of variables;
+    columns beyond the seen ones are zero, and whatever leaves the program holds seen ones only.
 
     Args:
         num_old: number of classes that earlier phases taught.
         num_new: number of classes added.
         seed: for the initial weights of the new classes.
+        capacity: how many classes there is room for; None rounds their number up.
         name: of the layer.
+
+    Attributes:
+        num_old: number of classes that earlier phases taught.
+        num_classes: number of classes seen.
+        capacity: number of columns.
+        num_seen: `num_classes` as a float32 variable, for graphs.
+        first_trained: number of the first class whose weights are trained, as a float32 variable.
     """
 
     #: the name under which settings choose the class
     kind: str
 
-    def __init__(self, num_old: int, num_new: int, seed: int = 0, name: str = "classifier"):
+    def __init__(
+        self,
+        num_old: int,
+        num_new: int,
+        seed: int = 0,
+        capacity: int | None = None,
+        name: str = "classifier",
+    ):
         super().__init__(name=name)
         self.num_old = num_old
-        self.num_new = num_new
+        self.num_classes = num_old + num_new
+        self.capacity = capacity or capacity_for(self.num_classes)
         self.seed = seed
+        self._freezes_old = False
 
     @property
-    def num_classes(self) -> int:
-        """How many classes the logits cover."""
-        return self.num_old + self.num_new
+    def num_new(self) -> int:
+        """How many classes the current phase added."""
+        return self.num_classes - self.num_old
 
     def build(self, input_shape):
-        dimension = input_shape[-1]
-        bound = 1.0 / np.sqrt(dimension)
-        uniform = keras.initializers.RandomUniform(-bound, bound, seed=self.seed)
-        self.old_kernel = None
-        if self.num_old:
-            self.old_kernel = self.add_weight(
-                name="old_kernel", shape=(dimension, self.num_old), initializer="zeros"
-            )
-        self.new_kernel = self.add_weight(
-            name="new_kernel", shape=(dimension, self.num_new), initializer=uniform
+        self.dimension = input_shape[-1]
+        self.kernel = self.add_weight(
+            name="kernel", shape=(self.dimension, self.capacity), initializer="zeros"
         )
+        self.num_seen = tf.Variable(0.0, trainable=False, name="num_seen")
+        self.first_trained = tf.Variable(0.0, trainable=False, name="first_trained")
+        self.set_classes(self.num_old, self.num_new)
+        self.start_new_classes(self.seed)
 
-    def kernel(self):
-        """Returns the weights of all classes, `[d, classes]`."""
-        if self.old_kernel is None:
-            return self.new_kernel.value
-        return tf.concat([self.old_kernel.value, self.new_kernel.value], axis=1)
+    def class_variables(self) -> list[keras.Variable]:
+        """Returns the variables whose last axis counts classes."""
+        return [v for v in self.variables if v.shape[-1:] == (self.capacity,)]
 
-    def set_kernel(self, kernel: np.ndarray) -> None:
-        """Sets the weights of all classes from `[d, classes]`."""
-        if self.old_kernel is not None:
-            self.old_kernel.assign(kernel[:, : self.num_old])
-        self.new_kernel.assign(kernel[:, self.num_old :])
+    def set_classes(self, num_old: int, num_new: int) -> None:
+        """Says which columns are old and new classes; weights stay as they are."""
+        self.num_old, self.num_classes = num_old, num_old + num_new
+        self.num_seen.assign(float(self.num_classes))
+        self._mark_trained()
 
     def freeze_old(self) -> None:
-        """Takes the old classes' weights out of training (LUCIR)."""
-        if self.old_kernel is not None:
-            self.old_kernel.trainable = False
+        """Takes the old classes' weights out of training, now and in later phases (LUCIR)."""
+        self._freezes_old = True
+        self._mark_trained()
+
+    def _mark_trained(self) -> None:
+        self.first_trained.assign(float(self.num_old if self._freezes_old else 0))
+
+    def trained_columns(self) -> tf.Tensor:
+        """Returns 1 for the columns that training changes and 0 for others, float `[capacity]`."""
+        columns = tf.range(self.capacity, dtype=tf.float32)
+        trained = (columns >= self.first_trained) & (columns < self.num_seen)
+        return tf.cast(trained, self.kernel.dtype)
+
+    def start_new_classes(self, seed: int) -> None:
+        """Draws first weights for the classes of the current phase; classes after them have none.
+
+        Args:
+            seed: they depend on it and on their number alone.
+        """
+        bound = 1.0 / np.sqrt(self.dimension)
+        uniform = keras.initializers.RandomUniform(-bound, bound, seed=seed)
+        drawn = uniform((self.dimension, self.num_new), dtype=self.kernel.dtype)
+        kernel = self.kernel.value.numpy().copy()
+        kernel[:, self.num_old :] = 0
+        kernel[:, self.num_old : self.num_classes] = drawn
+        self.kernel.assign(kernel)
+
+    def seen_kernel(self) -> np.ndarray:
+        """Returns a copy of the seen classes' weights, `[d, classes]`."""
+        return self.kernel.value.numpy()[:, : self.num_classes].copy()
+
+    def set_kernel(self, kernel: np.ndarray) -> None:
+        """Sets the seen classes' weights, `[d, classes]`; those of others are zero."""
+        margin = self.capacity - self.num_classes
+        self.kernel.assign(np.pad(kernel, [(0, 0), (0, margin)]))
 
     def copy_shared(self, other: "GrowingClassifier") -> None:
-        """Copies from a smaller classifier what the growth must not change."""
-        kernel = self.kernel().numpy().copy()
-        kernel[:, : other.num_classes] = other.kernel().numpy()
-        self.set_kernel(kernel)
+        """Copies from a classifier with fewer classes what more of them must not change."""
+        by_class = {id(variable) for variable in self.class_variables()}
+        for mine, theirs in zip(self.variables, other.variables, strict=True):
+            values = theirs.value.numpy()
+            if id(mine) in by_class:
+                values = _resized(values[..., : other.num_classes], mine.value.numpy())
+            mine.assign(values)
+
+
+def _resized(values: np.ndarray, wider: np.ndarray) -> np.ndarray:
+    """Returns a copy of `wider` that begins, along the last axis, with `values`."""
+    resized = wider.copy()
+    resized[..., : values.shape[-1]] = values
+    return resized
 
 
 class LinearClassifier(GrowingClassifier):
@@ -319,17 +394,11 @@ class LinearClassifier(GrowingClassifier):
 
     def build(self, input_shape):
         super().build(input_shape)
-        self.bias = self.add_weight(name="bias", shape=(self.num_classes,), initializer="zeros")
-
-    def copy_shared(self, other: "LinearClassifier") -> None:
-        super().copy_shared(other)
-        bias = self.bias.value.numpy().copy()
-        bias[: other.num_classes] = other.bias.value.numpy()
-        self.bias.assign(bias)
+        self.bias = self.add_weight(name="bias", shape=(self.capacity,), initializer="zeros")
 
     def call(self, features):
-        """Maps features `[n, d]` to logits `[n, classes]`, in float32 or wider."""
-        kernel = self.kernel()
+        """Maps features `[n, d]` to logits `[n, capacity]`, in float32 or wider."""
+        kernel = self.kernel.value
         return tf.matmul(tf.cast(features, kernel.dtype), kernel) + self.bias.value
 
 
@@ -351,18 +420,14 @@ class CosineClassifier(GrowingClassifier):
         super().build(input_shape)
         self.scale = self.add_weight(name="scale", shape=(), initializer="ones")
 
-    def copy_shared(self, other: "CosineClassifier") -> None:
-        super().copy_shared(other)
-        self.scale.assign(other.scale.value)
-
     def cosines(self, features):
-        """Maps features `[n, d]` to cos(w_k, f), `[n, classes]`."""
-        kernel = self.kernel()
+        """Maps features `[n, d]` to cos(w_k, f), `[n, capacity]`."""
+        kernel = self.kernel.value
         features = tf.math.l2_normalize(tf.cast(features, kernel.dtype), axis=1)
         return tf.matmul(features, tf.math.l2_normalize(kernel, axis=0))
 
     def call(self, features):
-        """Maps features `[n, d]` to logits `[n, classes]`, in float32 or wider."""
+        """Maps features `[n, d]` to logits `[n, capacity]`, in float32 or wider."""
         return self.scale.value * self.cosines(features)
 
 
@@ -383,12 +448,17 @@ class LogitCorrection(keras.layers.Layer):
         """Maps logits `[n, classes]` to corrected ones."""
         return self.gain.value * logits + self.offset.value
 
+    def set(self, labels: Sequence[int], gain: float, offset: float) -> None:
+        """Sets z_k <- gain z_k + offset for the classes `labels`."""
+        for variable, value in ((self.gain, gain), (self.offset, offset)):
+            values = variable.value.numpy().copy()
+            values[list(labels)] = value
+            variable.assign(values)
+
     def copy_shared(self, other: "LogitCorrection") -> None:
-        """Copies the corrections of the classes so far."""
-        for mine, theirs in ((self.gain, other.gain), (self.offset, other.offset)):
-            values = mine.value.numpy().copy()
-            values[: theirs.shape[0]] = theirs.value.numpy()
-            mine.assign(values)
+        """Copies the corrections of a model with room for fewer classes."""
+        for mine, theirs in zip(self.variables, other.variables, strict=True):
+            mine.assign(_resized(theirs.value.numpy(), mine.value.numpy()))
 
 
 CLASSIFIERS = {layer.kind: layer for layer in (LinearClassifier, CosineClassifier)}

@@ -17,12 +17,12 @@ class Snapshot:
     """A moment within a phase.
 
     Attributes:
-        stage: index of the stage it belongs to; all earlier stages are done.
-        position: how much of the stage is done (epochs or outer steps).
+        stage: name of the stage it belongs to; all earlier stages are done.
+        position: how many of the stage's steps are done.
         groups: arrays by group (`model`, `optimizer`, ...) and name.
     """
 
-    stage: int
+    stage: str
     position: int
     groups: dict[str, dict[str, np.ndarray]]
 
@@ -51,7 +51,8 @@ class PhaseCheckpoints:
             for group, members in snapshot.groups.items()
             for name, array in members.items()
         }
-        arrays["moment"] = np.array([snapshot.stage, snapshot.position])
+        arrays["stage"] = np.array(snapshot.stage)
+        arrays["position"] = np.array(snapshot.position)
         arrays["owner"] = np.array(self._owner)
         numbers = [int(path.stem.split("-")[1]) for path in self._files()]
         number = max(numbers, default=-1) + 1
@@ -65,12 +66,17 @@ class PhaseCheckpoints:
         """Returns the newest snapshot that is whole, or None.
 
         Raises:
-            UserError: if there are snapshots and none of them is whole, or it is another run's.
+            UserError: if there are snapshots and none of them is whole, or it is another run's or
+                an earlier version's.
         """
         files = self._files()
         for path in reversed(files):
             try:
-                owner, snapshot = _parse(read_arrays(path))
+                arrays = read_arrays(path)
+                _refuse_earlier_versions(path, arrays)
+                owner, snapshot = _parse(arrays)
+            except EarlierVersionError:
+                raise
             except (UserError, KeyError, ValueError, TypeError) as error:
                 _LOGGER.warning("checkpoint %s is damaged, trying the one before: %s", path, error)
                 self._damaged.append(path)
@@ -98,9 +104,21 @@ class PhaseCheckpoints:
         return sorted(self._directory.glob("checkpoint-" + "[0-9]" * 6 + ".npz"))
 
 
+class EarlierVersionError(UserError):
+    """A snapshot is whole, and of a kind that this version does not go on from."""
+
+
+def _refuse_earlier_versions(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    if "moment" in arrays:  # they counted stages instead of naming them
+        raise EarlierVersionError(
+            f"{path} was written by an earlier version of the program, in the middle of a phase: "
+            f"finish the run with that version, or remove {path.parent} to begin the phase again"
+        )
+
+
 def _parse(arrays: dict[str, np.ndarray]) -> tuple[str, Snapshot]:
     owner = str(arrays.pop("owner"))
-    stage, position = (int(value) for value in arrays.pop("moment"))
+    stage, position = str(arrays.pop("stage")), int(arrays.pop("position"))
     groups: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():
         group, name = key.split(":", 1)

@@ -1,31 +1,79 @@
-"""The model-level loop (Eq. 5, 6): many steps in one graph, under a distribution strategy."""
+"""The model-level loop: many steps in one call of a graph that all phases share."""
 
-import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf import devices
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Pipeline
-from mnemonics_tf.models.incremental import IncrementalModel, Outputs
-from mnemonics_tf.models.layers import statistics_over
-from mnemonics_tf.run_directory import check_shapes
-from mnemonics_tf.training.optimization import OptimizationSettings, l2_gradients, make_optimizer
-from mnemonics_tf.training.precision import LossScale, count_not_finite
+from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.tracing import TRACES, TracedFunction
+from mnemonics_tf.training.feed import Feed, open_feed
+from mnemonics_tf.training.optimization import OptimizationSettings
+from mnemonics_tf.training.step import FIGURES, LossParts, TrainingStep
 
-#: (batch, outputs, outputs of the old model or None) -> name to `[b]`
-LossParts = Callable[[dict, Outputs, Outputs | None], dict[str, tf.Tensor]]
+#: what a call of the graph is meant to take; between calls a run reports, saves and may stop
+SECONDS_PER_CALL = 5.0
 
-#: steps in one call of the graph; an epoch of CIFAR-100 is one call
-STEPS_PER_CALL = 500
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """Where training stands between two calls.
+
+    Attributes:
+        epoch: from 0.
+        step: steps of the epoch that are done.
+        steps: how many it has.
+        totals: figures of the epoch so far, added up; what resuming within it begins with.
+        figures: means of the epoch so far: parts of the loss, `loss`, `accuracy` on the augmented
+            training images, `learning_rate` and `images_per_second`.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    totals: np.ndarray
+    figures: dict[str, float]
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether it is the last one of its epoch."""
+        return self.step == self.steps
+
+    @property
+    def position(self) -> int:
+        """Steps done since the stage began."""
+        return self.epoch * self.steps + self.step
+
+
+class Pace:
+    """How many steps go into a call.
+
+    Args:
+        agree: makes all workers use one number.
+    """
+
+    def __init__(self, agree: Callable[[int], int]):
+        self._agree = agree
+        self._seconds_per_step: float | None = None
+
+    def steps(self, left: int) -> int:
+        """Returns how many of the steps that are left to take next; one, until they are timed."""
+        steps = 1
+        if self._seconds_per_step:
+            steps = max(1, int(SECONDS_PER_CALL / self._seconds_per_step))
+        return self._agree(min(steps, left))
+
+    def measured(self, steps: int, seconds: float) -> None:
+        """Learns from a call that traced nothing."""
+        self._seconds_per_step = seconds / steps
 
 
 class TrainingLoop:
-    """Trains a model on an image set, epoch by epoch.
+    """Trains a model on image sets, stage after stage, by one graph for each kind of feed.
 
     Args:
         model: what is trained, living in the strategy's scope.
@@ -35,12 +83,12 @@ class TrainingLoop:
         pipeline: makes batches.
         strategy: the distribution strategy.
         mixed_precision: one of `PRECISIONS`.
-        jit_compile: whether XLA compiles the step. Only on one device: several ones talk to each
-            other within it, for the statistics of normalisation.
+        jit_compile: whether XLA compiles the step, on one device.
+        kind: what is trained, for counting traces.
+        agree: makes all workers use one number of steps.
 
     Attributes:
-        settings: of the optimiser.
-        optimizer: Keras' own, built for the model.
+        settings: of the optimiser; the schedule may change from stage to stage.
     """
 
     def __init__(
@@ -53,137 +101,139 @@ class TrainingLoop:
         strategy: tf.distribute.Strategy,
         mixed_precision: str = "off",
         jit_compile: bool = False,
+        kind: str = "train",
+        agree: Callable[[int], int] = int,
     ):
-        self._model = model
-        self._old_model = old_model
-        self._loss_parts = loss_parts
         self.settings = settings
+        self._step = TrainingStep(
+            model,
+            old_model,
+            loss_parts,
+            settings,
+            strategy,
+            mixed_precision,
+            jit_compile,
+        )
         self._pipeline = pipeline
         self._strategy = strategy
-        self._variables = model.trainable_variables
-        self._mixed_precision = mixed_precision
-        with strategy.scope():
-            self.optimizer = make_optimizer(settings, self._variables)
-            self._loss_scale = LossScale() if mixed_precision == "float16" else None
-        self._part_names: list[str] = []
-        jit_compile = jit_compile and strategy.num_replicas_in_sync == 1
-        self._differentiate = _compiled(self._gradients, jit_compile)
-        self._update = _compiled(self._apply, jit_compile)
-        self._run_steps = tf.function(self._steps)
+        self._kind = kind
+        self._pace = Pace(agree)
+        self._graphs: dict[str, TracedFunction] = {}
+
+    def start_stage(self, settings: OptimizationSettings) -> None:
+        """Begins a stage with another schedule, and without velocity.
+
+        Args:
+            settings: of the optimiser, equal but for epochs, rates and milestones.
+        """
+        self.settings = settings
+        self._step.start()
 
     def run_epoch(self, images: ImageSet, epoch: int, *key: str | int) -> dict[str, float]:
-        """Trains one epoch and returns what it saw.
+        """Trains one epoch and returns its figures, as the last `Moment` of `run` has them.
 
         Args:
             images: the training set.
             epoch: from 0; decides the learning rate, and with `key` shuffling and augmentation.
             *key: names the stage, e.g. `("train", phase)`.
+        """
+        *_, last = self.run(images, range(epoch, epoch + 1), key)
+        return last.figures
 
-        Returns:
-            Mean loss parts, `loss`, `accuracy` on the augmented training images, `learning_rate`
-            and `images_per_second`.
+    def run(
+        self,
+        images: ImageSet,
+        epochs: range,
+        key: Sequence[str | int],
+        first_step: int = 0,
+        totals: np.ndarray | None = None,
+    ) -> Iterator[Moment]:
+        """Trains for some epochs, and yields after each call of the graph.
+
+        Args:
+            images: the training set.
+            epochs: which; their numbers decide learning rate, shuffling and augmentation.
+            key: names the stage, e.g. `("train", phase)`.
+            first_step: steps of the first epoch that are done already.
+            totals: figures of these steps.
 
         Raises:
-            FloatingPointError: if the loss is not finite.
+            FloatingPointError: if the loss of an epoch is not finite.
         """
-        started = time.perf_counter()
-        learning_rate = self.settings.learning_rate_at(epoch)
-        self.optimizer.learning_rate = learning_rate
+        if not epochs:
+            return
         batch_size = self.settings.batch_size
-        batches = self._pipeline.training_batches(images, batch_size, *key, epoch)
-        iterator = devices.iterate(self._strategy, batches)
         steps = -(-len(images) // batch_size)
-        totals = 0.0
-        for start in range(0, steps, STEPS_PER_CALL):
-            count = min(STEPS_PER_CALL, steps - start)
-            totals += self._run_steps(iterator, tf.constant(count)).numpy()
-        means = dict(zip([*self._part_names, "accuracy"], totals / steps, strict=True))
-        loss = float(sum(means[name] for name in self._part_names))
-        if not np.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} in epoch {epoch} of {'/'.join(map(str, key))} "
-                f"at learning rate {learning_rate}: lower the learning rate"
-            )
-        return {
-            **{name: float(value) for name, value in means.items()},
-            "loss": loss,
-            "learning_rate": learning_rate,
-            "images_per_second": len(images) / (time.perf_counter() - started),
-        }
-
-    def _steps(self, iterator, count):
-        totals = self._step(next(iterator))
-        for _ in tf.range(count - 1):
-            totals += self._step(next(iterator))
-        return totals
-
-    def _step(self, batch):
-        with self._precision():
-            gradients, figures = self._strategy.run(self._differentiate, (batch,))
-        if self._loss_scale is None:
-            self._strategy.run(self._update, (gradients,))
-        else:
-            self._apply_if_finite(gradients)
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, figures, axis=None)
-
-    @contextlib.contextmanager
-    def _precision(self) -> Iterator[None]:
-        """What is traced within it, by however many replicas, computes as settings ask for."""
-        with contextlib.ExitStack() as stack:
-            if self._mixed_precision != "off":
-                for model in filter(None, (self._model, self._old_model)):
-                    stack.enter_context(model.activations_in(self._mixed_precision))
-            yield
-
-    def _gradients(self, batch):
-        """Returns a replica's share of the gradients, and of the figures."""
-        weight = batch["weight"]
-        factor = self._loss_scale.factor.read_value() if self._loss_scale else None
-        with tf.GradientTape() as tape:
-            with statistics_over(weight > 0):
-                outputs = self._model(batch["image"], training=True)
-            old_outputs = self._old_model(batch["image"]) if self._old_model else None
-            parts = self._loss_parts(batch, outputs, old_outputs)
-            parts = {name: tf.reduce_sum(weight * part) for name, part in parts.items()}
-            loss = tf.add_n(list(parts.values()))
-            loss = loss if factor is None else factor * loss
-        gradients = tape.gradient(loss, self._variables)
-        if factor is not None:
-            gradients = [gradient / factor for gradient in gradients]
-        replicas = self._strategy.num_replicas_in_sync
-        gradients = l2_gradients(gradients, self._variables, self.settings, replicas)
-        predicted = tf.argmax(outputs.logits, axis=1, output_type=tf.int32)
-        right = tf.reduce_sum(weight * tf.cast(predicted == batch["label"], tf.float32))
-        self._part_names = list(parts)
-        return gradients, tf.stack([*parts.values(), right])
-
-    def _apply(self, gradients):
-        self.optimizer.apply(gradients, self._variables)
-
-    def _apply_if_finite(self, gradients):
-        counts = self._strategy.run(count_not_finite, (gradients,))
-        finite = self._strategy.reduce(tf.distribute.ReduceOp.SUM, counts, axis=None) == 0
-        # A condition within a replica could not ask the others for their gradients.
-        if finite:
-            self._strategy.run(self._apply, (gradients,))
-        self._loss_scale.update(finite)
-
-    def _state_variables(self) -> list[keras.Variable | tf.Variable]:
-        extra = self._loss_scale.variables if self._loss_scale else []
-        return [*self.optimizer.variables, *extra]
+        feed = open_feed(
+            self._pipeline,
+            images,
+            batch_size,
+            tuple(key),
+            epochs,
+            first_step,
+            self._strategy,
+            self._step.compiled,
+        )
+        totals = np.zeros(2 * FIGURES) if totals is None else totals
+        for epoch in epochs:
+            learning_rate = self.settings.learning_rate_at(epoch)
+            self._step.set_learning_rate(learning_rate)
+            arguments = feed.epoch(epoch)
+            step, first_step, started = first_step, 0, time.perf_counter()
+            before = step
+            while step < steps:
+                count = self._pace.steps(steps - step)
+                totals = self._call(feed, arguments, step, count, totals)
+                step += count
+                done = min(step * batch_size, len(images)) - before * batch_size
+                figures = {
+                    **self._step.means(totals),
+                    "learning_rate": learning_rate,
+                    "images_per_second": done / (time.perf_counter() - started),
+                }
+                if not np.isfinite(figures["loss"]):
+                    raise FloatingPointError(
+                        f"the loss is {figures['loss']} in epoch {epoch} of "
+                        f"{'/'.join(map(str, key))} at learning rate {learning_rate}: "
+                        "lower the learning rate"
+                    )
+                yield Moment(epoch, step, steps, totals, figures)
+            totals = np.zeros(2 * FIGURES)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Returns what an epoch changes beside the model as arrays, for a checkpoint."""
-        variables = enumerate(self._state_variables())
-        return {f"{i:04d}": variable.numpy().copy() for i, variable in variables}
+        """Returns what steps change beside the model as arrays, for a checkpoint."""
+        return self._step.state()
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Goes back to what `state` returned."""
-        shapes = {f"{i:04d}": v.shape for i, v in enumerate(self._state_variables())}
-        check_shapes(state, shapes, "the checkpoint of the optimiser")
-        for i, variable in enumerate(self._state_variables()):
-            variable.assign(state[f"{i:04d}"])
+        self._step.set_state(state)
 
+    def _call(self, feed: Feed, arguments, step: int, count: int, totals) -> np.ndarray:
+        """Takes `count` steps from `step` of an epoch on; returns the totals with theirs."""
+        traces, started = TRACES.counts.total(), time.perf_counter()
+        numbers = (tf.constant(number, tf.int64) for number in (step, count))
+        graph = self._graph(feed)
+        totals = graph(arguments, *numbers, tf.constant(totals, tf.float64)).numpy()
+        if TRACES.counts.total() == traces:
+            self._pace.measured(count, time.perf_counter() - started)
+        return totals
 
-def _compiled(function: Callable, jit_compile: bool) -> Callable:
-    return tf.function(function, jit_compile=True) if jit_compile else function
+    def _graph(self, feed: Feed) -> TracedFunction:
+        if feed.kind in self._graphs:
+            return self._graphs[feed.kind]
+
+        batch = feed.batch  # and not the feed, whose data goes at the end of the stage
+
+        def run_steps(arguments, first, count, totals):
+            for step in tf.range(first, first + count):
+                totals += tf.cast(self._step.take(batch(arguments, step)), tf.float64)
+            return totals
+
+        signature = None
+        if feed.signature:
+            numbers = [tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int64)]
+            totals = tf.TensorSpec([2 * FIGURES], tf.float64)
+            signature = [feed.signature, *numbers, totals]
+        graph = TracedFunction(f"{self._kind}, {feed.kind}", run_steps, input_signature=signature)
+        self._graphs[feed.kind] = graph
+        return graph

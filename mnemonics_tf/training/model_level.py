@@ -1,10 +1,12 @@
 """The model level of a phase: training on new data and old exemplars, and the fine-tune."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
+from mnemonics_tf import workers
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.errors import UserError
@@ -16,17 +18,17 @@ from mnemonics_tf.results import hash_of
 from mnemonics_tf.run_directory import RunDirectory, read_arrays, write_arrays
 from mnemonics_tf.run_integrity import same_base_classes
 from mnemonics_tf.run_state import PhaseState, RunContext
-from mnemonics_tf.training.loop import LossParts, TrainingLoop
+from mnemonics_tf.training.loop import Moment, TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
+from mnemonics_tf.training.step import LossParts
 
 
-def train_model(context: RunContext, state: PhaseState, stage: int) -> None:
+def train_model(context: RunContext, state: PhaseState) -> None:
     """Trains Theta_i on D_i and the old exemplars (Eq. 6; Algorithm 1, lines 4 and 8).
 
     Args:
         context: of the run.
         state: of the phase; its model changes.
-        stage: index of this stage, for checkpoints.
     """
     phase, training, method = state.phase, context.settings.training, context.method
     if phase.index == 0 and context.settings.run.phase0_from:
@@ -36,15 +38,13 @@ def train_model(context: RunContext, state: PhaseState, stage: int) -> None:
         images, held_out = _training_images(context, state)
         if not state.resume:
             method.initialise_new_classes(state.model, phase, _features_of(state))
-
-        def loss_parts(batch, outputs, old_outputs):
-            return method.loss_parts(batch, outputs, old_outputs, phase)
-
         settings = _optimization(
             context, epochs, training.learning_rate, training.learning_rate_milestones
         )
-        loop = _training_loop(context, state.model, state.old_model, loss_parts, settings)
-        _run_epochs(context, state, stage, "train", images, loop)
+        loop = training_loop(
+            context, "train", state.model, state.old_model, method.loss_parts, settings
+        )
+        _run_epochs(context, state, "train", images, loop)
         if held_out:
             logits = state.evaluator.outputs(held_out).logits
             method.after_training(state.model, phase, held_out.labels, logits)
@@ -74,7 +74,7 @@ def _features_of(state: PhaseState) -> Callable[[int], np.ndarray]:
 
 
 def finetune_model(
-    context: RunContext, state: PhaseState, stage: int, exemplars: ImageSet | None = None
+    context: RunContext, state: PhaseState, exemplars: ImageSet | None = None
 ) -> None:
     """Fine-tunes Theta_i on the exemplars only, as many of each class (Algorithm 1, line 18).
 
@@ -85,19 +85,20 @@ def finetune_model(
     Args:
         context: of the run.
         state: of the phase; its model changes.
-        stage: index of this stage, for checkpoints.
         exemplars: to fine-tune on instead of those in memory.
     """
     if not finetunes(context, state):
         return
-
-    def loss_parts(batch, outputs, old_outputs):
-        return {"classification": cross_entropy(batch["label"], outputs.logits)}
-
     settings = finetune_settings(context)
-    loop = _training_loop(context, state.model, None, loss_parts, settings)
+    loop = training_loop(context, "finetune", state.model, None, classification_alone, settings)
     images = exemplars or state.memory.as_image_set()
-    _run_epochs(context, state, stage, "finetune", images, loop)
+    _run_epochs(context, state, "finetune", images, loop)
+
+
+def classification_alone(batch, outputs, old_outputs) -> dict:
+    """Returns the parts of the loss of a fine-tune: the cross-entropy."""
+    del old_outputs
+    return {"classification": cross_entropy(batch["label"], outputs.logits)}
 
 
 def finetune_settings(context: RunContext) -> OptimizationSettings:
@@ -132,51 +133,81 @@ def _optimization(
     )
 
 
-def _training_loop(
+def training_loop(
     context: RunContext,
+    kind: str,
     model: IncrementalModel,
     old_model: IncrementalModel | None,
     loss_parts: LossParts,
     settings: OptimizationSettings,
 ) -> TrainingLoop:
-    return TrainingLoop(
-        model,
-        old_model,
-        loss_parts,
-        settings,
-        context.pipeline,
-        context.strategy,
-        context.settings.training.mixed_precision,
-        context.jit_compile,
-    )
+    """Returns the run's loop of this kind, at the start of a stage; its graphs serve all phases.
+
+    Args:
+        context: of the run, which keeps the loops.
+        kind: `train` and the like; loops of one kind have the same loss.
+        model: what is trained.
+        old_model: the frozen model of the phase before, or None.
+        loss_parts: the loss, by part and example.
+        settings: of the optimiser.
+    """
+    # What trains differs with weight transfer; a wider classifier is another variable.
+    key = (kind, id(model), id(old_model), id(model.classifier), model.transfer, settings.fixed)
+    if key not in context.loops:
+        context.loops[key] = TrainingLoop(
+            model,
+            old_model,
+            loss_parts,
+            settings,
+            context.pipeline,
+            context.strategy,
+            context.settings.training.mixed_precision,
+            context.jit_compile,
+            kind,
+            functools.partial(workers.chiefs_number, context.strategy),
+        )
+    loop = context.loops[key]
+    loop.start_stage(settings)
+    return loop
 
 
 def _run_epochs(
     context: RunContext,
     state: PhaseState,
-    stage: int,
     name: str,
     images: ImageSet,
     loop: TrainingLoop,
 ) -> None:
     """Trains for the stage's epochs, from where a snapshot left it, with checkpoints."""
     phase, epochs = state.phase.index, loop.settings.epochs
-    start = 0
+    steps = -(-len(images) // loop.settings.batch_size)
+    first_epoch, first_step, totals = 0, 0, None
     if state.resume and state.resume.position:
-        start = state.resume.position
+        first_epoch, first_step = divmod(state.resume.position, steps)
+        totals = state.resume.groups["epoch"]["totals"]
         loop.set_state(state.resume.groups["optimizer"])
+    start = first_epoch + first_step / steps
     progress = StageProgress(phase, context.protocol.num_phases, name, epochs, start)
-    for epoch in range(start, epochs):
-        figures = loop.run_epoch(images, epoch, name, phase)
-        state.figures[name] = figures
-        progress.update(epoch + 1, figures)
-        context.summaries.scalars(f"{name}/phase{phase:02d}", figures, epoch)
+    every = context.settings.run.checkpoint_epochs
+
+    def groups(moment: Moment) -> dict[str, dict[str, np.ndarray]]:
+        so_far = np.zeros_like(moment.totals) if moment.ends_epoch else moment.totals
+        done = np.array(moment.epoch + moment.ends_epoch)
+        return {"optimizer": loop.state(), "epoch": {"done": done, "totals": so_far}}
+
+    for moment in loop.run(images, range(first_epoch, epochs), (name, phase), first_step, totals):
+        progress.update(moment.epoch + moment.step / steps, moment.figures)
+        if moment.ends_epoch:
+            state.figures[name] = moment.figures
+            tag = f"{name}/phase{phase:02d}"
+            context.summaries.scalars(tag, moment.figures, moment.epoch)
+        due = bool(every) and moment.ends_epoch and (moment.epoch + 1) % every == 0
         state.save_if_due(
             context.settings.run.checkpoint_minutes,
-            context.settings.run.checkpoint_epochs,
-            stage,
-            epoch + 1,
-            lambda: {"optimizer": loop.state()},
+            due,
+            name,
+            moment.position,
+            functools.partial(groups, moment),
         )
 
 

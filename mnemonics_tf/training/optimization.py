@@ -31,6 +31,11 @@ class OptimizationSettings:
     decay_normalization: bool
     batch_size: int
 
+    @property
+    def fixed(self) -> tuple:
+        """What a traced step takes as given; the rest are values that it is told."""
+        return (self.momentum, self.weight_decay, self.decay_normalization, self.batch_size)
+
     def learning_rate_at(self, epoch: int) -> float:
         """Returns the rate of epoch `epoch` (from 0)."""
         passed = sum(epoch >= milestone for milestone in self.milestones)

@@ -28,6 +28,11 @@ class LossScale:
         """What a checkpoint must hold."""
         return [self.factor, self.good_steps]
 
+    def reset(self) -> None:
+        """Goes back to the first factor."""
+        self.factor.assign(_FIRST_SCALE)
+        self.good_steps.assign(0)
+
     def update(self, finite: tf.Tensor) -> None:
         """Adapts the factor to whether all gradients of a step were finite."""
         good_steps = tf.where(finite, self.good_steps + 1, 0)

@@ -3,6 +3,7 @@ import subprocess
 
 import pytest
 
+from mnemonics_tf import devices
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars import cost
 from mnemonics_tf.exemplars.temporary_model import BaseLevelSettings
@@ -45,7 +46,7 @@ def free(monkeypatch):
 
     def set_free(images):
         monkeypatch.setattr(
-            cost, "_available_memory", lambda: None if images is None else int(images * IMAGE_BYTES)
+            devices, "memory", lambda: None if images is None else int(images * IMAGE_BYTES)
         )
 
     return set_free
@@ -88,7 +89,7 @@ def test_an_unknown_size_of_memory_refuses_nothing(free, backbone):
 
 
 def test_this_machine_has_some_available_memory():
-    assert cost._available_memory() is None or cost._available_memory() > 2**20
+    assert devices.memory() is None or devices.memory() > 2**20
 
 
 @pytest.mark.parametrize(
@@ -101,9 +102,9 @@ def test_with_gpus_the_smallest_one_counts(monkeypatch, told, expected):
             raise FileNotFoundError(command[0])
         return subprocess.CompletedProcess(command, 0, stdout=told)
 
-    monkeypatch.setattr(cost.tf.config, "list_logical_devices", lambda kind: ["GPU:0", "GPU:1"])
-    monkeypatch.setattr(cost.subprocess, "run", run)
-    assert cost._available_memory() == expected
+    monkeypatch.setattr(devices.tf.config, "list_logical_devices", lambda kind: ["GPU:0", "GPU:1"])
+    monkeypatch.setattr(devices.subprocess, "run", run)
+    assert devices.memory() == expected
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mnemonics_tf import devices
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars import cost, exemplar_level
+from mnemonics_tf.exemplars import exemplar_level
 from mnemonics_tf.exemplars.bilevel import MetaGradientResult
 from mnemonics_tf.exemplars.exemplar_level import (
     adjust_old_exemplars,
@@ -72,7 +73,7 @@ class Stage:
     def after_new_exemplars(self, exemplar=None, **mnemonics):
         """Returns phase 1 with E_1 in the memory, chosen at random."""
         context, state = self.enter(1, {"exemplars": "random"} | (exemplar or {}), **mnemonics)
-        make_new_exemplars(context, state, 1)
+        make_new_exemplars(context, state)
         return context, state
 
 
@@ -120,7 +121,7 @@ def test_budget():
 @pytest.mark.parametrize("selection", ["random", "herding"])
 def test_selected_exemplars_are_training_images(stage, selection):
     context, state = stage.enter(0, {"exemplars": selection})
-    make_new_exemplars(context, state, 1)
+    make_new_exemplars(context, state)
     assert state.memory.labels.tolist() == np.repeat(range(4), PER_CLASS).tolist()
     images = {image.tobytes(): label for image, label in training_images(state)}
     for image, label in zip(state.memory.images, state.memory.labels, strict=True):
@@ -134,7 +135,7 @@ def training_images(state):
 
 def test_learned_exemplars_are_valid_images_of_their_classes(stage, calls):
     context, state = stage.enter(0)
-    make_new_exemplars(context, state, 1)
+    make_new_exemplars(context, state)
     assert state.memory.images.dtype == np.uint8
     assert state.memory.images.shape == (4 * PER_CLASS, 8, 8, 1)
     assert state.memory.labels.tolist() == np.repeat(range(4), PER_CLASS).tolist()
@@ -148,7 +149,7 @@ def test_learned_exemplars_are_valid_images_of_their_classes(stage, calls):
 def test_figures_can_be_written_and_hold_no_long_lists(stage, calls, monkeypatch):
     monkeypatch.setattr(exemplar_level, "probe_accuracy", lambda *arguments: 0.5)
     context, state = stage.enter(0, outer_steps=450, validation_every=225)
-    make_new_exemplars(context, state, 1)
+    make_new_exemplars(context, state)
     figures = json.loads(json.dumps(state.figures["exemplars"], allow_nan=False))
     assert figures["count"] == 4 * PER_CLASS
     assert figures["steps"] == 450
@@ -170,7 +171,7 @@ def test_held_out_images_are_never_candidates(stage, calls, monkeypatch):
         lambda features, labels, held_out, held_out_labels: judged.append(held_out_labels) or 0.5,
     )
     context, state = stage.enter(0, inner_scope="transfer", validation_share=0.2)
-    make_new_exemplars(context, state, 1)
+    make_new_exemplars(context, state)
     outer = set(pixels(context, calls[0]["image"]))
     everything = [image.tobytes() for image, _ in training_images(state)]
     assert set(pixels(context, calls[0]["exemplars"])) <= outer
@@ -186,14 +187,14 @@ def test_few_images_leave_enough_candidates(stage, calls):
     context, state = stage.enter(0, {"exemplars_per_class": 10}, validation_share=0.9)
     members = [state.training_set.indices_of(label)[:12] for label in range(4)]
     state.training_set = state.training_set.subset(np.concatenate(members))
-    make_new_exemplars(context, state, 1)
+    make_new_exemplars(context, state)
     assert np.bincount(state.memory.labels).tolist() == [10] * 4
     assert np.bincount(calls[0]["label"]).tolist() == [10] * 4
 
 
 def test_without_held_out_images_the_newest_exemplars_stay(stage, calls):
     context, state = stage.enter(0, validation_share=0.0)
-    make_new_exemplars(context, state, 1)
+    make_new_exemplars(context, state)
     assert state.figures["exemplars"]["validations"] == []
     assert "held_out_accuracy" not in state.figures["exemplars"]
     assert len(calls[0]["label"]) == len(state.training_set)
@@ -203,7 +204,7 @@ def test_without_held_out_images_the_newest_exemplars_stay(stage, calls):
 def test_old_exemplars_stand_beside_new_ones_unchanged(stage, calls, beside):
     context, state = stage.enter(1, train_beside_old=beside)
     old = state.memory.images.copy()
-    make_new_exemplars(context, state, 1)
+    make_new_exemplars(context, state)
     np.testing.assert_array_equal(state.memory.images[: len(old)], old)
     assert state.memory.labels.tolist() == np.repeat(range(7), PER_CLASS).tolist()
     expected = range(7) if beside else range(4, 7)
@@ -215,7 +216,7 @@ def test_old_exemplars_stand_beside_new_ones_unchanged(stage, calls, beside):
 def test_a_pool_of_drifted_copies_takes_turns(stage, calls):
     pool = {"inner_start": "pool", "pool_size": 2, "train_beside_old": True}
     context, state = stage.enter(1, validation_share=0.0, **pool)
-    make_new_exemplars(context, state, 1)
+    make_new_exemplars(context, state)
     of_theta = [
         state.evaluator.outputs(images).features.sum(axis=0)
         for images in (state.training_set, state.memory.as_image_set().subset(np.arange(12)))
@@ -232,17 +233,17 @@ def test_a_pool_of_drifted_copies_takes_turns(stage, calls):
 
 
 def test_what_does_not_fit_into_memory_is_refused_before_work(stage, calls, monkeypatch):
-    monkeypatch.setattr(cost, "_available_memory", lambda: 1000)
+    monkeypatch.setattr(devices, "memory", lambda: 1000)
     context, state = stage.enter(0)
     with pytest.raises(UserError, match="--outer_batch_size"):
-        make_new_exemplars(context, state, 1)
+        make_new_exemplars(context, state)
     assert calls == []
 
 
 def test_adjustment_changes_old_exemplars_alone(stage, calls):
     context, state = stage.after_new_exemplars()
     before = state.memory
-    adjust_old_exemplars(context, state, 2)
+    adjust_old_exemplars(context, state)
     old = before.labels < 4
     np.testing.assert_array_equal(state.memory.labels, before.labels)
     np.testing.assert_array_equal(state.memory.images[~old], before.images[~old])
@@ -258,7 +259,7 @@ def test_an_adjustment_that_rounding_takes_away_is_told(stage, calls, caplog, ra
     before = state.memory.images
     caplog.clear()
     with caplog.at_level("WARNING", "mnemonics_tf"):
-        adjust_old_exemplars(context, state, 2)
+        adjust_old_exemplars(context, state)
     assert np.array_equal(state.memory.images, before) == warned
     assert any("--adjust_learning_rate" in message for message in caplog.messages) == warned
 
@@ -270,7 +271,7 @@ def test_an_adjusted_subset_is_measured_on_its_complement(stage, calls):
         for image, label in zip(state.memory.images, state.memory.labels, strict=True)
         if label < 4
     )
-    adjust_old_exemplars(context, state, 2)
+    adjust_old_exemplars(context, state)
     first = calls[0]
     inner, outer = pixels(context, first["exemplars"]), pixels(context, first["image"])
     assert sorted(inner + outer) == everything
@@ -283,9 +284,9 @@ def test_no_adjustment_in_phase_0_or_unless_asked_for(stage, calls, changes):
         context, state = stage.after_new_exemplars(**changes)
     else:
         context, state = stage.enter(0, {"exemplars": "random"})
-        make_new_exemplars(context, state, 1)
+        make_new_exemplars(context, state)
     before = state.memory
-    adjust_old_exemplars(context, state, 2)
+    adjust_old_exemplars(context, state)
     assert state.memory is before
     assert calls == []
 
@@ -295,7 +296,7 @@ def test_one_exemplar_a_class_cannot_be_split(stage, calls):
     state.memory = state.memory.trimmed(1)
     before = state.memory
     with pytest.raises(UserError) as error:
-        adjust_old_exemplars(context, state, 2)
+        adjust_old_exemplars(context, state)
     for words in ("2 subsets", "1 exemplars", "--adjust_subsets", "--skip_adjustment_if_too_few"):
         assert words in str(error.value)
     assert "--noadjust_old_exemplars" in str(error.value)
@@ -305,7 +306,7 @@ def test_one_exemplar_a_class_cannot_be_split(stage, calls):
     context = dataclasses.replace(
         context, settings=dataclasses.replace(settings, mnemonics=skipping)
     )
-    adjust_old_exemplars(context, state, 2)
+    adjust_old_exemplars(context, state)
     assert state.memory is before
     assert calls == []
 
@@ -316,7 +317,7 @@ def test_trimming_follows_the_budget_of_the_classes_seen(stage):
     context = dataclasses.replace(
         context, settings=dataclasses.replace(context.settings, exemplar=total)
     )
-    trim_memory(context, state, 3)
+    trim_memory(context, state)
     assert state.memory.labels.tolist() == np.repeat(range(7), 2).tolist()
 
 
@@ -325,7 +326,7 @@ def test_the_exemplar_seed_decides_learned_exemplars(stage):
 
     def learned(seed):
         context, state = stage.enter(0, {"exemplar_seed": seed}, inner_batch_size=6)
-        make_new_exemplars(context, state, 1)
+        make_new_exemplars(context, state)
         return state.memory.images, state.figures["exemplars"]["meta_loss"]
 
     (first, losses), (again, same_losses), (other, _) = learned(1), learned(1), learned(2)
@@ -337,8 +338,8 @@ def test_the_exemplar_seed_decides_learned_exemplars(stage):
 def test_learning_and_adjustment_show_in_tensorboard(stage, calls, tmp_path):
     context, state = stage.enter(1)
     context = dataclasses.replace(context, summaries=Summaries(tmp_path))
-    make_new_exemplars(context, state, 1)
-    adjust_old_exemplars(context, state, 2)
+    make_new_exemplars(context, state)
+    adjust_old_exemplars(context, state)
     found = EventAccumulator(str(tmp_path)).Reload()
     shown = ("pixel_distance", "margin_start", "margin_end", "start_end_difference")
     assert set(found.Tags()["tensors"]) == {

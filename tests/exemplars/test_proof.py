@@ -62,7 +62,7 @@ class Digits:
         self._experiment = Experiment(settings, load_digits(), tf.distribute.get_strategy())
         phase = self._experiment.context.protocol.phases[0]
         self._state = self._experiment.begin_phase(phase)
-        train_model(self._experiment.context, self._state, 0)
+        train_model(self._experiment.context, self._state)
         self._test_set = self._experiment.context.data.test_set(phase)
         self._test_features = self._state.evaluator.outputs(self._test_set).features
 
@@ -74,7 +74,7 @@ class Digits:
             context, settings=dataclasses.replace(context.settings, exemplar=chosen)
         )
         state = dataclasses.replace(self._state, figures={})
-        make_new_exemplars(context, state, 1)
+        make_new_exemplars(context, state)
         assert state.memory.labels.tolist() == list(range(10))
         features = state.evaluator.outputs(state.memory.as_image_set()).features
         return probe_accuracy(

@@ -40,7 +40,7 @@ def test_parts_are_weighed_by_the_share_of_old_classes(num_old, num_phases):
     old_logits = tf.constant(3 * generator.normal(size=(5, phase.num_old)))
     labels = tf.constant([0, 3, 9, 8, 1])
     parts = BiC(MethodSettings()).loss_parts(
-        {"label": labels}, Outputs(None, logits), Outputs(None, old_logits), phase
+        {"label": labels}, Outputs(None, logits), Outputs(None, old_logits)
     )
     rho = {4: 0.4, 6: 0.8}[num_old]
     expected = (1 - rho) * cross_entropy(labels, logits).numpy()
@@ -120,8 +120,8 @@ def test_a_correction_survives_growth_copies_and_states():
         model.correct_logits(labels, gain, offset)
         gains = np.append(gains, [gain, gain])
         offsets = np.append(offsets, [offset, offset])
-    expected = gains * model.classifier(model(images).features).numpy() + offsets
-    np.testing.assert_allclose(model(images).logits, expected, rtol=1e-5)
+    expected = gains * model.classifier(model(images).features).numpy()[:, :6] + offsets
+    np.testing.assert_allclose(model(images).logits[:, :6], expected, rtol=1e-5)
 
     names = {variable.name for variable in model.trainable_variables}
     assert not names & {"gain", "offset"}
@@ -168,15 +168,15 @@ def run(tmp_path_factory) -> Run:
     )
     seen: dict[str, ImageSet] = {}
     fits = []
-    run_epoch, outputs, after_training = (
-        TrainingLoop.run_epoch,
+    run_epochs, outputs, after_training = (
+        TrainingLoop.run,
         Evaluator.outputs,
         BiC.after_training,
     )
 
-    def watched_epoch(loop, images, *arguments):
+    def watched_epochs(loop, images, *arguments):
         seen["trained"] = images
-        return run_epoch(loop, images, *arguments)
+        return run_epochs(loop, images, *arguments)
 
     def watched_outputs(evaluator, images, *arguments):
         seen["asked"] = images
@@ -187,7 +187,7 @@ def run(tmp_path_factory) -> Run:
         after_training(method, model, phase, labels, logits)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingLoop, "run_epoch", watched_epoch)
+        patch.setattr(TrainingLoop, "run", watched_epochs)
         patch.setattr(Evaluator, "outputs", watched_outputs)
         patch.setattr(BiC, "after_training", watched_fit)
         experiment = Experiment(settings, load_digits(), tf.distribute.get_strategy())
@@ -227,8 +227,8 @@ def test_corrections_are_in_force_in_logits_predictions_and_export(run):
     test_set = context.data.test_set(context.protocol.phases[2])
     outputs = model(context.pipeline.normalization.normalize(test_set.images))
     gain, offset = run.correction(2)
-    logits = gain * model.classifier(outputs.features).numpy() + offset
-    np.testing.assert_allclose(outputs.logits, logits, atol=1e-5)
+    logits = gain * model.classifier(outputs.features).numpy()[:, :10] + offset
+    np.testing.assert_allclose(outputs.logits[:, :10], logits, atol=1e-5)
     predictions = read_arrays(context.directory.predictions(2))
     assert predictions["classifier"].tolist() == logits.argmax(axis=1).tolist()
 

@@ -2,12 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import MethodSettings, cross_entropy, distillation
 from mnemonics_tf.models.incremental import Outputs
-
-PHASE = ClassIncrementalProtocol(range(5), 3, 1).phases[1]
+from mnemonics_tf.models.layers import MASKED
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -35,7 +33,7 @@ def parts_of(method: str, weight: float, old_logits, logits, labels) -> dict[str
     method = METHODS[method](MethodSettings(classification_weight=weight, temperature=2.0))
     outputs = Outputs(None, tf.constant(logits))
     old_outputs = None if old_logits is None else Outputs(None, tf.constant(old_logits))
-    parts = method.loss_parts({"label": tf.constant(labels)}, outputs, old_outputs, PHASE)
+    parts = method.loss_parts({"label": tf.constant(labels)}, outputs, old_outputs)
     return {name: part.numpy() for name, part in parts.items()}
 
 
@@ -123,3 +121,33 @@ def test_joint_training_does_not_distil():
 
 def test_only_joint_training_keeps_the_past():
     assert [name for name, method in METHODS.items() if method.keeps_past_data] == ["joint"]
+
+
+def widened(logits: np.ndarray) -> tf.Tensor:
+    """As a classifier with room for 64 classes gives them."""
+    margin = 64 - logits.shape[1]
+    return tf.constant(np.pad(logits, [(0, 0), (0, margin)], constant_values=MASKED))
+
+
+@pytest.mark.parametrize("method", ["lwf", "icarl", "bic", "joint"])
+def test_classes_that_were_not_seen_count_nowhere(method):
+    logits, old_logits = (random(6, n, seed=n).astype(np.float32) for n in (5, 3))
+    labels = np.array([0, 4, 2, 2, 1, 3])
+    method = METHODS[method](MethodSettings())
+    narrow = Outputs(None, tf.constant(logits)), Outputs(None, tf.constant(old_logits))
+    watched, num_seen = widened(logits), (tf.constant(5.0), tf.constant(3.0))
+    with tf.GradientTape() as tape:
+        tape.watch(watched)
+        wide = (
+            Outputs(None, watched, 1.0, num_seen[0]),
+            Outputs(None, widened(old_logits), 1.0, num_seen[1]),
+        )
+        parts = method.loss_parts({"label": tf.constant(labels)}, *wide)
+        loss = sum(tf.reduce_sum(part) for part in parts.values())
+    expected = method.loss_parts({"label": tf.constant(labels)}, *narrow)
+    assert parts.keys() == expected.keys()
+    for name, part in parts.items():
+        np.testing.assert_allclose(part, expected[name], rtol=1e-5)
+    gradient = tape.gradient(loss, watched).numpy()
+    np.testing.assert_array_equal(gradient[:, 5:], 0)
+    assert np.all(gradient[:, :5])

@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.methods.base import MethodSettings
-from mnemonics_tf.methods.lucir import LUCIR, less_forget, margin_ranking, mean_over_old
+from mnemonics_tf.methods.lucir import LUCIR, less_forget, margin_ranking
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel, Outputs
-from tools.check_against_pytorch import OPTIMIZATION, make_case, step
+from tools.check_against_pytorch import OPTIMIZATION, make_case, split_kernel, step
 
 PHASE = ClassIncrementalProtocol(range(6), 3, 1).phases[1]  # 3 old classes, 3 new ones
 FEATURES = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0], [-1.5, 0.25, 2.0]], np.float32)
@@ -58,42 +58,52 @@ def test_less_forget_of_each_example():
 
 @pytest.mark.parametrize("top", RANKING)
 def test_margin_ranking_of_each_example(top):
-    ranking = margin_ranking(tf.constant(COSINES), tf.constant(LABELS), 3, 0.5, top)
+    ranking = margin_ranking(tf.constant(COSINES), tf.constant(LABELS), 3.0, 6.0, 0.5, top)
     by_row, mean = RANKING[top]
     np.testing.assert_allclose(ranking, [*by_row[:2], 0.0, by_row[2]], atol=1e-6)
-    batch = make_batch()
-    total = tf.reduce_sum(batch["weight"] * ranking * mean_over_old(batch, 3))
-    assert float(total) == pytest.approx(mean, rel=1e-6)
+    outputs = Outputs(tf.constant(np.ones([4, 3], np.float32)), tf.constant(COSINES))
+    old_outputs = Outputs(outputs.features, None, num_seen=3.0)
+    method = LUCIR(MethodSettings(ranking_classes=top))
+    part = method.loss_parts(make_batch(), outputs, old_outputs)["margin_ranking"]
+    assert part.examples.numpy().tolist() == [True, True, False, True]
+    assert part.values[part.examples].numpy().mean() == pytest.approx(mean, rel=1e-6)
+
+
+@pytest.mark.parametrize("top", [1, 2, 3, 9])
+def test_ranking_sees_new_classes_alone_where_there_is_room_for_more(top):
+    wide = np.pad(COSINES, [(0, 0), (0, 58)], constant_values=0.99)  # whatever stands there
+    ours = margin_ranking(tf.constant(wide), tf.constant(LABELS), 3.0, tf.constant(6.0), 0.5, top)
+    expected = margin_ranking(tf.constant(COSINES), tf.constant(LABELS), 3.0, 6.0, 0.5, top)
+    np.testing.assert_allclose(ours, expected, rtol=1e-6)
 
 
 def test_fewer_new_classes_than_ranked_ones():
-    few = margin_ranking(tf.constant(COSINES), tf.constant(LABELS), 3, 0.5, 9)
+    few = margin_ranking(tf.constant(COSINES), tf.constant(LABELS), 3.0, 6.0, 0.5, 9)
     np.testing.assert_allclose(few, [0.2, 0.0, 0.0, 0.7], atol=1e-6)
 
 
 @pytest.mark.parametrize(("base", "classes", "num_old"), [(5.0, 6, 3), (10.0, 8, 6)])
 def test_parts_with_their_factors(base, classes, num_old):
-    phase = ClassIncrementalProtocol(range(classes), num_old, 1).phases[1]
     method = LUCIR(MethodSettings(less_forget_weight=base))
     generator = np.random.default_rng(0)
     cosines = generator.uniform(-1, 1, (3, classes)).astype(np.float32)
     outputs = Outputs(tf.constant(FEATURES), tf.constant(4 * cosines), tf.constant(4.0))
-    old_outputs = Outputs(tf.constant(OLD_FEATURES), None)
-    parts = method.loss_parts(make_batch([0, 1, classes - 1]), outputs, old_outputs, phase)
+    old_outputs = Outputs(tf.constant(OLD_FEATURES), None, num_seen=float(num_old))
+    parts = method.loss_parts(make_batch([0, 1, classes - 1]), outputs, old_outputs)
     factor = base * math.sqrt(num_old / (classes - num_old))
     np.testing.assert_allclose(parts["less_forget"], factor * np.array(LESS_FORGET), atol=1e-5)
     # The cosines of the ranking are without the learned scale; one image in three is of no old
-    # class, so that a mean over the batch counts each of the others one and a half times.
+    # class, and the mean is over the others.
     hardest = np.sort(cosines[:2, num_old:], axis=1)[:, -2:]
     ranking = np.maximum(0, 0.5 - cosines[[0, 1], [0, 1]][:, None] + hardest).mean(axis=1)
-    np.testing.assert_allclose(parts["margin_ranking"], [*(1.5 * ranking), 0.0], rtol=1e-5)
+    np.testing.assert_allclose(parts["margin_ranking"].values, [*ranking, 0.0], rtol=1e-5)
+    assert parts["margin_ranking"].examples.numpy().tolist() == [True, True, False]
     assert set(parts) == {"classification", "less_forget", "margin_ranking"}
 
 
 def test_phase_0_has_the_classification_alone():
-    phase = ClassIncrementalProtocol(range(6), 6, 0).phases[0]
     outputs = Outputs(None, tf.constant(COSINES), tf.constant(1.0))
-    parts = LUCIR(MethodSettings()).loss_parts(make_batch(), outputs, None, phase)
+    parts = LUCIR(MethodSettings()).loss_parts(make_batch(), outputs, None)
     assert set(parts) == {"classification"}
 
 
@@ -105,9 +115,10 @@ def test_a_batch_without_old_images():
         tape.watch(watched)
         outputs = Outputs(features, watched, tf.constant(1.0))
         parts = LUCIR(MethodSettings()).loss_parts(
-            make_batch(labels), outputs, Outputs(features, None), PHASE
+            make_batch(labels), outputs, Outputs(features, None, num_seen=3.0)
         )
-        ranking = tf.reduce_sum(parts["margin_ranking"])
+        ranking = tf.reduce_sum(parts["margin_ranking"].values)
+        assert not np.any(parts["margin_ranking"].examples)
     assert float(ranking) == 0.0
     np.testing.assert_array_equal(tape.gradient(ranking, watched), np.zeros_like(COSINES))
 
@@ -119,7 +130,7 @@ def test_a_batch_without_old_images():
 def stepped():
     """Variables before a step, and what the step left."""
     case = make_case("lucir", transfer=False)
-    before = case.model.state()
+    before = split_kernel(case.model.state(), case.phase.num_old)
     return before, step(case)
 
 
@@ -156,7 +167,7 @@ def test_new_classes_start_at_the_mean_of_their_features():
     for label, rows in features.items():
         mean = np.mean([row / np.sqrt(np.sum(row**2)) for row in rows], axis=0)
         expected[:, label] = old_norm * mean / np.sqrt(np.sum(mean**2))
-    np.testing.assert_allclose(model.classifier.kernel(), expected, atol=1e-6)
+    np.testing.assert_allclose(model.classifier.seen_kernel(), expected, atol=1e-6)
 
 
 def test_phase_0_is_not_imprinted():

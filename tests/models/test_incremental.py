@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.layers import MASKED
 
 
 def make(num_old=0, num_new=3, classifier="linear", seed=0, perturbed=True) -> IncrementalModel:
@@ -40,7 +41,10 @@ def test_every_variable_has_a_place_in_the_state():
     state = model.state()
     assert len(state) == len(model.variables)
     for variable in model.variables:
-        np.testing.assert_array_equal(state[variable.path], variable)
+        value = variable.numpy()
+        expected = value[..., :5] if variable.path.startswith("classifier/") else value
+        np.testing.assert_array_equal(state[variable.path], expected)
+    assert {path: array.shape for path, array in state.items()} == model.shapes()
 
 
 @pytest.mark.parametrize("transfer", [False, True])
@@ -58,16 +62,17 @@ def test_state_makes_an_equal_model_of_another(images, transfer):
 def test_growth_keeps_old_logits_and_adds_new(images):
     model = make(0, 3)
     before = model(images)
-    old = model.classifier.kernel().numpy()
+    old = model.classifier.seen_kernel()
     model.grow(2)
     after = model(images)
-    assert model.num_classes == after.logits.shape[1] == 5
-    np.testing.assert_array_equal(model.classifier.kernel()[:, :3], old)
+    assert model.num_classes == after.num_seen == 5
+    assert np.all(after.logits[:, 5:] == MASKED)
+    np.testing.assert_array_equal(model.classifier.seen_kernel()[:, :3], old)
     np.testing.assert_array_equal(after.features, before.features)
-    np.testing.assert_allclose(after.logits[:, :3], before.logits, atol=1e-6)
+    np.testing.assert_allclose(after.logits[:, :3], before.logits[:, :3], atol=1e-6)
     model.grow(1)
-    np.testing.assert_array_equal(model.classifier.kernel()[:, :3], old)
-    np.testing.assert_allclose(model(images).logits[:, :5], after.logits, atol=1e-6)
+    np.testing.assert_array_equal(model.classifier.seen_kernel()[:, :3], old)
+    np.testing.assert_allclose(model(images).logits[:, :5], after.logits[:, :5], atol=1e-6)
 
 
 def test_switch_to_weight_transfer_leaves_outputs(images):
@@ -83,14 +88,15 @@ def test_switch_to_weight_transfer_leaves_outputs(images):
 
 def test_weight_transfer_trains_all_but_the_kernels():
     model = make(2, 3)
-    assert names_of(model.trainable_variables) == {
-        *("kernel", "gamma", "beta", "old_kernel", "new_kernel", "bias")
-    }
+    assert names_of(model.trainable_variables) == {*("kernel", "gamma", "beta", "bias")}
     model.enable_transfer()
     assert names_of(model.trainable_variables) == {
-        *("transfer_scale", "gamma", "beta", "old_kernel", "new_kernel", "bias")
+        *("transfer_scale", "gamma", "beta", "kernel", "bias")
     }
-    assert len(model.trainable_variables) == 3 * len(list(model.convolutions())) + 3
+    assert all(
+        v.path == "classifier/kernel" for v in model.trainable_variables if v.name == "kernel"
+    )
+    assert len(model.trainable_variables) == 3 * len(list(model.convolutions())) + 2
 
 
 def test_a_frozen_copy_is_equal_and_its_own(images):
@@ -109,7 +115,7 @@ def test_a_frozen_copy_is_equal_and_its_own(images):
 
 def test_scopes():
     model = make(2, 3)
-    head = {"old_kernel", "new_kernel", "bias"}
+    head = {"kernel", "bias"}
     assert names_of(model.scope_variables("classifier")) == head
     assert names_of(model.scope_variables("all")) == head | {"kernel", "gamma", "beta"}
     model.enable_transfer()
@@ -149,9 +155,53 @@ def test_exact_statistics_hold_within_the_context_only(images):
 
 
 def test_a_class_starts_from_weights_that_depend_on_seed_and_label_only():
-    direct = make(3, 2).classifier.new_kernel.numpy()
+    direct = make(3, 2).classifier.seen_kernel()[:, 3:]
     grown = make(0, 3)
     grown.grow(2)
-    np.testing.assert_array_equal(grown.classifier.new_kernel, direct)
-    assert not np.array_equal(make(3, 2, seed=1).classifier.new_kernel, direct)
-    assert not np.array_equal(make(5, 2).classifier.new_kernel, direct)
+    np.testing.assert_array_equal(grown.classifier.seen_kernel()[:, 3:], direct)
+    assert not np.array_equal(make(3, 2, seed=1).classifier.seen_kernel()[:, 3:], direct)
+    assert not np.array_equal(make(5, 2).classifier.seen_kernel()[:, 5:], direct)
+
+
+@pytest.mark.parametrize("classifier", ["linear", "cosine"])
+def test_growth_beyond_the_capacity_keeps_what_was_learned(images, classifier):
+    model, roomy = (
+        IncrementalModel(Architecture("resnet_cifar", 8, (8, 8, 1), classifier), 0, 60, 0, capacity)
+        for capacity in (64, 128)
+    )
+    for one in (model, roomy):
+        one.grow(10)
+    assert model.classifier.capacity == 128
+    for path, value in roomy.state().items():
+        np.testing.assert_array_equal(model.state()[path], value, err_msg=path)
+    np.testing.assert_array_equal(model(images).logits, roomy(images).logits)
+
+
+def test_a_state_with_old_and_new_weights_apart_is_read(images):
+    """As earlier versions wrote them, and as phase 0 did, which has no old ones."""
+    for num_old in (0, 2):
+        model, other = make(num_old, 3), make(num_old, 3, seed=1)
+        state = model.state()
+        kernel = state.pop("classifier/kernel")
+        state["classifier/new_kernel"] = kernel[:, num_old:]
+        if num_old:
+            state["classifier/old_kernel"] = kernel[:, :num_old]
+        other.set_state(state)
+        np.testing.assert_array_equal(other(images).logits, model(images).logits)
+
+
+def test_one_model_goes_through_phases_as_new_ones_would(images):
+    """Forth and back: what other numbers of classes left behind is gone."""
+    model = make(0, 3, perturbed=False)
+    first = model.state()
+    model.grow(2)
+    perturb(model)
+    model.grow(4)
+    model.set_classes(0, 3)
+    model.set_state(first)
+    np.testing.assert_array_equal(model(images).logits, make(0, 3, perturbed=False)(images).logits)
+    model.grow(2)
+    fresh = make(0, 3, perturbed=False)
+    fresh.grow(2)
+    for path, value in fresh.state().items():
+        np.testing.assert_array_equal(model.state()[path], value, err_msg=path)

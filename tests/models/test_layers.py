@@ -12,6 +12,7 @@ from mnemonics_tf.models.layers import (
     LinearClassifier,
     PlainWeights,
     WeightTransferConvolution,
+    capacity_for,
 )
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -56,7 +57,7 @@ def make_convolution(filters: int = 4, size: int = 3, stride: int = 1, transfer:
     layer = WeightTransferConvolution(filters, size, stride)
     layer.build((None, 8, 8, 3))
     if transfer:
-        layer.enable_transfer()
+        layer.set_transfer(True)
         layer.transfer_scale.assign(1 + 0.3 * random(1, 1, 3, filters, seed=3))
     normalization = layer.normalization
     normalization.gamma.assign(random(filters, seed=4))
@@ -228,7 +229,7 @@ def test_switch_to_weight_transfer_leaves_the_outputs(training):
     layer = make_convolution()
     x = random(2, 8, 8, 3, seed=8)
     before = layer(x, training=training).numpy()
-    layer.enable_transfer()
+    layer.set_transfer(True)
     np.testing.assert_allclose(layer(x, training=training), before, atol=1e-6)
 
 
@@ -254,7 +255,7 @@ def test_weight_transfer_trains_scales_and_affine_only():
         return {variable.name for variable in layer.trainable_variables}
 
     assert trained() == {"kernel", "gamma", "beta"}
-    layer.enable_transfer()
+    layer.set_transfer(True)
     assert trained() == {"transfer_scale", "gamma", "beta"}
 
 
@@ -277,10 +278,14 @@ def test_plain_weights_take_the_place_of_folding():
 # Classifiers
 
 
-def make_classifier(kind, num_old, num_new, seed=0, dimension=6):
-    layer = kind(num_old, num_new, seed=seed)
+def make_classifier(kind, num_old, num_new, seed=0, dimension=6, capacity=None):
+    layer = kind(num_old, num_new, seed, capacity)
     layer.build((None, dimension))
     return layer
+
+
+def seen_logits(layer, features) -> np.ndarray:
+    return layer(features).numpy()[:, : layer.num_classes]
 
 
 @pytest.mark.parametrize("num_old", [0, 2])
@@ -288,11 +293,12 @@ def test_linear_logits(num_old):
     layer = make_classifier(LinearClassifier, num_old, 3)
     kernel = random(6, num_old + 3, seed=1)
     layer.set_kernel(kernel)
-    layer.bias.assign(random(num_old + 3, seed=2))
+    layer.bias.assign(np.pad(random(num_old + 3, seed=2), (0, layer.capacity - num_old - 3)))
     features = random(5, 6, seed=3)
     expected = features @ kernel + random(num_old + 3, seed=2)
-    np.testing.assert_allclose(layer(features), expected, atol=1e-5)
+    np.testing.assert_allclose(seen_logits(layer, features), expected, atol=1e-5)
     assert layer.num_classes == num_old + 3
+    assert layer(features).shape == [5, layer.capacity]
 
 
 @pytest.mark.parametrize("num_old", [0, 2])
@@ -302,7 +308,7 @@ def test_cosine_logits(num_old):
     layer.set_kernel(kernel)
     layer.scale.assign(7.0)
     features = random(5, 6, seed=3)
-    for n, row in enumerate(layer(features).numpy()):
+    for n, row in enumerate(seen_logits(layer, features)):
         for k, logit in enumerate(row):
             lengths = np.linalg.norm(features[n]) * np.linalg.norm(kernel[:, k])
             assert logit == pytest.approx(7 * features[n] @ kernel[:, k] / lengths, abs=1e-5)
@@ -322,35 +328,51 @@ def test_growth_keeps_the_logits_of_classes_so_far(kind):
     extra = small.bias if kind is LinearClassifier else small.scale
     extra.assign(extra + 0.5)
     grown = make_classifier(kind, 5, 2, seed=2)
-    fresh = grown.kernel().numpy()[:, 5:]
+    fresh = grown.seen_kernel()[:, 5:]
     grown.copy_shared(small)
     features = random(4, 6)
     # The matrix product may round otherwise at another width; the weights are the very same.
-    np.testing.assert_allclose(grown(features)[:, :5], small(features), atol=1e-6)
-    np.testing.assert_array_equal(grown.kernel()[:, :5], small.kernel())
-    np.testing.assert_array_equal(grown.kernel()[:, 5:], fresh)
+    np.testing.assert_allclose(
+        seen_logits(grown, features)[:, :5], seen_logits(small, features), atol=1e-6
+    )
+    np.testing.assert_array_equal(grown.seen_kernel()[:, :5], small.seen_kernel())
+    np.testing.assert_array_equal(grown.seen_kernel()[:, 5:], fresh)
     assert fresh.std() > 0
 
 
 @pytest.mark.parametrize("kind", [LinearClassifier, CosineClassifier])
 def test_frozen_old_weights_are_out_of_training(kind):
     layer = make_classifier(kind, 2, 3)
-    assert "old_kernel" in {variable.name for variable in layer.trainable_variables}
+    assert np.flatnonzero(layer.trained_columns()).tolist() == [0, 1, 2, 3, 4]
     layer.freeze_old()
-    names = {variable.name for variable in layer.trainable_variables}
-    assert "old_kernel" not in names
-    assert "new_kernel" in names
+    assert np.flatnonzero(layer.trained_columns()).tolist() == [2, 3, 4]
+    layer.set_classes(5, 2)  # the next phase
+    assert np.flatnonzero(layer.trained_columns()).tolist() == [5, 6]
 
 
 def test_first_classes_have_nothing_to_freeze():
     layer = make_classifier(LinearClassifier, 0, 3)
     layer.freeze_old()
-    assert {variable.name for variable in layer.trainable_variables} == {"new_kernel", "bias"}
+    assert np.flatnonzero(layer.trained_columns()).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("classes", "capacity"), [(1, 64), (64, 64), (65, 128), (1000, 1024)])
+def test_there_is_room_for_a_multiple_of_64_classes(classes, capacity):
+    assert capacity_for(classes) == make_classifier(LinearClassifier, 0, classes).capacity
+    assert capacity_for(classes) == capacity
+
+
+@pytest.mark.parametrize("kind", [LinearClassifier, CosineClassifier])
+def test_first_weights_do_not_depend_on_the_capacity(kind):
+    narrow, wide = (make_classifier(kind, 2, 3, seed=4, capacity=c) for c in (5, 128))
+    np.testing.assert_array_equal(narrow.seen_kernel(), wide.seen_kernel())
+    np.testing.assert_array_equal(wide.kernel.numpy()[:, :2], 0)
+    np.testing.assert_array_equal(wide.kernel.numpy()[:, 5:], 0)
 
 
 def test_new_weights_are_uniform_within_the_root_of_the_dimension():
     layer = make_classifier(LinearClassifier, 0, 200, dimension=64)
-    kernel = layer.kernel().numpy()
+    kernel = layer.seen_kernel()
     assert np.abs(kernel).max() <= 1 / 8
     assert np.abs(kernel).max() > 0.12
     assert kernel.std() == pytest.approx(0.125 / np.sqrt(3), rel=0.03)
