@@ -1,6 +1,7 @@
 """What a run says while it works: one line on a terminal, plain lines elsewhere, and log.txt."""
 
 import logging
+import logging.handlers
 import pathlib
 import shutil
 import sys
@@ -10,26 +11,51 @@ from mnemonics_tf.run_directory import user_error_on_disk_trouble
 
 LOGGER = logging.getLogger("mnemonics_tf")
 
+#: messages that are held for a log file
+_HELD = 10_000
+
 #: back to the line's beginning, and clear it
 _ERASE_LINE = "\r\x1b[K"
+
+
+def log_before_run(console: bool = True) -> None:
+    """Sends messages to standard output, and holds them for the log file that `log_to` will open.
+
+    What is found while data is read belongs into the run's log, but a mistake found there must not
+    leave a run directory behind.
+
+    Args:
+        console: whether they go to standard output.
+    """
+    _begin(console)
+    held = logging.handlers.MemoryHandler(_HELD, logging.CRITICAL + 1, flushOnClose=False)
+    LOGGER.addHandler(held)
 
 
 def log_to(path: pathlib.Path, console: bool = True) -> None:
     """Sends messages, with the time of day, to the end of a log file, and to standard output.
 
     Args:
-        path: the log file.
+        path: the log file; begins with what `log_before_run` held.
         console: whether they go to standard output.
     """
+    earlier = [h for h in LOGGER.handlers if isinstance(h, logging.handlers.MemoryHandler)]
+    messages = [message for handler in earlier for message in handler.buffer]
+    _begin(console)
+    with user_error_on_disk_trouble(path):
+        file = _LogFile(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    for message in messages:
+        file.handle(message)
+    LOGGER.addHandler(file)
+
+
+def _begin(console: bool) -> None:
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     for handler in list(LOGGER.handlers):
         LOGGER.removeHandler(handler)
         handler.close()
-    with user_error_on_disk_trouble(path):
-        file = _LogFile(path)
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    LOGGER.addHandler(file)
     if console:
         stream = logging.StreamHandler(sys.stdout)
         # A message takes the place of the progress line that may stand on a terminal.

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
-from mnemonics_tf.data.encoded import MAX_PIXELS
+from mnemonics_tf.data.decoding import MAX_PIXELS
 from mnemonics_tf.data.folder import FolderOptions, load_folder
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.errors import UserError
