@@ -172,16 +172,15 @@ def list_images(root: pathlib.Path, folder: str, left_out: LeftOut) -> list[str]
         folders.remove(f"{folder}/{_IMAGES}")
         images = list_images(root, f"{folder}/{_IMAGES}", left_out)
     for path in folders:
-        _note_images_within(root, path, left_out)
+        _note_images_within(root, path, "image files in sub-folders of class folders", left_out)
     return images
 
 
-def _note_images_within(root: pathlib.Path, folder: str, left_out: LeftOut) -> None:
+def _note_images_within(root: pathlib.Path, folder: str, kind: str, left_out: LeftOut) -> None:
     for where, _, names in os.walk(root / folder):
         for name in sorted(names):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                path = os.path.relpath(os.path.join(where, name), root)
-                left_out.add("image files in sub-folders of a class's folder", path)
+                left_out.add(kind, os.path.relpath(os.path.join(where, name), root))
 
 
 def note_loose_files(
@@ -205,7 +204,8 @@ def note_loose_files(
             elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
                 left_out.add("image files in no class's folder", path)
             elif parts and folder == root and entry.is_dir() and entry.name not in part_names:
-                left_out.add(f"folders beside {' and '.join(part_names)}", path)
+                kind = f"image files in {printable(path)}/ (the parts are {', '.join(part_names)})"
+                _note_images_within(root, path, kind, left_out)
 
 
 def _refuse_other_classes(parts: tuple[pathlib.Path, pathlib.Path], names: list[str]) -> None:
