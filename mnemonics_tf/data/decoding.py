@@ -96,10 +96,14 @@ def examine(contents: bytes, channels: int, by_pillow: bool | None = None) -> bo
     except Image.UnidentifiedImageError:
         return "no image that can be recognised"
     except tf.errors.OpError as error:
-        # Without the name of the operation, which stands in front.
-        return str(error.message).rpartition("}} ")[2].partition(" [Op:")[0]
+        return reason(error)
     except Exception as error:  # noqa: BLE001, decoders raise anything on hostile bytes
         return f"{error}" or type(error).__name__
+
+
+def reason(error: tf.errors.OpError) -> str:
+    """Returns what TensorFlow says, without the names of its operations in front and behind."""
+    return str(error.message).rpartition("}} ")[2].partition(" [Op:")[0]
 
 
 def _decode_as_training(contents: bytes, channels: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.data.decoding import reason
 from mnemonics_tf.data.encoded import View
 from mnemonics_tf.data.records import Records, RecordStorage, index_records
 from mnemonics_tf.data.source import (
@@ -70,7 +71,9 @@ def load_prepared(
         except tf.errors.OpError as error:
             if not skip_broken:
                 _name_broken(builder, ("train", *candidates[:1]), shape[-1])
-                raise UserError(f"the TFDS data in {place} can't be read: {error}") from error
+                raise UserError(
+                    f"the TFDS data in {place} can't be read ({reason(error)}): prepare it again"
+                ) from error
             # From its records, those that are broken can be left out.
     view = _view_of(shape, image_size)
     classes = dict(enumerate(builder.info.features["label"].names))

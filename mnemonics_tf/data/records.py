@@ -6,6 +6,7 @@ directory otherwise. They hold as long as the files keep their names, sizes and 
 is used whose checksum is not the one that was noted.
 """
 
+import collections
 import dataclasses
 import hashlib
 import os
@@ -19,7 +20,7 @@ from google.protobuf.message import DecodeError
 
 from mnemonics_tf.data import caches
 from mnemonics_tf.data.checking import DECODERS, examined, report_broken
-from mnemonics_tf.data.decoding import examine
+from mnemonics_tf.data.decoding import examine, reason
 from mnemonics_tf.data.storage import Storage
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.progress import LOGGER
@@ -157,11 +158,17 @@ def index_records(files: Sequence[str], split: str) -> Records:
     LOGGER.info("reading the records of %s once, to verify them and know their classes", split)
     places, labels = [], []
     for number, file in enumerate(files):
-        count = 0
-        for count, (offset, record, checksum) in enumerate(_records(file), start=1):  # noqa: B007
+        before, found = len(places), _records(file)
+        for offset, record, checksum in found:
             places.append((number, offset, len(record), checksum))
-            labels.append(_label_of(record, f"{printable(file)}, record at byte {offset}"))
-        _verify(file, count)
+            try:
+                labels.append(_label_of(record, f"{printable(file)}, record at byte {offset}"))
+            except UserError:
+                collections.deque(found, maxlen=0)  # to the end: are all lengths sound?
+                _verify(file)  # rather say that it is damaged, if it is
+                raise
+        if _verify(file) != len(places) - before:
+            raise UserError(f"{printable(file)} changes while it is read: start the command again")
     records = Records(
         tuple(files),
         np.array(places, np.int64).reshape(-1, 4),
@@ -228,17 +235,18 @@ def _records(file: str) -> Iterator[tuple[int, bytes, int]]:
             offset += _HEADER + length + _FOOTER
 
 
-def _verify(file: str, count: int) -> None:
-    """Has TensorFlow compare the checksums of all records; their lengths are known to be sound."""
+def _verify(file: str) -> int:
+    """Has TensorFlow compare all checksums; returns how many records there are.
+
+    Lengths must be known to be sound: TensorFlow asks for as much memory as they say.
+    """
     try:
         with tf.device("/CPU:0"):
-            found = tf.data.TFRecordDataset(file).reduce(np.int64(0), lambda n, _: n + 1)
+            return int(tf.data.TFRecordDataset(file).reduce(np.int64(0), lambda n, _: n + 1))
     except tf.errors.OpError as error:
         raise UserError(
-            f"{printable(file)} is damaged: {error.message}; prepare the data again"
+            f"{printable(file)} is damaged: {reason(error)}; prepare the data again"
         ) from error
-    if found != count:
-        raise UserError(f"{printable(file)} changes while it is read: start the command again")
 
 
 def _label_of(record: bytes, place: str) -> int:
