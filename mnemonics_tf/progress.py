@@ -43,10 +43,8 @@ def log_to(path: pathlib.Path, console: bool = True) -> None:
     messages = [message for handler in earlier for message in handler.buffer]
     _begin(console)
     with user_error_on_disk_trouble(path):
-        file = _LogFile(path)
+        file = _LogFile(path, messages)
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    for message in messages:
-        file.handle(message)
     LOGGER.addHandler(file)
 
 
@@ -64,7 +62,21 @@ def _begin(console: bool) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that a full disk costs its lines, but not the run its work."""
+    """A log that a full disk costs its lines, but not the run its work.
+
+    Args:
+        path: of the file.
+        earlier: messages that stand before the first one; a run that is refused writes none.
+    """
+
+    def __init__(self, path: pathlib.Path, earlier: list[logging.LogRecord]):
+        super().__init__(path)
+        self._earlier = earlier
+
+    def emit(self, record: logging.LogRecord) -> None:
+        earlier, self._earlier = self._earlier, []
+        for message in (*earlier, record):
+            super().emit(message)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's own name
         if not isinstance(sys.exc_info()[1], OSError):

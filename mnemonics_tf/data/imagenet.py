@@ -91,7 +91,10 @@ def load_imagenet(
     # By TensorFlow alone, as everyone decodes ImageNet: whatever a camera noted is ignored.
     good = check_files(root, paths, skip_broken, by_pillow=False)
     storage = FileStorage(root)
-    training, test = (_files(part, good, wanted) for part in listed)
+    training, test = (
+        _files(part.name, class_paths, good, wanted)
+        for part, class_paths in zip(parts, listed, strict=True)
+    )
     source = StreamedSource(name, wanted, (storage, training), (storage, test), view_of(image_size))
     source.origin = f"{parts[0].name}/ and {parts[1].name}/ of {root}"
     return source
@@ -116,12 +119,17 @@ def _list_classes(
 
 
 def _files(
-    listed: Sequence[Sequence[str]], good: Mapping[str, bool], wanted: Sequence[str]
+    part: str,
+    listed: Sequence[Sequence[str]],
+    good: Mapping[str, bool],
+    wanted: Sequence[str],
 ) -> dict[int, Files]:
     files = {}
     for c, paths in enumerate(listed):
         kept = [os.fsencode(path) for path in paths if path in good]
         if not kept:
-            raise UserError(f"all {len(paths)} images of {wanted[c]} in one part are broken")
+            raise UserError(
+                f"all {len(paths)} images of {wanted[c]} in {part} are broken: fetch them again"
+            )
         files[c] = Files.plain(np.array(kept, np.bytes_))
     return files
