@@ -1,8 +1,22 @@
 """The one exception a user is meant to read."""
 
+import os
+
 
 class UserError(Exception):
     """A mistake in what the user passed; the message says what, what was expected and the way out.
 
     Entry points print the message as one line and end with exit status 2; no traceback is shown.
     """
+
+
+def printable(path: str | os.PathLike) -> str:
+    r"""Returns a name or path as any terminal and log can show it, on one line.
+
+    Bytes that are no UTF-8 and control characters show as `\xNN`.
+    """
+    try:
+        text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a half of a surrogate pair, which no file name has
+        text = os.fspath(path).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

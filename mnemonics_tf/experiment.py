@@ -31,7 +31,12 @@ from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.models.layers import capacity_for
 from mnemonics_tf.phase_summaries import show_phase
 from mnemonics_tf.progress import LOGGER
-from mnemonics_tf.run_checks import check_method, make_protocol, warn_of_small_classes
+from mnemonics_tf.run_checks import (
+    check_method,
+    make_protocol,
+    settle,
+    warn_of_small_classes,
+)
 from mnemonics_tf.run_directory import (
     RunDirectory,
     read_arrays,
@@ -78,9 +83,12 @@ class Experiment:
 
     def __init__(self, settings: Settings, source: DataSource, strategy: tf.distribute.Strategy):
         self.stop = StopRequest(functools.partial(any_worker, strategy))
+        settings = settle(settings)
         self._settings = settings
         self._source = source
-        protocol = make_protocol(settings, len(source.class_names), source.class_names)
+        protocol = make_protocol(
+            settings, len(source.class_names), source.class_names, source.original_ids
+        )
         if settings.training.method not in METHODS:  # a flag can't say so, settings.json can
             raise UserError(f"--method={settings.training.method}: known are {', '.join(METHODS)}")
         method = METHODS[settings.training.method](_method_settings(settings))
@@ -130,7 +138,8 @@ class Experiment:
         left = claim_directory(directory, self._settings, facts, phases)
         for phase in phases:
             if phase in left:
-                self._run_phase(phase)
+                with self.context.data.naming_broken_files():
+                    self._run_phase(phase)
             else:
                 LOGGER.info("phase %d is done already", phase.index)
         return self._write_results(phases)
@@ -240,7 +249,8 @@ class Experiment:
         """Returns both heads' predictions of Theta_i and E_{0:i}, from the run directory."""
         memory = load_memory(self.context.directory, phase, self._source.image_shape)
         evaluator = self._evaluator_of(self.load_model(phase.index))
-        return self.predict(phase, evaluator, memory)[0]
+        with self.context.data.naming_broken_files():
+            return self.predict(phase, evaluator, memory)[0]
 
     def predict(
         self, phase: Phase, evaluator: Evaluator, memory: ExemplarMemory
@@ -282,7 +292,7 @@ class Experiment:
             "memory": {"exemplars": len(state.memory), "bytes": state.memory.bytes_used},
             "seconds": {name: round(value, 1) for name, value in state.seconds.items()},
         }
-        names = [self._source.class_names[i] for i in self.context.protocol.order]
+        names = self._source.names_of(self.context.protocol.order)
         show_phase(self.context, state, heads, names)
         write_json(directory.record(phase.index), record)
         state.checkpoints.clear()
@@ -296,17 +306,17 @@ class Experiment:
 
     def class_facts(self) -> dict[str, Any]:
         """Returns what the run directory notes of the data: a run goes on with the same only."""
-        counts = self._source.training_counts()
+        counts = self._source.training_counts_of(self.context.protocol.order)
         return {
             "phases": [
                 self._names(self.context.protocol.original_ids(phase.new_classes))
                 for phase in self.context.protocol.phases
             ],
-            "training_images": [int(counts[original]) for original in self.context.protocol.order],
+            "training_images": counts.tolist(),
         }
 
     def _names(self, original_ids: Sequence[int]) -> list[str]:
-        return [self._source.class_names[original] for original in original_ids]
+        return self._source.names_of(original_ids)
 
     def _export(self, state: PhaseState, means: np.ndarray, accuracies: dict[str, float]) -> None:
         phase, model = state.phase, state.model

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.data.encoded import MAX_PIXELS, decode_plain
+from mnemonics_tf.data.decoding import MAX_PIXELS, decode_plain
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs

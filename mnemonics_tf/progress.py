@@ -1,6 +1,7 @@
 """What a run says while it works: one line on a terminal, plain lines elsewhere, and log.txt."""
 
 import logging
+import logging.handlers
 import pathlib
 import shutil
 import sys
@@ -11,26 +12,49 @@ from mnemonics_tf.tracing import TRACES
 
 LOGGER = logging.getLogger("mnemonics_tf")
 
+#: messages that are held for a log file
+_HELD = 10_000
+
 #: back to the line's beginning, and clear it
 _ERASE_LINE = "\r\x1b[K"
+
+
+def log_before_run(console: bool = True) -> None:
+    """Sends messages to standard output, and holds them for the log file that `log_to` will open.
+
+    What is found while data is read belongs into the run's log, but a mistake found there must not
+    leave a run directory behind.
+
+    Args:
+        console: whether they go to standard output.
+    """
+    _begin(console)
+    held = logging.handlers.MemoryHandler(_HELD, logging.CRITICAL + 1, flushOnClose=False)
+    LOGGER.addHandler(held)
 
 
 def log_to(path: pathlib.Path, console: bool = True) -> None:
     """Sends messages, with the time of day, to the end of a log file, and to standard output.
 
     Args:
-        path: the log file.
+        path: the log file; begins with what `log_before_run` held.
         console: whether they go to standard output.
     """
+    earlier = [h for h in LOGGER.handlers if isinstance(h, logging.handlers.MemoryHandler)]
+    messages = [message for handler in earlier for message in handler.buffer]
+    _begin(console)
+    with user_error_on_disk_trouble(path):
+        file = _LogFile(path, messages)
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    LOGGER.addHandler(file)
+
+
+def _begin(console: bool) -> None:
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     for handler in list(LOGGER.handlers):
         LOGGER.removeHandler(handler)
         handler.close()
-    with user_error_on_disk_trouble(path):
-        file = _LogFile(path)
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    LOGGER.addHandler(file)
     if console:
         stream = logging.StreamHandler(sys.stdout)
         # A message takes the place of the progress line that may stand on a terminal.
@@ -39,7 +63,21 @@ def log_to(path: pathlib.Path, console: bool = True) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that a full disk costs its lines, but not the run its work."""
+    """A log that a full disk costs its lines, but not the run its work.
+
+    Args:
+        path: of the file.
+        earlier: messages that stand before the first one; a run that is refused writes none.
+    """
+
+    def __init__(self, path: pathlib.Path, earlier: list[logging.LogRecord]):
+        super().__init__(path)
+        self._earlier = earlier
+
+    def emit(self, record: logging.LogRecord) -> None:
+        earlier, self._earlier = self._earlier, []
+        for message in (*earlier, record):
+            super().emit(message)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's own name
         if not isinstance(sys.exc_info()[1], OSError):

@@ -1,13 +1,11 @@
 """The protocol that settings ask for, and whether method and data fit it: before a run begins."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from mnemonics_tf.data.protocol import (
-    ClassIncrementalProtocol,
-    class_order,
-    read_phase_classes,
-)
+from mnemonics_tf.data.phase_classes import ids_of_phases, settled
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol, class_order
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.exemplar_level import check_adjustment, make_budget
@@ -16,29 +14,49 @@ from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.settings import Settings
 
 
+def settle(settings: Settings) -> Settings:
+    """Returns settings that hold the phases of `--phase_classes` themselves, not a file's path.
+
+    Raises:
+        UserError: if the file can't be read.
+    """
+    wanted = settings.protocol
+    if not wanted.phase_classes:
+        return settings
+    protocol = dataclasses.replace(wanted, phase_classes=settled(wanted.phase_classes))
+    return dataclasses.replace(settings, protocol=protocol)
+
+
 def make_protocol(
-    settings: Settings, num_classes: int, class_names: Sequence[str] = ()
+    settings: Settings,
+    num_classes: int,
+    class_names: Sequence[str] = (),
+    original_ids: Sequence[int] | None = None,
 ) -> ClassIncrementalProtocol:
     """Returns the protocol that settings ask for: explicit phases, or a class order split evenly.
 
     Args:
         settings: of the run.
         num_classes: how many there are.
-        class_names: by original id; needed where settings name the classes of each phase.
+        class_names: in the order of the original ids; needed where settings name the classes of
+            each phase.
+        original_ids: the data's own class ids, ascending; 0..K-1 where they are not given.
 
     Raises:
         UserError: if settings and classes do not agree.
     """
     wanted = settings.protocol
+    ids = original_ids or range(num_classes)
     if wanted.phase_classes:
-        phases = read_phase_classes(wanted.phase_classes, class_names)
-        return ClassIncrementalProtocol.from_phases(phases)
-    order = wanted.class_order or class_order(num_classes, wanted.class_order_seed)
+        phases = ids_of_phases(wanted.phase_classes, class_names, ids)
+        return ClassIncrementalProtocol.from_phases(phases, ids)
+    shuffled = [ids[place] for place in class_order(num_classes, wanted.class_order_seed)]
+    order = wanted.class_order or shuffled
     if len(order) != num_classes:
         raise UserError(
             f"--class_order names {len(order)} classes, but {wanted.dataset} has {num_classes}"
         )
-    return ClassIncrementalProtocol(order, wanted.base_classes, wanted.num_phases)
+    return ClassIncrementalProtocol(order, wanted.base_classes, wanted.num_phases, original_ids=ids)
 
 
 def warn_of_small_classes(
@@ -52,12 +70,12 @@ def warn_of_small_classes(
         source: tells how many images there are.
     """
     budget = make_budget(settings)
-    counts = source.training_counts()[list(protocol.order)]
+    counts = source.training_counts_of(protocol.order)
     for phase in protocol.phases:
         quota = budget.quota(phase.num_seen)
         small = [label for label in phase.new_classes if counts[label] < quota]
         if small:
-            names = [source.class_names[protocol.order[label]] for label in small[:5]]
+            names = source.names_of(protocol.original_ids(small[:5]))
             LOGGER.warning(
                 "%d classes of phase %d have fewer training images than the %d exemplars asked for "
                 "(first: %s; smallest: %d images): all of their images are kept",
@@ -98,7 +116,7 @@ def check_method(
             "and never on exemplars, so that learning them is in vain: leave that out, or pass "
             "another --method"
         )
-    counts = source.training_counts()[list(protocol.order)]
+    counts = source.training_counts_of(protocol.order)
     for before, phase in itertools.pairwise(protocol.phases):
         smallest = min(budget.quota(before.num_seen), *counts[phase.seen_classes])
         held_out = method.held_out_per_class(phase, int(smallest))

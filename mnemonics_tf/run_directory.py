@@ -151,6 +151,8 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            if sum(info.compress_size for info in archive.infolist()) > os.path.getsize(path):
+                raise ValueError("its members overlap")
             return {
                 info.filename.removesuffix(".npy"): _read_array(archive, info)
                 for info in archive.infolist()

@@ -1,9 +1,11 @@
 """Whether a run directory is what a run left: diagnosed before any work, never started afresh."""
 
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from mnemonics_tf.data.phase_classes import is_settled, settled
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import HEADS
@@ -69,18 +71,43 @@ def read_settings(directory: RunDirectory) -> dict[str, dict[str, Any]]:
     found = read_json(directory.settings)
     if not isinstance(found, dict) or not all(isinstance(group, dict) for group in found.values()):
         raise UserError(f"{directory.settings} is damaged: it holds no groups of settings")
-    return found
+    return found | _settled_phases(directory, found.get("protocol", {}))
+
+
+def _settled_phases(directory: RunDirectory, protocol: dict[str, Any]) -> dict[str, Any]:
+    """Returns the protocol's settings where they name a file of phases, as older runs noted it.
+
+    The phases themselves are in classes.json. The file is not opened: it may have changed, and who
+    wrote the settings may be a stranger.
+    """
+    value = protocol.get("phase_classes")
+    if not isinstance(value, str) or not value or is_settled(value):
+        return {}
+    facts = read_json(directory.classes)
+    phases = facts.get("phases") if isinstance(facts, dict) else None
+    if not isinstance(phases, list):
+        raise UserError(
+            f"{directory.classes} is damaged: it holds no phases, and {directory.settings} names a "
+            "file of them; put the right one back or pass another --run_dir"
+        )
+    settled_phases = settled(json.dumps(phases))
+    return {"protocol": {**protocol, "phase_classes": settled_phases}}
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     # A setting that is younger than the run had its default's effect then.
     defaults = Settings().results_settings()
     return [
-        f"--{name} was {then}, is {value}"
+        f"--{name} was {_shortened(then)}, is {_shortened(value)}"
         for group, values in wanted.items()
         for name, value in values.items()
         if (then := found.get(group, {}).get(name, defaults[group][name])) != value
     ]
+
+
+def _shortened(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _phases_left(directory: RunDirectory, phases: Sequence[Phase]) -> list[Phase]:

@@ -76,8 +76,9 @@ class ProtocolSettings:
     )
     phase_classes: str = _setting(
         "",
-        "File that names the classes of every phase: a line a phase, names separated by commas; "
-        "overrides base_classes, num_phases and the class order.",
+        "File that names the classes of every phase: a line a phase, names separated by commas "
+        '(one with a comma in double quotes); or the phases themselves, [["cat","dog"],["owl"]]. '
+        "Overrides base_classes, num_phases and the class order.",
     )
     seed: int = _setting(
         0, "Seed of initialisation, shuffling, augmentation and exemplar choice (not class order)."
@@ -91,9 +92,7 @@ class DataSettings:
     image_size: int = _setting(
         0, "Height and width that images are brought to; 0 is the source's own choice, 224."
     )
-    skip_broken: bool = _setting(
-        False, "Leave broken image files of a folder out, instead of stopping."
-    )
+    skip_broken: bool = _setting(False, "Leave broken images out, instead of stopping.")
     test_share: float = _setting(
         0.2, "Share of each class that becomes the test part of a folder without a split."
     )

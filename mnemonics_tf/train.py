@@ -24,7 +24,8 @@ from mnemonics_tf.interruption import EXIT_STATUS, RunInterruptedError
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.models.incremental import SCOPES
 from mnemonics_tf.models.resnet import BACKBONES
-from mnemonics_tf.progress import LOGGER, log_to
+from mnemonics_tf.progress import LOGGER, log_before_run, log_to
+from mnemonics_tf.run_checks import settle
 from mnemonics_tf.run_directory import RunDirectory
 from mnemonics_tf.settings import Settings
 from mnemonics_tf.training.precision import PRECISIONS
@@ -81,6 +82,8 @@ def train(wanted: Settings) -> int:
 
 
 def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:
+    log_before_run(console=devices.is_chief(strategy))
+    wanted = settle(wanted)  # before the data is read, which may take long
     source = open_source(wanted)
     experiment = Experiment(wanted, source, strategy)
     directory = RunDirectory(wanted.run.run_dir)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnemonics_tf.data.encoded import decode_plain
+from mnemonics_tf.data.decoding import decode_plain
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.incremental import Outputs
 from tests.serving_support import ServedModel, learn

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from mnemonics_tf import progress
-from mnemonics_tf.progress import LOGGER, StageProgress, duration, log_to
+from mnemonics_tf.progress import LOGGER, StageProgress, duration, log_before_run, log_to
 
 FIGURES = {
     "classification": 0.25,
@@ -172,3 +172,14 @@ def test_mistakes_in_a_message_are_shown(tmp_path, capfd):
     log_to(tmp_path / "log.txt")
     LOGGER.info("%d", "no number")
     assert "Traceback" in capfd.readouterr().err
+
+
+def test_what_was_said_before_the_log_file_stands_first(tmp_path, capsys):
+    log_before_run()
+    LOGGER.info("read")
+    log_to(tmp_path / "log.txt")
+    assert not (tmp_path / "log.txt").read_text()  # a run that is refused leaves its log alone
+    LOGGER.info("begun")
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.rpartition(" ")[2] for line in lines] == ["read", "begun"]
+    assert capsys.readouterr().out == "read\nbegun\n"

@@ -99,13 +99,14 @@ def load_cifar100(data_dir: str, download: bool, contents: Contents = OFFICIAL) 
         place = _find_prepared(directory)
     if place is None:
         raise UserError(_what_was_looked_for(directory))
-    _LOGGER.info("reading CIFAR-100 from %s", place)
     if (place / "dataset_info.json").is_file():
         parts, names = _read_prepared(place)
     else:
         parts, names = _read_official(place, contents)
     _check_contents(place, parts, names, contents)
-    return Cifar100(split_by_class(*parts["train"]), split_by_class(*parts["test"]), names)
+    source = Cifar100(split_by_class(*parts["train"]), split_by_class(*parts["test"]), names)
+    source.origin = str(place)
+    return source
 
 
 # Looking for the data

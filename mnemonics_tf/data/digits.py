@@ -43,4 +43,6 @@ def load_digits() -> Digits:
         num_test = round(len(class_images) * _TEST_SHARE)
         test[c] = class_images[np.sort(order[:num_test])]
         training[c] = class_images[np.sort(order[num_test:])]
-    return Digits(training, test, [str(c) for c in range(_NUM_CLASSES)])
+    source = Digits(training, test, [str(c) for c in range(_NUM_CLASSES)])
+    source.origin = "scikit-learn, a third of each class for test"
+    return source

@@ -1,18 +1,16 @@
 """Image files: decoded, fitted to one size and cropped inside a TensorFlow graph, as needed."""
 
+import concurrent.futures
 import dataclasses
-import io
-from collections.abc import Callable
+import os
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps
 
+from mnemonics_tf.data.decoding import decode_any, decode_plain, examine
 from mnemonics_tf.data.image_set import ImageSet
-
-#: an image with more pixels is refused before it is decoded
-MAX_PIXELS = 64 * 2**20
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns first, and refuses only twice as many
+from mnemonics_tf.data.storage import Storage
+from mnemonics_tf.errors import UserError
 
 #: share of the shorter side that evaluation leaves: 256 pixels, of which the middle 224 count
 CENTRE_CROP = 224 / 256
@@ -85,8 +83,8 @@ class EncodedImageSet(ImageSet):
     orientation that a camera noted (EXIF).
 
     Args:
-        read: maps a key to the bytes of its file, inside a graph.
-        keys: `[n, ...]`, of a type that tensors can hold.
+        storage: where the bytes of the files come from.
+        keys: `[n, ...]`, what the storage knows them by.
         labels: int `[n]`.
         view: what becomes of the images.
         by_pillow: bool `[n]`, which files Pillow must decode.
@@ -96,13 +94,13 @@ class EncodedImageSet(ImageSet):
 
     def __init__(
         self,
-        read: Callable[[tf.Tensor], tf.Tensor],
+        storage: Storage,
         keys: np.ndarray,
         labels: np.ndarray,
         view: View,
         by_pillow: np.ndarray,
     ):
-        self._read = read
+        self._storage = storage
         self._keys = keys
         self.labels = np.asarray(labels, np.int32)
         self._view = view
@@ -144,7 +142,7 @@ class EncodedImageSet(ImageSet):
             with tf.init_scope(), tf.device("/CPU:0"):
                 self._tensors = tf.constant(self._keys), tf.constant(self._by_pillow)
         keys, by_pillow = self._tensors
-        return self._read(tf.gather(keys, index)), tf.gather(by_pillow, index)
+        return self._storage.read(tf.gather(keys, index)), tf.gather(by_pillow, index)
 
     def _decode(self, contents: tf.Tensor, by_pillow: tf.Tensor) -> tf.Tensor:
         channels = self._view.channels
@@ -165,58 +163,27 @@ class EncodedImageSet(ImageSet):
 
     def subset(self, index: np.ndarray) -> "EncodedImageSet":
         return EncodedImageSet(
-            self._read, self._keys[index], self.labels[index], self._view, self._by_pillow[index]
+            self._storage, self._keys[index], self.labels[index], self._view, self._by_pillow[index]
         )
 
     def relabel(self, labels: np.ndarray) -> "EncodedImageSet":
-        return EncodedImageSet(self._read, self._keys, labels, self._view, self._by_pillow)
+        return EncodedImageSet(self._storage, self._keys, labels, self._view, self._by_pillow)
 
+    def check_files(self) -> None:
+        def problem(row: int) -> str | None:
+            try:
+                contents = self._storage.fetch(self._keys[row])
+            except (OSError, ValueError) as error:
+                return str(error)
+            found = examine(contents, self._view.channels, bool(self._by_pillow[row]))
+            return found if isinstance(found, str) else None
 
-def decode_plain(contents: tf.Tensor, channels: int) -> tf.Tensor:
-    """Returns a JPEG or PNG file as uint8 `[h, w, channels]`, by TensorFlow."""
-    image = tf.io.decode_jpeg(contents, channels, dct_method="INTEGER_ACCURATE")
-    return tf.ensure_shape(image, [None, None, channels])
-
-
-def decode_any(contents: bytes, channels: int) -> np.ndarray:
-    """Returns any image file as uint8 `[h, w, channels]`, upright, by Pillow.
-
-    Raises:
-        OSError, ValueError, SyntaxError: if it is damaged or not one.
-        ImageTooLargeError: before anything is decoded.
-    """
-    with Image.open(io.BytesIO(contents)) as image:
-        check_size(image)
-        if image.mode.startswith("I"):  # 16 bits: Pillow would clip them to 8
-            values = np.asarray(image)
-            image = Image.fromarray((np.clip(values, 0, 2**16 - 1) >> 8).astype(np.uint8))
-        else:
-            image = ImageOps.exif_transpose(image)
-        values = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    return values.reshape(*values.shape[:2], channels)
-
-
-def needs_pillow(image: Image.Image) -> bool:
-    """Whether TensorFlow would decode an opened file otherwise than Pillow, or not at all."""
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        return True
-    return not (
-        (image.format == "JPEG" and image.mode in ("L", "RGB"))
-        or (image.format == "PNG" and image.mode in ("L", "RGB", "P", "LA", "RGBA"))
-    )
-
-
-_ORIENTATION = 0x0112  # the EXIF tag
-
-
-class ImageTooLargeError(ValueError):
-    """An image has more pixels than are decoded."""
-
-
-def check_size(image: Image.Image) -> None:
-    """Raises ImageTooLargeError if an opened file announces too many pixels."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageTooLargeError(
-            f"{width} x {height} pixels, at most {MAX_PIXELS / 1e6:.0f} megapixels are read"
-        )
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for row, found in enumerate(pool.map(problem, range(len(self)))):
+                if found:
+                    pool.shutdown(cancel_futures=True)
+                    raise UserError(
+                        f"{self._storage.describe(self._keys[row])} could be decoded before and "
+                        f"can't be now: {found}; put the file back as it was, and start the same "
+                        "command again"
+                    )

@@ -1,7 +1,8 @@
 """A finite, indexable set of labelled images: what sources hand out and pipelines read."""
 
 import abc
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -63,10 +64,25 @@ class ImageSet(abc.ABC):
         """
         return augmentation(self.load_one(index)[None], seed)[0]
 
+    def check_files(self) -> None:  # noqa: B027, images in memory have no files
+        """Decodes all images that lie in files, one by one; meant for finding what failed.
+
+        Raises:
+            UserError: names the first one that can't be decoded.
+        """
+
     def load_all(self) -> np.ndarray:
-        """Returns all images, uint8 `[n, h, w, c]`; meant for small sets."""
+        """Returns all images, uint8 `[n, h, w, c]`; meant for small sets.
+
+        Raises:
+            UserError: names the first file that can't be decoded.
+        """
         if self.batched:
             return self.load(tf.range(len(self), dtype=tf.int64)).numpy()
+        with naming_broken_files([self]):
+            return self._load_one_by_one()
+
+    def _load_one_by_one(self) -> np.ndarray:
         images = np.empty((len(self), *self.image_shape), np.uint8)
         loaded = tf.data.Dataset.range(len(self)).map(
             self.load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
@@ -199,3 +215,41 @@ class MixedImageSet(ImageSet):
 
     def relabel(self, labels: np.ndarray) -> "MixedImageSet":
         return MixedImageSet(self._parts, labels, self._part, self._row)
+
+    def check_files(self) -> None:
+        for number, part in enumerate(self._parts):
+            part.subset(self._row[self._part == number]).check_files()
+
+
+#: what TensorFlow raises where no file is to blame
+_OTHER_TROUBLE = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.UnavailableError,
+)
+
+
+@contextlib.contextmanager
+def naming_broken_files(image_sets: Iterable[ImageSet]) -> Iterator[None]:
+    """Where TensorFlow fails within, decodes the files of some sets to name the one to blame.
+
+    A graph that decodes does not know the names of files.
+
+    Args:
+        image_sets: what is read within; looked at when it fails.
+
+    Raises:
+        UserError: names the first file that can't be decoded; other errors pass.
+    """
+    try:
+        yield
+    except _OTHER_TROUBLE:
+        raise
+    except tf.errors.OpError as error:
+        try:
+            for image_set in image_sets:
+                image_set.check_files()
+        except UserError as broken:
+            raise broken from error
+        raise

@@ -6,13 +6,15 @@ Source: O. Russakovsky et al., "ImageNet Large Scale Visual Recognition Challeng
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mnemonics_tf.data.folder import class_folders, find_split, image_names
+from mnemonics_tf.data.checking import check_files
+from mnemonics_tf.data.layout import LeftOut, class_folders, find_split, list_images
 from mnemonics_tf.data.prepared import find_prepared, open_prepared, prepare, stream_prepared
-from mnemonics_tf.data.streamed import Files, FileStorage, StreamedSource, view_of
+from mnemonics_tf.data.storage import FileStorage
+from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.progress import LOGGER
 
@@ -43,8 +45,10 @@ def subset_synsets() -> tuple[str, ...]:
     return tuple(sorted(synsets()[i] for i in drawn))
 
 
-def load_imagenet(name: str, data_dir: str, image_size: int) -> StreamedSource:
-    """Finds the images of ImageNet or ImageNet-Subset; reads none of them.
+def load_imagenet(
+    name: str, data_dir: str, image_size: int, skip_broken: bool = False
+) -> StreamedSource:
+    """Finds the images of ImageNet or ImageNet-Subset, and decodes each once.
 
     Looked for, in this order: data that TFDS has prepared below `data_dir`; folders
     `train/SYNSET/*.JPEG` and `val/SYNSET/*.JPEG`; the two official archives, which TFDS prepares
@@ -55,9 +59,10 @@ def load_imagenet(name: str, data_dir: str, image_size: int) -> StreamedSource:
         name: `imagenet` or `imagenet_subset`.
         data_dir: where to look.
         image_size: height and width that images are brought to.
+        skip_broken: leave broken images out, instead of stopping.
 
     Raises:
-        UserError: if there is no data, or classes are missing.
+        UserError: if there is no data, classes are missing, or an image is broken.
     """
     wanted = subset_synsets() if name == "imagenet_subset" else synsets()
     root = pathlib.Path(data_dir).expanduser()
@@ -67,9 +72,11 @@ def load_imagenet(name: str, data_dir: str, image_size: int) -> StreamedSource:
         LOGGER.info("TFDS prepares ImageNet from the archives in %s: this takes hours", root)
         prepared = prepare("imagenet2012", root, manual_dir=root)
     if prepared is not None:
-        LOGGER.info("reading ImageNet from %s", prepared)
+        classes, view = dict(enumerate(wanted)), view_of(image_size)
         builder = open_prepared(prepared)
-        return stream_prepared(name, builder, wanted, view_of(image_size), "validation")
+        return stream_prepared(
+            name, builder, classes, view, ("validation",), skip_broken, need_all=True
+        )
     if parts is None:
         raise UserError(
             f"no ImageNet in {str(root)!r}; looked for data prepared by TFDS "
@@ -77,22 +84,30 @@ def load_imagenet(name: str, data_dir: str, image_size: int) -> StreamedSource:
             f"and the archives {' and '.join(ARCHIVES)}: register at https://image-net.org to get "
             "them, and put them there or pass another --data_dir"
         )
-    LOGGER.info("reading ImageNet from the folders in %s", root)
-    storage = FileStorage(str(root))
-    training, test = (_list_classes(root, part, wanted) for part in parts)
-    return StreamedSource(name, wanted, (storage, training), (storage, test), view_of(image_size))
+    left_out = LeftOut()
+    listed = [_list_classes(root, part, wanted, left_out) for part in parts]
+    left_out.warn(root)
+    paths = [path for part in listed for class_paths in part for path in class_paths]
+    # By TensorFlow alone, as everyone decodes ImageNet: whatever a camera noted is ignored.
+    good = check_files(root, paths, skip_broken, by_pillow=False)
+    storage = FileStorage(root)
+    training, test = (
+        _files(part.name, class_paths, good, wanted)
+        for part, class_paths in zip(parts, listed, strict=True)
+    )
+    source = StreamedSource(name, wanted, (storage, training), (storage, test), view_of(image_size))
+    source.origin = f"{parts[0].name}/ and {parts[1].name}/ of {root}"
+    return source
 
 
 def _list_classes(
-    root: pathlib.Path, part: pathlib.Path, wanted: Sequence[str]
-) -> dict[int, Files]:
+    root: pathlib.Path, part: pathlib.Path, wanted: Sequence[str], left_out: LeftOut
+) -> list[list[str]]:
     missing = sorted(set(wanted) - set(class_folders(part)))
-    files = {}
-    for c, synset in enumerate(wanted):
-        names = [] if synset in missing else image_names(part / synset)
-        paths = [os.fsencode(f"{part.relative_to(root)}/{synset}/{name}") for name in names]
-        files[c] = Files.plain(np.array(paths, np.bytes_))
-        if not names and synset not in missing:
+    listed = []
+    for synset in wanted:
+        listed.append(list_images(root, f"{part.name}/{synset}", left_out))
+        if not listed[-1] and synset not in missing:
             missing.append(synset)
     if missing:
         raise UserError(
@@ -100,4 +115,21 @@ def _list_classes(
             f"{', '.join(missing[:5])}): add them, or use --dataset=folder for a selection of "
             "your own"
         )
+    return listed
+
+
+def _files(
+    part: str,
+    listed: Sequence[Sequence[str]],
+    good: Mapping[str, bool],
+    wanted: Sequence[str],
+) -> dict[int, Files]:
+    files = {}
+    for c, paths in enumerate(listed):
+        kept = [os.fsencode(path) for path in paths if path in good]
+        if not kept:
+            raise UserError(
+                f"all {len(paths)} images of {wanted[c]} in {part} are broken: fetch them again"
+            )
+        files[c] = Files.plain(np.array(kept, np.bytes_))
     return files

@@ -1,15 +1,24 @@
 """A data set in one .npz file: x_train, y_train, x_test and y_test."""
 
 import pathlib
+import zipfile
+from collections.abc import Mapping
 
 import numpy as np
 
 from mnemonics_tf.data.prepared import in_memory_source
-from mnemonics_tf.data.source import InMemorySource, split_by_class
+from mnemonics_tf.data.source import InMemorySource, check_class_names, split_by_class
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.run_directory import read_arrays
 
 _NAMES = ("x_train", "y_train", "x_test", "y_test")
+_CLASS_NAMES = "class_names"
+
+#: what unpacks to more, and to more than so many times its size, is no data set of photographs
+_MAX_UNPACKED_BYTES, _MAX_RATIO = 2**30, 200
+
+#: labels are kept in 32 bits
+_LABELS = np.iinfo(np.int32)
 
 
 def load_npz(data_dir: str) -> InMemorySource:
@@ -17,13 +26,14 @@ def load_npz(data_dir: str) -> InMemorySource:
 
     Args:
         data_dir: the file. Images are uint8 `[n, h, w]` or `[n, h, w, c]` with c 1 or 3, labels
-            whole numbers `[n]` or `[n, 1]`; classes are the labels that occur, ascending.
+            whole numbers `[n]` or `[n, 1]`; classes are the labels that occur, ascending, and
+            labels are their original ids. An array `class_names` may name them.
 
     Raises:
         UserError: if the file is missing, damaged, holds Python objects, or is not of this form.
     """
     path = pathlib.Path(data_dir).expanduser()
-    arrays = read_arrays(path)
+    arrays = _read(path)
     missing = [name for name in _NAMES if name not in arrays]
     if missing:
         raise UserError(
@@ -43,11 +53,67 @@ def load_npz(data_dir: str) -> InMemorySource:
             f"{path}: y_train holds {len(classes)} classes, y_test {len(unknown)} that are not "
             "among them; expected the same classes in both, two at least"
         )
-    parts = [
-        split_by_class(images[part], np.searchsorted(classes, labels[part]))
-        for part in ("train", "test")
-    ]
-    return in_memory_source("npz", *parts, [str(c) for c in classes])
+    names = _class_names(path, classes, arrays.get(_CLASS_NAMES))
+    parts = [split_by_class(images[part], labels[part]) for part in ("train", "test")]
+    source = in_memory_source("npz", *parts, names)
+    source.origin = str(path)
+    return source
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays that make a data set, as far as the file has them."""
+    if not path.is_file():
+        raise UserError(f"--data_dir={path} is missing or no file: pass an .npz file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged or no .npz file ({error})") from error
+    size = path.stat().st_size
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > max(_MAX_UNPACKED_BYTES, _MAX_RATIO * size):
+        raise UserError(
+            f"{path} has {size} bytes and would unpack to {unpacked}, more than {_MAX_RATIO} times "
+            "as many, which looks like an attack; if it is none, save it with np.savez instead of "
+            "np.savez_compressed"
+        )
+    if all(member.compress_type == zipfile.ZIP_STORED for member in members):
+        return read_arrays(path)  # which leaves large arrays on disk
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            wanted = [name for name in archive.files if name in (*_NAMES, _CLASS_NAMES)]
+            return {name: archive[name] for name in wanted or archive.files[:10]}
+    except Exception as error:  # noqa: BLE001, zipfile and NumPy raise nearly anything at damage
+        raise UserError(f"{path} is damaged or no array file ({error})") from error
+
+
+def _class_names(
+    path: pathlib.Path, classes: np.ndarray, given: np.ndarray | None
+) -> Mapping[int, str]:
+    """Returns the name of every class: the file's own, or else the label itself."""
+    if given is None:
+        return {int(c): str(c) for c in classes}
+    if given.dtype.kind not in "US" or given.ndim != 1:
+        raise UserError(
+            f"{path}: {_CLASS_NAMES} is {given.dtype} {given.shape}; expected texts, "
+            "np.array(['cat', 'dog'])"
+        )
+    try:
+        texts = [text.decode() if isinstance(text, bytes) else str(text) for text in given.tolist()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {_CLASS_NAMES} is not UTF-8 ({error})") from error
+    if len(texts) == len(classes):
+        names = dict(zip(classes.tolist(), texts, strict=True))
+    elif classes[0] >= 0 and classes[-1] < len(texts):
+        names = {c: texts[c] for c in classes.tolist()}  # some have no image
+    else:
+        raise UserError(
+            f"{path}: {_CLASS_NAMES} has {len(texts)} names for {len(classes)} classes with the "
+            f"labels {classes[0]} to {classes[-1]}; expected one for each class, ascending, or one "
+            "for each number from 0 up"
+        )
+    check_class_names(list(names.values()), str(path), f"mend the array {_CLASS_NAMES}")
+    return names
 
 
 def _checked_images(path: pathlib.Path, arrays: dict[str, np.ndarray], part: str) -> np.ndarray:
@@ -57,6 +123,8 @@ def _checked_images(path: pathlib.Path, arrays: dict[str, np.ndarray], part: str
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise UserError(f"{found}; expected uint8 [n, height, width] or [n, height, width, 1 or 3]")
+    if 0 in images.shape:
+        raise UserError(f"{found}: there are no pixels in it")
     return images
 
 
@@ -67,4 +135,9 @@ def _checked_labels(path: pathlib.Path, arrays: dict[str, np.ndarray], part: str
             f"{path}: y_{part} is {labels.dtype} {labels.shape} beside {count} images; expected "
             "one whole number for each image"
         )
-    return labels.reshape(-1)
+    if labels.min() < _LABELS.min or labels.max() > _LABELS.max:
+        raise UserError(
+            f"{path}: y_{part} goes from {labels.min()} to {labels.max()}; expected numbers of 32 "
+            f"bits, {_LABELS.min} to {_LABELS.max}"
+        )
+    return labels.reshape(-1).astype(np.int32)

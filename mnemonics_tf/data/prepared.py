@@ -1,38 +1,42 @@
 """Data that TensorFlow Datasets has prepared: any classification set with `image` and `label`.
 
-Small sets are read into memory. Large ones stay in their TFRecord files: one pass over them notes
-where each record lies and which class it has, and from then on images are read by their place. The
-notes are kept beside the records, where that folder can be written.
+Small sets are read into memory. Large ones stay in their TFRecord files, and their images are read
+by their place.
 """
 
-import hashlib
-import os
 import pathlib
 import re
-import struct
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.data.decoding import reason
 from mnemonics_tf.data.encoded import View
-from mnemonics_tf.data.source import DataSource, InMemorySource, split_by_class
-from mnemonics_tf.data.streamed import Files, Storage, StreamedSource, view_of
+from mnemonics_tf.data.records import Records, RecordStorage, index_records
+from mnemonics_tf.data.source import (
+    DataSource,
+    InMemorySource,
+    check_class_names,
+    split_by_class,
+)
+from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.progress import LOGGER
-from mnemonics_tf.run_directory import read_arrays, write_arrays
 
 #: images of one shape are held in memory up to this many bytes of pixels
 _MEMORY_LIMIT = 2**30
 
-#: of a TFRecord: length (8 bytes) and its checksum before the data, a checksum after it
-_HEADER, _FOOTER = 12, 4
+#: what may be the test part, in the order of preference
+_TEST_SPLITS = ("test", "validation")
 
-_INDEX_FILE = "mnemonics_tf_index_{}.npz"
+_Split = TypeVar("_Split")
 
 
-def load_prepared(name: str, data_dir: str, download: bool, image_size: int) -> DataSource:
+def load_prepared(
+    name: str, data_dir: str, download: bool, image_size: int, skip_broken: bool = False
+) -> DataSource:
     """Opens a set that TFDS has prepared below `data_dir`.
 
     Args:
@@ -40,6 +44,7 @@ def load_prepared(name: str, data_dir: str, download: bool, image_size: int) -> 
         data_dir: where TFDS keeps its data.
         download: whether TFDS may fetch and prepare it there.
         image_size: height and width that images of different sizes are brought to.
+        skip_broken: leave broken images out, instead of stopping.
 
     Raises:
         UserError: if it is not there, or is no set of labelled images.
@@ -49,24 +54,66 @@ def load_prepared(name: str, data_dir: str, download: bool, image_size: int) -> 
     if place is None and download:
         place = prepare(name, root)
     if place is None:
-        raise UserError(
-            f"no data of {name} prepared by TFDS in {str(root)!r} ({name}/VERSION/"
-            "dataset_info.json): prepare it there, or pass --download to let TFDS fetch it"
-        )
+        raise UserError(_what_was_looked_for(root, name))
     builder = open_prepared(place)
-    test = next((s for s in ("test", "validation") if s in builder.info.splits), None)
-    if "train" not in builder.info.splits or test is None:
+    splits = builder.info.splits
+    candidates = [split for split in _TEST_SPLITS if split in splits]
+    if "train" not in splits or not candidates:
         raise UserError(
-            f"{name} has the splits {', '.join(builder.info.splits)}: expected train, and test or "
-            "validation"
+            f"{name} has the splits {', '.join(splits)}: expected train, and test or validation"
         )
     shape = builder.info.features["image"].shape
-    total = sum(builder.info.splits[split].num_examples for split in ("train", test))
+    _check_pixels(name, builder, image_size)
+    total = sum(splits[split].num_examples for split in ("train", candidates[0]))
     if None not in shape and not image_size and total * np.prod(shape) <= _MEMORY_LIMIT:
-        return _read_into_memory(name, builder, test)
-    names = builder.info.features["label"].names
-    view = view_of(image_size or 224, 1 if shape[-1] == 1 else 3)
-    return stream_prepared(f"tfds:{name}", builder, names, view, test)
+        try:
+            return _read_into_memory(name, builder, candidates)
+        except tf.errors.OpError as error:
+            if not skip_broken:
+                _name_broken(builder, ("train", *candidates[:1]), shape[-1])
+                raise UserError(
+                    f"the TFDS data in {place} can't be read ({reason(error)}): prepare it again"
+                ) from error
+            # From its records, those that are broken can be left out.
+    view = _view_of(shape, image_size)
+    classes = dict(enumerate(builder.info.features["label"].names))
+    return stream_prepared(f"tfds:{name}", builder, classes, view, candidates, skip_broken)
+
+
+def _view_of(shape: Sequence[int | None], image_size: int) -> View:
+    channels = 1 if shape[-1] == 1 else 3
+    if None not in shape and not image_size:
+        # Images of one size keep it, as they do in memory; of a rectangle it is the middle.
+        return View(min(shape[:2]), 1.0, channels)
+    return view_of(image_size or 224, channels)
+
+
+def _check_pixels(name: str, builder: Any, image_size: int) -> None:
+    """Refuses pixels that are no bytes, unless they are read as such."""
+    dtype = np.dtype(builder.info.features["image"].np_dtype)
+    if dtype == np.uint16 and not image_size:
+        height = builder.info.features["image"].shape[0]
+        raise UserError(
+            f"the images of {name} have 16 bits: pass --image_size (e.g. {height or 224}), with "
+            "which they are read as 8 bits, the upper ones"
+        )
+    if dtype not in (np.uint8, np.uint16):
+        raise UserError(f"the images of {name} are {dtype}: expected 8 (or 16) bits, uint8")
+
+
+def _what_was_looked_for(root: pathlib.Path, name: str) -> str:
+    configs = sorted(
+        {path.parent.parent.name for path in (root / name).glob("*/*/dataset_info.json")}
+    )
+    if configs:
+        return (
+            f"{name} in {str(root)!r} is prepared in {len(configs)} forms: "
+            f"{', '.join(configs[:10])}: pass one of them, --dataset=tfds:{name}/{configs[0]}"
+        )
+    return (
+        f"no data of {name} prepared by TFDS in {str(root)!r} ({name}/VERSION/"
+        "dataset_info.json): prepare it there, or pass --download to let TFDS fetch it"
+    )
 
 
 def find_prepared(root: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -111,7 +158,7 @@ def open_prepared(place: pathlib.Path) -> Any:
 
     try:
         builder = tfds.builder_from_directory(str(place))
-    except (OSError, ValueError, LookupError) as error:
+    except Exception as error:  # noqa: BLE001, it raises nearly anything at damaged files
         raise UserError(f"the TFDS data in {str(place)!r} can't be opened: {error}") from error
     features = builder.info.features
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
@@ -124,24 +171,120 @@ def open_prepared(place: pathlib.Path) -> Any:
     return builder
 
 
-def _read_into_memory(name: str, builder: Any, test: str) -> InMemorySource:
-    parts = {}
-    for split in ("train", test):
-        examples = [
-            (example["image"], example["label"])
-            for example in builder.as_dataset(split=split).as_numpy_iterator()
-        ]
-        images = np.stack([image for image, _ in examples])
-        parts[split] = split_by_class(images, np.array([label for _, label in examples]))
+def _read_into_memory(name: str, builder: Any, candidates: Sequence[str]) -> InMemorySource:
+    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
+        examples = _examples(name, builder, split)
+        return examples, np.array([label for _, label in examples], np.int64)
+
+    training = read("train")
+    test_split, *test = labelled_split(name, candidates, read)
     names = builder.info.features["label"].names
-    return in_memory_source(f"tfds:{name}", parts["train"], parts[test], names)
+    parts = []
+    for split, (examples, labels) in (("train", training), (test_split, test)):
+        _check_labels(name, split, labels, names)
+        labelled = np.flatnonzero(labels >= 0)
+        if not len(labelled):
+            raise UserError(f"the split {split} of {name} has no labels")
+        images = np.stack([examples[row][0] for row in labelled])
+        parts.append(split_by_class(images, labels[labelled]))
+    classes = _with_images(name, dict(enumerate(names)), [set(part) for part in parts])
+    source = in_memory_source(f"tfds:{name}", *parts, classes)
+    source.origin = _origin(builder, test_split)
+    return source
+
+
+def _examples(name: str, builder: Any, split: str) -> list[tuple[np.ndarray, int]]:
+    """Returns image and label of every example, in the order in which they are stored."""
+    if builder.info.file_format.value != "array_record":
+        examples = builder.as_dataset(split=split).as_numpy_iterator()
+        return [(example["image"], int(example["label"])) for example in examples]
+    try:
+        examples = builder.as_data_source(split)
+        return [(example["image"], int(example["label"])) for example in examples]
+    except Exception as error:  # noqa: BLE001, decoders raise anything at damaged records
+        raise UserError(
+            f"the split {split} of {name}, stored as array_record, can't be read "
+            f"({type(error).__name__}: {error}): prepare it again, or as tfrecord"
+        ) from error
+
+
+def _name_broken(builder: Any, splits: Sequence[str], channels: int) -> None:
+    """Raises UserError if a record is damaged or its image can't be decoded."""
+    if builder.info.file_format.value != "tfrecord":
+        return
+    for split in splits:
+        records = index_records(_files_of(builder, split), split)
+        rows = np.arange(len(records.labels))
+        records.check_images(rows, 1 if channels == 1 else 3, skip_broken=False)
+
+
+def labelled_split(
+    name: str, candidates: Sequence[str], read: Callable[[str], tuple[_Split, np.ndarray]]
+) -> tuple[str, _Split, np.ndarray]:
+    """Returns the first split that has labels: its name, and what `read` made of it.
+
+    Args:
+        name: of the set, for messages.
+        candidates: names of splits.
+        read: takes a name, returns anything and the labels, int `[n]`; TFDS notes -1 for none.
+
+    Raises:
+        UserError: if no split has labels.
+    """
+    for split in candidates:
+        found, labels = read(split)
+        if np.any(labels >= 0):
+            return split, found, labels
+        LOGGER.warning("the split %s of %s has no labels: it can't be the test part", split, name)
+    raise UserError(
+        f"{name} has no labels in the splits that could be the test part ({', '.join(candidates)})"
+    )
+
+
+def _check_labels(name: str, split: str, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Refuses labels of no class; tells of examples without a label, which are left out."""
+    beyond = labels[labels >= len(names)]
+    if len(beyond):
+        raise UserError(
+            f"the split {split} of {name} has the label {beyond[0]}, but only {len(names)} classes "
+            "are declared: prepare the data again"
+        )
+    without = int(np.sum(labels < 0))
+    if without:
+        LOGGER.warning("%d examples of %s/%s have no label: left out", without, name, split)
+
+
+def _with_images(
+    name: str, classes: Mapping[int, str], present: Sequence[set[int]]
+) -> dict[int, str]:
+    """Returns the classes that have images; the others are declared only, and left out."""
+    kept = {c: class_name for c, class_name in classes.items() if any(c in p for p in present)}
+    absent = [class_name for c, class_name in classes.items() if c not in kept]
+    if absent:
+        LOGGER.warning(
+            "%d of the %d classes that %s declares have no images and are left out (first: %s)",
+            len(absent),
+            len(classes),
+            name,
+            ", ".join(absent[:5]),
+        )
+    if len(kept) < 2:
+        raise UserError(f"{name} has images of {len(kept)} classes: expected two at least")
+    check_class_names(list(kept.values()), name, "mend the label names of the prepared data")
+    return kept
+
+
+def _origin(builder: Any, test: str) -> str:
+    unread = sorted(set(builder.info.splits) - {"train", test})
+    beside = f"; not read: {', '.join(unread)}" if unread else ""
+    return f"the splits train and {test} of {builder.data_path}{beside}"
 
 
 def in_memory_source(
     name: str,
     training: dict[int, np.ndarray],
     test: dict[int, np.ndarray],
-    class_names: Sequence[str],
+    classes: Mapping[int, str],
 ) -> InMemorySource:
     """Returns a source over arrays, with mean and deviation taken from the training images.
 
@@ -149,16 +292,16 @@ def in_memory_source(
         name: of the source.
         training: original class id -> uint8 `[n, h, w, c]`.
         test: the same for the test part.
-        class_names: by original class id.
+        classes: original class id -> name.
 
     Raises:
         UserError: if a class lacks training or test images.
     """
     for part, images in (("training", training), ("test", test)):
-        missing = [n for c, n in enumerate(class_names) if c not in images]
+        missing = [class_name for c, class_name in classes.items() if c not in images]
         if missing:
             raise UserError(f"{name} has no {part} images of {', '.join(missing[:5])}")
-    source = InMemorySource(training, test, class_names)
+    source = InMemorySource(training, test, [classes[c] for c in sorted(classes)])
     pixels = sum(images[..., 0].size for images in training.values())
     axes = (0, 1, 2)
     totals = sum(images.sum(axes, np.float64) for images in training.values())
@@ -173,44 +316,29 @@ def in_memory_source(
     return source
 
 
-# Records, read by their place
-
-
-class RecordStorage(Storage):
-    """Images in TFRecord files; a key is (file, offset, length) of a record.
-
-    Args:
-        files: the TFRecord files.
-    """
-
-    def __init__(self, files: Sequence[str]):
-        self._descriptors = [os.open(file, os.O_RDONLY) for file in files]
-
-    def __del__(self):
-        for descriptor in getattr(self, "_descriptors", ()):
-            os.close(descriptor)
-
-    def read(self, key: tf.Tensor) -> tf.Tensor:
-        def read_record(place):
-            file, offset, length = place.tolist()
-            return os.pread(self._descriptors[file], length, offset)
-
-        record = tf.numpy_function(read_record, [key], tf.string, stateful=False)
-        feature = tf.io.FixedLenFeature([], tf.string)
-        return tf.io.parse_single_example(record, {"image": feature})["image"]
+def _files_of(builder: Any, split: str) -> list[str]:
+    return [str(path) for path in builder.info.splits[split].filepaths]
 
 
 def stream_prepared(
-    name: str, builder: Any, classes: Sequence[str], view: View, test: str
+    name: str,
+    builder: Any,
+    classes: Mapping[int, str],
+    view: View,
+    candidates: Sequence[str],
+    skip_broken: bool,
+    need_all: bool = False,
 ) -> StreamedSource:
     """Returns a source that reads the records of some classes by their place.
 
     Args:
         name: of the source.
         builder: of the prepared set.
-        classes: their names; their places here become the original class ids.
+        classes: original class id -> name.
         view: what becomes of the images.
-        test: name of the split that is the test part.
+        candidates: names of the splits that may be the test part; the first with labels is.
+        skip_broken: leave broken images out, instead of stopping.
+        need_all: whether every class must have images; otherwise those without any are left out.
 
     Raises:
         UserError: if the records are no TFRecords, are damaged, or lack a class.
@@ -221,57 +349,34 @@ def stream_prepared(
             "tfrecord"
         )
     known = builder.info.features["label"].names
-    unknown = sorted(set(classes) - set(known))
+    unknown = sorted(set(classes.values()) - set(known))
     if unknown:
         raise UserError(f"the TFDS data of {name} has no classes {', '.join(unknown[:5])}")
+
+    def read(split: str) -> tuple[Records, np.ndarray]:
+        records = index_records(_files_of(builder, split), split)
+        return records, records.labels
+
+    training, _ = read("train")
+    test_split, test, _ = labelled_split(name, candidates, read)
+    place = {class_name: label for label, class_name in enumerate(known)}
+    by_class = []
+    for split, records in (("train", training), (test_split, test)):
+        _check_labels(name, split, records.labels, known)
+        wanted = np.isin(records.labels, [place[class_name] for class_name in classes.values()])
+        good = records.check_images(np.flatnonzero(wanted), view.channels, skip_broken)
+        rows = {c: good[records.labels[good] == place[n]] for c, n in classes.items()}
+        by_class.append({c: found for c, found in rows.items() if len(found)})
+    kept = classes
+    if not need_all:
+        kept = _with_images(name, classes, [set(part) for part in by_class])
     parts = []
-    for split in ("train", test):
-        files = [str(path) for path in builder.info.splits[split].filepaths]
-        places, labels = _index(files, split)
-        by_class = {
-            c: Files.plain(places[labels == known.index(class_name)])
-            for c, class_name in enumerate(classes)
-        }
-        empty = [classes[c] for c, found in by_class.items() if not len(found)]
+    for split, records, rows in zip(("train", test_split), (training, test), by_class, strict=True):
+        empty = [class_name for c, class_name in kept.items() if c not in rows]
         if empty:
-            raise UserError(f"the split {split} of {name} has no {', '.join(empty[:5])}")
-        parts.append((RecordStorage(files), by_class))
-    return StreamedSource(name, classes, *parts, view)
-
-
-def _index(files: Sequence[str], split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns places (file, offset, length) int64 `[n, 3]` and labels int64 `[n]` of all records.
-
-    In the order of the files, which is the same everywhere: TFDS shuffles by hashes of names when
-    it prepares.
-    """
-    sizes = np.array([os.path.getsize(file) for file in files])
-    digest = hashlib.sha256(",".join([*map(os.path.basename, files), str(sizes)]).encode())
-    cache = pathlib.Path(files[0]).with_name(_INDEX_FILE.format(digest.hexdigest()[:16]))
-    if cache.exists():
-        arrays = read_arrays(cache)
-        return arrays["places"], arrays["labels"]
-    LOGGER.info("reading the records of %s once, to know their classes", split)
-    places, labels = [], []
-    for number, file in enumerate(files):
-        for offset, record in _records(file):
-            places.append((number, offset, len(record)))
-            feature = tf.train.Example.FromString(record).features.feature["label"]
-            labels.append(feature.int64_list.value[0])
-    arrays = {"places": np.array(places, np.int64), "labels": np.array(labels, np.int64)}
-    if os.access(cache.parent, os.W_OK):
-        write_arrays(cache, arrays)
-    return arrays["places"], arrays["labels"]
-
-
-def _records(file: str):
-    """Yields offset and data of every record."""
-    with open(file, "rb", buffering=2**22) as stream:
-        offset = 0
-        while header := stream.read(_HEADER):
-            (length,) = struct.unpack("<Q", header[:8].ljust(8, b"\0"))
-            data = stream.read(length)
-            if len(data) != length or len(stream.read(_FOOTER)) != _FOOTER:
-                raise UserError(f"{file} is cut short: prepare the data again")
-            yield offset + _HEADER, data
-            offset += _HEADER + length + _FOOTER
+            raise UserError(f"the split {split} of {name} has no images of {', '.join(empty[:5])}")
+        files = {c: Files.plain(records.places[rows[c]]) for c in kept}
+        parts.append((RecordStorage(records.files), files))
+    source = StreamedSource(name, [kept[c] for c in sorted(kept)], *parts, view)
+    source.origin = _origin(builder, test_split)
+    return source

@@ -2,11 +2,11 @@
 
 import dataclasses
 import hashlib
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from mnemonics_tf.data.source import ids_in_words
 from mnemonics_tf.errors import UserError
 
 
@@ -59,14 +59,16 @@ class ClassIncrementalProtocol:
     (paper, Section 5.1, benchmark protocol).
 
     Args:
-        order: original class ids in the order in which they are taught; a permutation of 0..K-1.
+        order: original class ids in the order in which they are taught.
         base_classes: number of classes in phase 0.
         num_phases: N, the number of incremental phases; 0 means that phase 0 teaches everything.
         sizes: number of classes of every phase, where they are not even; they must agree with the
             other arguments.
+        original_ids: of all classes there are; 0..K-1 where they are not given.
 
     Raises:
-        UserError: if the order is no permutation or the classes can't be shared evenly.
+        UserError: if the order does not name every class once or the classes can't be shared
+            evenly.
     """
 
     def __init__(
@@ -75,25 +77,35 @@ class ClassIncrementalProtocol:
         base_classes: int,
         num_phases: int,
         sizes: Sequence[int] | None = None,
+        original_ids: Sequence[int] | None = None,
     ):
         self.order = tuple(int(original) for original in order)
+        self._by_id = np.argsort(self.order)
         self.base_classes = base_classes
         self.num_phases = num_phases
         self._sizes = tuple(sizes) if sizes else None
-        self._check()
+        self._check(original_ids or range(len(self.order)))
 
     @classmethod
-    def from_phases(cls, phases: Sequence[Sequence[int]]) -> "ClassIncrementalProtocol":
-        """Returns the protocol that teaches these original class ids phase by phase."""
-        order = [original for phase in phases for original in phase]
-        return cls(order, len(phases[0]), len(phases) - 1, [len(phase) for phase in phases])
+    def from_phases(
+        cls, phases: Sequence[Sequence[int]], original_ids: Sequence[int] | None = None
+    ) -> "ClassIncrementalProtocol":
+        """Returns the protocol that teaches these original class ids phase by phase.
 
-    def _check(self) -> None:
+        Args:
+            phases: the ids of every phase.
+            original_ids: of all classes there are; 0..K-1 where they are not given.
+        """
+        order = [original for phase in phases for original in phase]
+        sizes = [len(phase) for phase in phases]
+        return cls(order, sizes[0], len(phases) - 1, sizes, original_ids)
+
+    def _check(self, original_ids: Sequence[int]) -> None:
         total = len(self.order)
-        if sorted(self.order) != list(range(total)):
+        if sorted(self.order) != sorted(original_ids):
             raise UserError(
-                f"the class order {list(self.order)} is no permutation of 0..{total - 1}: "
-                "name every original class id exactly once"
+                f"the class order {ids_in_words(self.order)} is no permutation of "
+                f"{ids_in_words(sorted(original_ids))}: name every original class id exactly once"
             )
         if not 1 <= self.base_classes <= total:
             raise UserError(
@@ -134,9 +146,8 @@ class ClassIncrementalProtocol:
 
     def labels_of(self, original_ids: np.ndarray) -> np.ndarray:
         """Returns the labels (int32) of an array of original class ids."""
-        position = np.empty(self.num_classes, np.int32)
-        position[list(self.order)] = np.arange(self.num_classes, dtype=np.int32)
-        return position[original_ids]
+        places = np.searchsorted(self.order, original_ids, sorter=self._by_id)
+        return self._by_id[places].astype(np.int32)
 
     @property
     def order_hash(self) -> str:
@@ -144,43 +155,3 @@ class ClassIncrementalProtocol:
         parts = [self.order, self._sizes] if self._sizes else [self.order]
         text = "|".join(",".join(map(str, part)) for part in parts)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def read_phase_classes(path: str, class_names: Sequence[str]) -> list[list[int]]:
-    """Reads which classes each phase teaches: a line a phase, names separated by commas.
-
-    Empty lines and those that begin with # do not count.
-
-    Args:
-        path: of the file.
-        class_names: by original class id.
-
-    Returns:
-        The original class ids of every phase.
-
-    Raises:
-        UserError: if the file can't be read, or does not name every class exactly once.
-    """
-    try:
-        text = pathlib.Path(path).expanduser().read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--phase_classes={path} can't be read: {error}") from error
-    lines = [line.strip() for line in text.splitlines()]
-    phases = [
-        [name.strip() for name in line.split(",") if name.strip()]
-        for line in lines
-        if line and not line.startswith("#")
-    ]
-    named = [name for phase in phases for name in phase]
-    problems = {
-        "unknown": sorted(set(named) - set(class_names)),
-        "missing": sorted(set(class_names) - set(named)),
-        "named twice": sorted({name for name in named if named.count(name) > 1}),
-    }
-    found = [f"{what}: {', '.join(names[:5])}" for what, names in problems.items() if names]
-    if found:
-        raise UserError(
-            f"--phase_classes={path} must name each of the {len(class_names)} classes once; "
-            f"{'; '.join(found)}"
-        )
-    return [[class_names.index(name) for name in phase] for phase in phases]

@@ -1,12 +1,14 @@
 """What a data source is, and one that holds its images in memory."""
 
 import abc
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
+from mnemonics_tf.errors import UserError, printable
 
 
 class DataSource(abc.ABC):
@@ -17,7 +19,10 @@ class DataSource(abc.ABC):
 
     Attributes:
         name: the name in the registry.
-        class_names: by original class id; the number of classes is its length.
+        class_names: of the classes in the order of their ids; how many there are is its length.
+        original_ids: the data's own class ids, ascending; other code knows classes by these or by
+            their labels, never by their place here.
+        origin: where the images were found and which parts were taken, in words.
         image_shape: `(height, width, channels)`.
         channel_mean: mean of x/255, one per channel.
         channel_std: standard deviation of x/255, one per channel.
@@ -29,18 +34,44 @@ class DataSource(abc.ABC):
 
     name: str
     class_names: tuple[str, ...]
+    origin: str = ""
     image_shape: tuple[int, int, int]
     channel_mean: tuple[float, ...]
     channel_std: tuple[float, ...]
     augmentation: str
     fit_image: Callable[[tf.Tensor], tf.Tensor] | None = None
 
+    #: where the ids are not 0..K-1
+    _original_ids: tuple[int, ...] | None = None
+
+    @property
+    def original_ids(self) -> tuple[int, ...]:
+        """The data's own class ids, ascending: 0..K-1 unless the data has others."""
+        return self._original_ids or tuple(range(len(self.class_names)))
+
+    def names_of(self, classes: Sequence[int]) -> list[str]:
+        """Returns the names of classes, given their original ids."""
+        names = dict(zip(self.original_ids, self.class_names, strict=True))
+        return [names[c] for c in classes]
+
+    def training_counts_of(self, classes: Sequence[int]) -> np.ndarray:
+        """Returns the number of training images of classes, given their original ids."""
+        return self.training_counts()[np.searchsorted(self.original_ids, classes)]
+
     @abc.abstractmethod
     def training_counts(self) -> np.ndarray:
         """Returns the number of training images of every class, released or not.
 
         Returns:
-            int `[num_classes]`, by original class id.
+            int `[num_classes]`, in the order of `original_ids`.
+        """
+
+    @abc.abstractmethod
+    def test_counts(self) -> np.ndarray:
+        """Returns the number of test images of every class.
+
+        Returns:
+            int `[num_classes]`, in the order of `original_ids`.
         """
 
     @abc.abstractmethod
@@ -77,10 +108,11 @@ class DataSource(abc.ABC):
         """
 
     def _check_known(self, classes: Sequence[int]) -> None:
-        unknown = [c for c in classes if not 0 <= c < len(self.class_names)]
+        known = self.original_ids
+        unknown = sorted(set(map(int, classes)) - set(known))
         if unknown:
             raise LookupError(
-                f"classes {unknown} do not exist; {self.name} has 0..{len(self.class_names) - 1}"
+                f"classes {unknown} do not exist; {self.name} has {ids_in_words(known)}"
             )
 
 
@@ -92,7 +124,7 @@ class InMemorySource(DataSource):
     Args:
         training: original class id -> uint8 `[n, h, w, c]`; the source takes the mapping's arrays.
         test: the same for the test part.
-        class_names: by original class id.
+        class_names: in the order of the original class ids.
     """
 
     def __init__(
@@ -102,13 +134,17 @@ class InMemorySource(DataSource):
         class_names: Sequence[str],
     ):
         self.class_names = tuple(class_names)
-        self.image_shape = tuple(training[0].shape[1:])
+        self._original_ids = tuple(sorted(training))
+        self.image_shape = tuple(training[self._original_ids[0]].shape[1:])
         self._training = dict(training)
         self._test = dict(test)
-        self._training_counts = np.array([len(training[c]) for c in range(len(class_names))])
+        self._training_counts = np.array([len(training[c]) for c in self._original_ids])
 
     def training_counts(self) -> np.ndarray:
         return self._training_counts.copy()
+
+    def test_counts(self) -> np.ndarray:
+        return np.array([len(self._test[c]) for c in self._original_ids])
 
     def training_set(self, classes: Sequence[int]) -> ArrayImageSet:
         self._check_known(classes)
@@ -142,3 +178,37 @@ def split_by_class(images: np.ndarray, labels: np.ndarray) -> dict[int, np.ndarr
         labels: int `[n]`, original class ids.
     """
     return {int(c): np.ascontiguousarray(images[labels == c]) for c in np.unique(labels)}
+
+
+def ids_in_words(ids: Sequence[int]) -> str:
+    """Returns class ids as `0..9`, or the first of them where they do not follow each other."""
+    if len(ids) > 2 and list(ids) == list(range(ids[0], ids[0] + len(ids))):
+        return f"{ids[0]}..{ids[-1]}"
+    return ", ".join(map(str, ids[:10])) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+
+
+def check_class_names(names: Sequence[str], place: str, remedy: str) -> None:
+    """Refuses names that files of one name a line, in UTF-8, can't hold: at the end of a phase.
+
+    Args:
+        names: of the classes.
+        place: where they come from, for the message.
+        remedy: what to do, for the message.
+
+    Raises:
+        UserError: names the first one that is not fit.
+    """
+    seen = set()
+    for name in names:
+        if not name.strip():
+            problem = "is empty"
+        elif any("\ud800" <= character <= "\udfff" for character in name):
+            problem = "is not UTF-8"
+        elif any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
+            problem = "has a line break or another control character in it"
+        elif name in seen:
+            problem = "stands for two classes"
+        else:
+            seen.add(name)
+            continue
+        raise UserError(f"{place}: the class name '{printable(name)}' {problem}: {remedy}")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.settings import Settings
 
 #: before the name of a data set, in --dataset: one that TensorFlow Datasets knows
@@ -17,7 +18,7 @@ class SourceOptions:
 
     Attributes:
         image_size: height and width that images are brought to; 0 is the source's own choice.
-        skip_broken: leave broken files out, instead of stopping.
+        skip_broken: leave broken images out, instead of stopping.
         test_share: share of each class's images that become the test part, where a folder has no
             split of its own.
         split_seed: decides which ones.
@@ -59,7 +60,9 @@ def _imagenet(name: str) -> Callable[[str, bool, SourceOptions], DataSource]:
     def load(data_dir: str, download: bool, options: SourceOptions) -> DataSource:
         from mnemonics_tf.data import imagenet
 
-        return imagenet.load_imagenet(name, data_dir, options.image_size or 224)
+        return imagenet.load_imagenet(
+            name, data_dir, options.image_size or 224, options.skip_broken
+        )
 
     return load
 
@@ -107,15 +110,33 @@ def create(
     if name.startswith(TFDS_PREFIX):
         from mnemonics_tf.data import prepared
 
-        return prepared.load_prepared(
-            name.removeprefix(TFDS_PREFIX), data_dir, download, options.image_size
+        source = prepared.load_prepared(
+            name.removeprefix(TFDS_PREFIX),
+            data_dir,
+            download,
+            options.image_size,
+            options.skip_broken,
         )
-    if name not in SOURCES:
+    elif name in SOURCES:
+        source = SOURCES[name](data_dir, download, options)
+    else:
         raise UserError(
             f"unknown data source {name!r}; known ones: {', '.join(sorted(SOURCES))}, and "
             f"{TFDS_PREFIX}NAME for a set that TensorFlow Datasets knows"
         )
-    return SOURCES[name](data_dir, download, options)
+    LOGGER.info("%s", described(source))
+    return source
+
+
+def described(source: DataSource) -> str:
+    """Returns what was read, on one line: how many images of how many classes, and from where."""
+    height, width, _ = source.image_shape
+    origin = f", from {source.origin}" if source.origin else ""
+    return (
+        f"{source.name}: {source.training_counts().sum()} training and "
+        f"{source.test_counts().sum()} test images of {len(source.class_names)} classes, "
+        f"{height} x {width} pixels{origin}"
+    )
 
 
 def open_source(settings: Settings) -> DataSource:

@@ -1,40 +1,17 @@
 """A source of images that stay on disk, in files or in records, until they are asked for."""
 
-import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from mnemonics_tf.data.encoded import CENTRE_CROP, EncodedImageSet, View
 from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.storage import Storage
 
 #: of x / 255 over ImageNet's training images: the constants that LUCIR and most others use
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class Storage(abc.ABC):
-    """Where the bytes of image files come from."""
-
-    @abc.abstractmethod
-    def read(self, key: tf.Tensor) -> tf.Tensor:
-        """Returns the bytes of the file that a key names, inside a graph."""
-
-
-class FileStorage(Storage):
-    """Files below a directory; keys are their paths from there.
-
-    Args:
-        root: the directory.
-    """
-
-    def __init__(self, root: str):
-        self._root = root.rstrip("/") + "/"
-
-    def read(self, key: tf.Tensor) -> tf.Tensor:
-        return tf.io.read_file(self._root + key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +40,7 @@ class StreamedSource(DataSource):
 
     Args:
         name: in the registry.
-        class_names: by original class id.
+        class_names: in the order of the original class ids.
         training: where training images are read from, and each class's, by original id.
         test: the same for the test part.
         view: what becomes of the images.
@@ -79,20 +56,26 @@ class StreamedSource(DataSource):
     ):
         self.name = name
         self.class_names = tuple(class_names)
+        self._original_ids = tuple(sorted(training[1]))
         self.image_shape = view.image_shape
         colour = view.channels == 3
         self.channel_mean = IMAGENET_MEAN if colour else (float(np.mean(IMAGENET_MEAN)),)
         self.channel_std = IMAGENET_STD if colour else (float(np.mean(IMAGENET_STD)),)
         # Small images are cropped as CIFAR's are: a twelfth of their area would show nothing.
-        self.augmentation = "crop_mirror" if view.centre == 1 else "resized_crop_mirror"
+        # Grey ones are mostly written signs, which a mirror changes.
+        whole = "crop_mirror" if colour else "shift"
+        self.augmentation = whole if view.centre == 1 else "resized_crop_mirror"
         self.fit_image = view.fit
         self._view = view
         self._training = (training[0], dict(training[1]))
         self._test = (test[0], dict(test[1]))
-        self._counts = np.array([len(training[1][c]) for c in range(len(class_names))])
+        self._counts = np.array([len(training[1][c]) for c in self._original_ids])
 
     def training_counts(self) -> np.ndarray:
         return self._counts.copy()
+
+    def test_counts(self) -> np.ndarray:
+        return np.array([len(self._test[1][c]) for c in self._original_ids])
 
     def training_set(self, classes: Sequence[int]) -> EncodedImageSet:
         self._check_known(classes)
@@ -115,7 +98,7 @@ class StreamedSource(DataSource):
     ) -> EncodedImageSet:
         chosen = [files[c] for c in classes]
         return EncodedImageSet(
-            storage.read,
+            storage,
             np.concatenate([f.keys for f in chosen]) if chosen else np.empty(0, "S1"),
             np.repeat(np.asarray(classes, np.int32), [len(f) for f in chosen]),
             self._view,

@@ -91,7 +91,7 @@ def _embed_phase(
     return Embedding(
         phase,
         num_seen,
-        tuple(source.class_names[order[label]] for label in labels),
+        tuple(source.names_of([order[label] for label in labels])),
         tuple(groups[0]),
         {name: tuple(group) for name, group in zip(chosen, groups[1:], strict=True)},
     )

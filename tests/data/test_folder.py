@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 import os
 import struct
@@ -7,10 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnemonics_tf.data import checking, decoding, sources
+from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
-from mnemonics_tf.data.encoded import MAX_PIXELS
+from mnemonics_tf.data.decoding import MAX_PIXELS
 from mnemonics_tf.data.folder import FolderOptions, load_folder
+from mnemonics_tf.data.image_set import MixedImageSet, naming_broken_files
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
 from tests.data.image_files import encode, make_folder, smooth_image
 
@@ -104,9 +109,203 @@ def test_broken_files_are_left_out_on_request(tmp_path, caplog):
     assert source.training_counts().tolist() == [3, 3]
 
 
+def test_files_that_pillow_reads_and_training_does_not(tmp_path):
+    """A PNG without its end: all pixels are there, but TensorFlow asks for what follows."""
+    make_folder(tmp_path, {"a": 4, "b": 4})
+    contents = encode(smooth_image(), "PNG")
+    (tmp_path / "b" / "cut.png").write_bytes(contents[:-12])
+    (tmp_path / "b" / "whole.png").write_bytes(contents)
+    with pytest.raises(UserError, match="1 of 10 files.*\n.*b/cut.png: Invalid PNG"):
+        load_folder(str(tmp_path), OPTIONS)
+    source = load_folder(str(tmp_path), SKIPPING)
+    assert source.training_counts().sum() + source.test_counts().sum() == 9
+
+
+def test_only_the_formats_named_are_opened(tmp_path):
+    """An EPS would start Ghostscript, whatever its suffix says."""
+    make_folder(tmp_path, {"a": 4, "b": 4})
+    (tmp_path / "b" / "x.jpg").write_bytes(encode(smooth_image(), "EPS"))
+    (tmp_path / "b" / "y.png").write_bytes(encode(smooth_image(), "TIFF"))
+    with pytest.raises(UserError, match="2 of 10 files") as caught:
+        load_folder(str(tmp_path), OPTIONS)
+    assert str(caught.value).count("no image that can be recognised") == 2
+
+
+# Verdicts are kept
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Notes how many files were decoded by the check."""
+    count = []
+
+    def examine(*arguments):
+        count.append(1)
+        return decoding.examine(*arguments)
+
+    monkeypatch.setattr(checking, "examine", examine)
+    return count
+
+
+def test_files_are_checked_once_for_name_size_and_time(tmp_path, decoded):
+    root = make_folder(tmp_path, {"a": 4, "b": 4})
+    for changed in (8, 0, 1):
+        if changed == 1:
+            contents = encode(smooth_image(), "PNG")
+            (root / "a" / "000.JPEG").write_bytes(contents)
+        decoded.clear()
+        source = load_folder(str(root), OPTIONS)
+        assert len(decoded) == changed
+        assert source.training_counts().tolist() == [3, 3]
+    assert all(file.suffix == ".JPEG" for file in root.glob("*/*"))
+
+
+def test_broken_files_are_not_taken_for_good_later(tmp_path):
+    root = make_folder(tmp_path, {"a": 4, "b": 4})
+    break_files(root)
+    for _ in range(2):
+        with pytest.raises(UserError, match="4 of 12 files"):
+            load_folder(str(root), OPTIONS)
+
+
+@pytest.mark.parametrize("damage", ["cut", "nowhere"])
+def test_notes_that_are_lost_cost_time_only(tmp_path, monkeypatch, decoded, damage):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = make_folder(tmp_path / "images", {"a": 4, "b": 4})
+    if damage == "nowhere":
+        (tmp_path / "cache").write_text("no folder")
+    load_folder(str(root), OPTIONS)
+    for file in (tmp_path / "cache").glob("*/*"):
+        file.write_bytes(file.read_bytes()[:-40])
+    load_folder(str(root), OPTIONS)
+    assert len(decoded) == 16
+
+
+@pytest.mark.parametrize("image_size", [16, 96])
+def test_a_file_that_breaks_after_the_check_is_named(tmp_path, image_size):
+    root = make_folder(tmp_path, {"a": 4, "b": 4})
+    source = load_folder(str(root), dataclasses.replace(OPTIONS, image_size=image_size))
+    data = PhaseData(source, ClassIncrementalProtocol([0, 1], 1, 1), keep_past=True)
+    pipeline = Pipeline(
+        Normalization(source.channel_mean, source.channel_std),
+        AUGMENTATIONS[source.augmentation],
+        0,
+    )
+    (phase, _) = data._protocol.phases
+    images = data.training_set(phase)
+    name = keys(images)[1]
+    (root / name).write_bytes((root / name).read_bytes()[:-99])
+    with pytest.raises(UserError, match=f"{name} could be decoded before"):
+        images.load_all()
+    with (
+        pytest.raises(UserError, match=f"{name} could be decoded before"),
+        data.naming_broken_files(),
+    ):
+        list(pipeline.training_batches(images, 2, "train", 0))
+    mixed = MixedImageSet.of([images, images.subset(np.array([1, 0]))])
+    with pytest.raises(UserError, match=name):
+        mixed.load_all()
+
+
+def test_other_trouble_passes():
+    with pytest.raises(tf.errors.ResourceExhaustedError), naming_broken_files([]):
+        raise tf.errors.ResourceExhaustedError(None, None, "full")
+    with pytest.raises(tf.errors.InvalidArgumentError), naming_broken_files([]):
+        raise tf.errors.InvalidArgumentError(None, None, "something else")
+
+
+# What is not read
+
+
+def test_what_is_left_out_is_counted(tmp_path, caplog):
+    root = make_folder(tmp_path, {"a": 4, "b": 4, "a/more": 3, "b/more/deeper": 2})
+    os.symlink("/no/such/file.png", root / "a" / "link.png")
+    os.symlink("/no/such/folder", root / "c")
+    os.mkfifo(root / "b" / "pipe.jpg")
+    (root / "b" / "scan.TIF").write_bytes(b"")
+    (root / "loose.png").write_bytes(encode(smooth_image(), "PNG"))
+    with caplog.at_level(logging.INFO, logger="mnemonics_tf"):
+        source = sources.create("folder", str(root), False, sources.SourceOptions(16))
+    for words in (
+        "5 image files in sub-folders of class folders (first: a/more/000.JPEG)",
+        "2 broken links (first: c)",
+        "1 files that are no regular ones (first: b/pipe.jpg)",
+        "1 .tif files (first: b/scan.TIF)",
+        "1 image files in no class's folder (first: loose.png)",
+        f"folder: {source.training_counts().sum()} training and 2 test images of 2 classes, "
+        f"16 x 16 pixels, from the class folders of {root}",
+    ):
+        assert words in caplog.text
+
+
+def test_a_second_test_part_is_told_of(tmp_path, caplog):
+    make_folder(tmp_path, {**SPLIT, "test/cat": 3, "extra/dog": 2})
+    with caplog.at_level(logging.INFO, logger="mnemonics_tf"):
+        source = sources.create("folder", str(tmp_path), False, sources.SourceOptions(16))
+    assert source.test_counts().tolist() == [2, 1]
+    assert "3 image files in test/ (the parts are train, val)" in caplog.text
+    assert "2 image files in extra/" in caplog.text
+    assert "7 training and 3 test images of 2 classes, 16 x 16" in caplog.text
+    assert f"from train/ and val/ of {tmp_path}" in caplog.text
+
+
+def test_nothing_is_told_where_everything_is_read(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="mnemonics_tf"):
+        load_folder(str(make_folder(tmp_path, SPLIT)), OPTIONS)
+    assert not caplog.text
+
+
+def test_tiny_imagenet_as_it_comes(tmp_path, caplog):
+    make_folder(tmp_path, {f"train/n0{c}/images": 3 for c in "12"} | {"val/images": 5})
+    make_folder(tmp_path / "test", {"images": 2})
+    (tmp_path / "train" / "n01" / "n01_boxes.txt").write_text("0 0 1 1")
+    rows = ("000.JPEG\tn02", "001.JPEG\tn01\t0\t0\t9\t9", "002.JPEG\tn02", "gone.JPEG\tn01")
+    (tmp_path / "val" / "val_annotations.txt").write_text("\n".join(rows) + "\n")
+    with caplog.at_level(logging.INFO, logger="mnemonics_tf"):
+        source = sources.create("folder", str(tmp_path), False, sources.SourceOptions(16))
+    assert source.class_names == ("n01", "n02")
+    assert keys(source.training_set([1]))[0] == "train/n02/images/000.JPEG"
+    assert keys(source.test_set([0, 1])) == [f"val/images/00{i}.JPEG" for i in (1, 0, 2)]
+    assert "whose classes val_annotations.txt names" in caplog.text
+    assert "2 images that val_annotations.txt does not name" in caplog.text
+    assert "1 images that val_annotations.txt names, but that are not there" in caplog.text
+    (tmp_path / "val" / "val_annotations.txt").write_text("000.JPEG n02\n")
+    with pytest.raises(UserError, match="val_annotations.txt, line 1: expected"):
+        load_folder(str(tmp_path), OPTIONS)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [(b"caf\xe9", r"'caf\\xe9' is not UTF-8: rename"), (b"a\nb", r"'a\\nb' has a line break")],
+)
+def test_names_that_no_export_could_hold(tmp_path, split, name, message):
+    parts = ("train", "val") if split else (".",)
+    make_folder(tmp_path, {f"{part}/ok": 3 for part in parts})
+    for part in parts:
+        os.mkdir(os.path.join(os.fsencode(tmp_path / part), name))
+    with pytest.raises(UserError, match=message):
+        load_folder(str(tmp_path), OPTIONS)
+
+
+def test_file_names_need_not_be_text(tmp_path):
+    root = make_folder(tmp_path, {"a": 4, "b": 4})
+    place = os.path.join(os.fsencode(root / "b"), b"caf\xe9.jpg")
+    with open(place, "wb") as stream:
+        stream.write(encode(smooth_image(), "JPEG"))
+    source = load_folder(str(root), OPTIONS)
+    assert len(source.training_set([0, 1]).load_all()) + source.test_counts().sum() == 9
+    with open(place, "wb") as stream:
+        stream.write(b"broken")
+    with pytest.raises(UserError, match=r"b/caf\\xe9.jpg: no image"):
+        load_folder(str(root), OPTIONS)
+
+
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
+        ({"train/a": 3, "train/b": 3}, r"holds train/ .* none of val/, .*--data_dir=.*train"),
+        ({"val/a": 3, "val/b": 3}, r"holds val/ .* none of train/"),
         ({"only": 3}, "holds 1 folders"),
         ({"a": 0, "b": 0}, "no images"),
         ({"a": 3, "b": 1}, "1 classes .* no test images .*b"),

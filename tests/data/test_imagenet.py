@@ -61,6 +61,27 @@ def test_folders(tmp_path, few):
     assert load_imagenet("imagenet", str(tmp_path), 224).augmentation == "resized_crop_mirror"
 
 
+def test_every_image_is_decoded_before_training(tmp_path, few, caplog):
+    folders = {f"{part}/n0{i}": 2 for part in ("train", "val") for i in (2, 4)}
+    make_folder(tmp_path, folders)
+    file = tmp_path / "train" / "n04" / "001.JPEG"
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(UserError, match="1 of 8 files .*\n.*train/n04/001.JPEG"):
+        load_imagenet("imagenet_subset", str(tmp_path), 32)
+    source = load_imagenet("imagenet_subset", str(tmp_path), 32, skip_broken=True)
+    assert source.training_counts().tolist() == [2, 1]
+    (tmp_path / "train" / "n04" / "000.JPEG").write_bytes(b"")
+    with pytest.raises(UserError, match="all 2 images of n04 in train are broken"):
+        load_imagenet("imagenet_subset", str(tmp_path), 32, skip_broken=True)
+
+
+def test_images_of_imagenet_that_are_left_out_are_told_of(tmp_path, few, caplog):
+    folders = {f"{part}/n0{i}": 1 for part in ("train", "val") for i in (2, 4)}
+    make_folder(tmp_path, {**folders, "train/n02/more": 3})
+    load_imagenet("imagenet_subset", str(tmp_path), 32)
+    assert "3 image files in sub-folders of class folders" in caplog.text
+
+
 def test_classes_that_are_missing_are_named(tmp_path, few):
     make_folder(tmp_path, {"train/n02": 2, "train/n04": 0, "val/n02": 1, "val/n04": 1})
     with pytest.raises(UserError, match=r"lacks images of 1 of 2 classes \(first: n04\)"):

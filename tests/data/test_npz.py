@@ -1,8 +1,13 @@
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
-from mnemonics_tf.data import sources
+from mnemonics_tf.data import npz, sources
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.run_checks import make_protocol
+from mnemonics_tf.settings import ProtocolSettings, Settings
 
 
 def arrays(**changes) -> dict[str, np.ndarray]:
@@ -26,8 +31,8 @@ def test_a_good_file(tmp_path):
     source, given = load(tmp_path), arrays()
     assert source.class_names == ("2", "7", "40")
     assert source.image_shape == (6, 5, 3)
-    np.testing.assert_array_equal(source.training_set([2]).images, given["x_train"][2::3])
-    np.testing.assert_array_equal(source.test_set([2]).images, given["x_test"][0::3])
+    np.testing.assert_array_equal(source.training_set([40]).images, given["x_train"][2::3])
+    np.testing.assert_array_equal(source.test_set([40]).images, given["x_test"][0::3])
     pixels = given["x_train"] / 255
     np.testing.assert_allclose(source.channel_mean, pixels.mean((0, 1, 2)))
     np.testing.assert_allclose(source.channel_std, pixels.std((0, 1, 2)))
@@ -57,6 +62,90 @@ def test_grey_images_without_a_channel(tmp_path):
 def test_files_of_another_form(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         load(tmp_path, **changes)
+
+
+def test_labels_are_the_original_ids(tmp_path):
+    """The ids that reports and exports name, and that --class_order takes."""
+    source = load(tmp_path)
+    assert source.original_ids == (2, 7, 40)
+    assert source.training_set([40, 2]).labels.tolist() == [40] * 4 + [2] * 4
+    assert source.names_of([40, 2]) == ["40", "2"]
+    assert source.training_counts_of([40, 7]).tolist() == [4, 4]
+    wanted = ProtocolSettings(dataset="npz", base_classes=1, num_phases=2, class_order=(40, 7, 2))
+    settings = Settings(protocol=wanted)
+    protocol = make_protocol(settings, 3, source.class_names, source.original_ids)
+    assert protocol.original_ids([0, 2]) == [40, 2]
+    assert protocol.labels_of(np.array([2, 40, 7])).tolist() == [2, 0, 1]
+    with pytest.raises(LookupError, match="npz has 2, 7, 40"):
+        source.training_set([0])
+
+
+def test_labels_of_more_than_32_bits(tmp_path):
+    labels = {"y_train": np.tile([7, 2, 2**40], 4), "y_test": np.tile([2**40, 2, 7], 2)}
+    with pytest.raises(UserError, match="expected numbers of 32 bits"):
+        load(tmp_path, **labels)
+
+
+def test_compressed_files_are_read(tmp_path):
+    np.savez_compressed(tmp_path / "data.npz", **arrays(), thumbnails=np.array([{}], object))
+    source = sources.create("npz", str(tmp_path / "data.npz"), False)
+    np.testing.assert_array_equal(source.training_set([7]).images, arrays()["x_train"][0::3])
+
+
+def test_what_unpacks_to_far_more_than_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "_MAX_UNPACKED_BYTES", 2**20)
+    images = np.zeros((12, 500, 500, 3), np.uint8)
+    np.savez_compressed(tmp_path / "data.npz", **arrays(x_train=images))
+    with pytest.raises(UserError, match="would unpack to 9.*np.savez "):
+        sources.create("npz", str(tmp_path / "data.npz"), False)
+
+
+def test_members_that_overlap(tmp_path):
+    """An array that holds the bytes of the next one: a chain takes many times the file."""
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(tmp_path / "inner.npz", "w") as archive:
+        archive.writestr("x_train.npy", npy(np.zeros((12, 60, 50, 3), np.uint8)))
+        inner = archive.getinfo("x_train.npy")
+    contents = np.frombuffer((tmp_path / "inner.npz").read_bytes(), np.uint8)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("more.npy", npy(contents))
+        inner.header_offset = len("more.npy") + 30 + len(npy(contents)) - len(contents)
+        archive.filelist.append(inner)
+    with pytest.raises(UserError, match="its members overlap"):
+        sources.create("npz", str(path), False)
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (np.array(["cat", "dog", "owl"]), ("cat", "dog", "owl")),
+        (np.array([b"cat", b"dog", b"owl"]), ("cat", "dog", "owl")),
+        (np.array([f"c{i}" for i in range(41)]), ("c2", "c7", "c40")),
+    ],
+)
+def test_the_file_may_name_its_classes(tmp_path, given, expected):
+    assert load(tmp_path, class_names=given).class_names == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.arange(3), "expected texts"),
+        (np.array(["a", "b"]), "2 names for 3 classes"),
+        (np.array(["a", "b", "a"]), "'a' stands for two classes"),
+        (np.array(["a", "b\nc", "d"]), r"'b\\nc' has a line break"),
+        (np.array([b"a", b"caf\xe9", b"d"]), "not UTF-8"),
+    ],
+)
+def test_names_that_are_not_fit(tmp_path, given, message):
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, class_names=given)
 
 
 def test_no_file(tmp_path):

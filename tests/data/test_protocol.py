@@ -1,11 +1,7 @@
 import numpy as np
 import pytest
 
-from mnemonics_tf.data.protocol import (
-    ClassIncrementalProtocol,
-    class_order,
-    read_phase_classes,
-)
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol, class_order
 from mnemonics_tf.errors import UserError
 
 
@@ -76,43 +72,3 @@ def test_base_classes_out_of_range(base_classes):
 def test_an_order_that_is_no_permutation(order):
     with pytest.raises(UserError, match="no permutation of 0.."):
         ClassIncrementalProtocol(order, 1, 1)
-
-
-NAMES = ("cat", "dog", "New York", "owl")
-
-
-def write_phases(folder, text: str) -> str:
-    (folder / "phases.txt").write_text(text, "utf-8")
-    return str(folder / "phases.txt")
-
-
-def test_phases_may_name_their_classes(tmp_path):
-    path = write_phases(tmp_path, "# first\nowl, New York\n\n dog,\ncat\n")
-    phases = read_phase_classes(path, NAMES)
-    assert phases == [[3, 2], [1], [0]]
-    protocol = ClassIncrementalProtocol.from_phases([[3, 2], [1, 0]])
-    assert protocol.order == (3, 2, 1, 0)
-    assert [phase.new_classes for phase in protocol.phases] == [range(2), range(2, 4)]
-    uneven = ClassIncrementalProtocol.from_phases([[3], [1, 2], [0]])
-    assert [phase.seen_classes for phase in uneven.phases] == [range(1), range(3), range(4)]
-    assert (uneven.base_classes, uneven.num_phases) == (1, 2)
-    other = ClassIncrementalProtocol.from_phases([[3], [1], [2, 0]])
-    assert other.order_hash != uneven.order_hash
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("cat,dog\nowl", "missing: New York"),
-        ("cat,dog,New York\nowl,cat", "named twice: cat"),
-        ("cat,dog,New York\nowl,cow", "unknown: cow"),
-    ],
-)
-def test_phases_must_name_every_class_once(tmp_path, text, message):
-    with pytest.raises(UserError, match=message):
-        read_phase_classes(write_phases(tmp_path, text), NAMES)
-
-
-def test_a_file_of_phases_that_is_not_there():
-    with pytest.raises(UserError, match="can't be read"):
-        read_phase_classes("no/such/file", NAMES)
