@@ -11,6 +11,7 @@ from absl.testing import flagsaver
 #: What takes longest by far goes first: whoever got one of these last would be waited for.
 LONGEST = {
     "test_workers.py",
+    "test_one_trace.py",
     "test_folder_run.py",
     "test_devices.py",
     "test_experiment.py",

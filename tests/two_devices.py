@@ -12,7 +12,6 @@ from mnemonics_tf import devices
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
-from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.exemplars.replicated import ReplicatedTemporaryModel
 from mnemonics_tf.exemplars.temporary_model import BaseLevelSettings, TemporaryModel
@@ -48,13 +47,12 @@ def train(strategy, mixed_precision: str) -> dict[str, np.ndarray]:
     """
     model, old = make_models(strategy)
     method = LUCIR(MethodSettings())
-    phase = Phase(1, range(3, 5), range(5))
     settings = OptimizationSettings(2, 0.05, (), 0.1, 0.9, 5e-4, False, 8)
 
     def loss_parts(batch, outputs, old_outputs):
         if old_outputs is None:
             return {"classification": cross_entropy(batch["label"], outputs.logits)}
-        return method.loss_parts(batch, outputs, old_outputs, phase)
+        return method.loss_parts(batch, outputs, old_outputs)
 
     old = old if mixed_precision == "off" else None
     loop = TrainingLoop(model, old, loss_parts, settings, PIPELINE, strategy, mixed_precision)

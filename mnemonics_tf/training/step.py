@@ -113,6 +113,8 @@ class TrainingStep:
             batch: as a `Feed` makes it.
         """
         images, counted = batch["image"], batch["weight"] > 0
+        if self.compiled and not images.shape.is_fully_defined():
+            raise ValueError(f"XLA compiles by shape, and batches are of shape {images.shape}")
         factor = self._loss_scale.factor.read_value() if self._loss_scale else None
         with tf.GradientTape() as tape:
             with statistics_over(counted, padded=self.compiled):

@@ -48,7 +48,7 @@ def test_methods_choose_rows():
 def test_methods_that_share_runs_train_the_same(method, other):
     """Every member but the head is the very same; it is what the rows of iCaRL rest on."""
     members = {name for name in vars(Method) if not name.startswith("__")} - {"prediction_head"}
-    assert members >= {"loss_parts", "configure", "classifier", "after_training"}
+    assert members >= {"loss_parts", "freezes_old_classes", "classifier", "after_training"}
     for name in members:
         mine, theirs = (inspect.getattr_static(METHODS[key], name) for key in (method, other))
         assert mine is theirs, name
