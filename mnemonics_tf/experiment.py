@@ -183,6 +183,12 @@ class Experiment:
             phase, training_set, old_model, model, evaluator, memory, checkpoints, self.stop
         )
         snapshot = checkpoints.latest()
+        if snapshot and snapshot.stage not in (*(name for name, _ in STAGES), _TEST):
+            raise UserError(
+                f"the checkpoint of phase {phase.index} is of a stage {snapshot.stage!r}, which "
+                "this version does not have: go on with the version that wrote it, or remove "
+                f"{context.directory.phase(phase.index)} to begin the phase again"
+            )
         if snapshot:
             LOGGER.info("phase %d goes on from its checkpoint", phase.index)
             state.restore(snapshot)

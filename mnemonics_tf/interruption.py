@@ -45,7 +45,7 @@ class StopRequest:
             number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         )
         name = signal.Signals(number).name
-        line = f"{name}: saving at the end of this epoch or step; once more stops at once\n"
+        line = f"{name}: saving after the steps in progress; once more stops at once\n"
         # Not by print: its buffer may be in use by what the signal interrupted.
         with contextlib.suppress(OSError):
             os.write(_STANDARD_OUTPUT, line.encode())

@@ -171,7 +171,7 @@ def build_outer_step(case: dict):
 
     def loss(parameters, inputs, labels):
         def logits():
-            return model.classifier(inputs) if on_features else model(inputs).logits
+            return model.logits(inputs) if on_features else model(inputs).logits
 
         values = model.functional_call(variables, parameters, logits)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, values))

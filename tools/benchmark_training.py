@@ -79,14 +79,13 @@ Turn = Callable[[int], float]
 
 
 @dataclasses.dataclass(frozen=True)
-class OneBatch:
-    """A pipeline that costs nothing: the same batch of random images at every step."""
+class OneBatch(Pipeline):
+    """A pipeline that costs nothing: the same augmented images at every step."""
 
-    batch: dict[str, tf.Tensor]
+    ready: tf.Tensor
 
-    def training_batches(self, images: ArrayImageSet, batch_size: int, *key) -> tf.data.Dataset:
-        """Returns as many batches as an epoch over `images` has."""
-        return tf.data.Dataset.from_tensors(self.batch).repeat(len(images) // batch_size)
+    def augmented(self, images, epoch_seed, step):
+        return self.ready
 
 
 def random_images(count: int) -> ArrayImageSet:
@@ -118,7 +117,7 @@ def build_model() -> IncrementalModel:
 
 def training_turn(
     model: IncrementalModel,
-    pipeline: Pipeline | OneBatch,
+    pipeline: Pipeline,
     loss_parts: LossParts = plain_loss,
     old_model: IncrementalModel | None = None,
 ) -> Turn:
@@ -220,7 +219,10 @@ def our_turns() -> dict[str, Turn]:
     transferred.enable_transfer()
     return {
         "plain": training_turn(build_model(), pipeline),
-        "bare": training_turn(build_model(), OneBatch(ready)),
+        "bare": training_turn(
+            build_model(),
+            OneBatch(NORMALIZATION, AUGMENTATIONS["crop_mirror"], 0, ready["image"]),
+        ),
         "lucir": training_turn(build_model(), pipeline, lucir_loss, old_model.frozen_copy()),
         "transfer": training_turn(transferred, pipeline),
         "pipeline": pipeline_turn(pipeline),
