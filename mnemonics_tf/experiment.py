@@ -27,8 +27,8 @@ from mnemonics_tf.export import ExportedClasses, export_name, export_phase
 from mnemonics_tf.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import MethodSettings
+from mnemonics_tf.models.classifiers import capacity_for
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
-from mnemonics_tf.models.layers import capacity_for
 from mnemonics_tf.phase_summaries import show_phase
 from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.run_checks import (

@@ -10,8 +10,8 @@ from mnemonics_tf.evaluation.evaluator import unit_length
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.exemplars.mnemonics import Course
 from mnemonics_tf.exemplars.probe import margins
+from mnemonics_tf.models.classifiers import CosineClassifier
 from mnemonics_tf.models.incremental import Outputs
-from mnemonics_tf.models.layers import CosineClassifier
 from mnemonics_tf.run_state import PhaseState
 from mnemonics_tf.summaries import Summaries
 

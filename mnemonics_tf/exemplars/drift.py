@@ -9,13 +9,12 @@ from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.progress import LOGGER
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.run_state import PhaseState, RunContext
-from mnemonics_tf.training.loop import TrainingLoop
-from mnemonics_tf.training.model_level import classification_alone, finetune_settings
+from mnemonics_tf.training.model_level import classification_alone, finetune_settings, training_loop
 
 
 def copy_of(context: RunContext, model: IncrementalModel) -> IncrementalModel:
     """Returns a model of its own variables like `model`; the run has one, for all phases."""
-    key = ("copy", id(model))
+    key = ("copy", id(model), model.classifier.capacity)
     if key not in context.temporary_models:
         classes = model.classifier
         with context.strategy.scope():
@@ -68,8 +67,10 @@ def drifted_copies(
             generator.permutation(images.indices_of(new))[:quota] for new in state.phase.new_classes
         ]
         seen = concatenate([images.subset(np.concatenate(rows)), old])
-        loop = _loop(context, copy)
-        loop.start_stage(settings)
+        # Not in 16 bits, as all of exemplar learning; all copies of all phases share the loop.
+        loop = training_loop(
+            context, "drift", copy, None, classification_alone, settings, plain=True
+        )
         epochs = max(1, round(settings.epochs * k / (size - 1)))
         for epoch in range(epochs):
             figures = loop.run_epoch(seen, epoch, "drift", state.phase.index, k)
@@ -78,23 +79,3 @@ def drifted_copies(
         )
         states.append(copy.state())
     return states
-
-
-def _loop(context: RunContext, copy: IncrementalModel) -> TrainingLoop:
-    """Returns the loop that all copies of all phases share.
-
-    In float32 whatever the run's precision, like all of exemplar learning.
-    """
-    settings = finetune_settings(context)
-    key = ("drift", id(copy), id(copy.classifier), copy.transfer, settings.fixed)
-    if key not in context.loops:
-        context.loops[key] = TrainingLoop(
-            copy,
-            None,
-            classification_alone,
-            settings,
-            context.pipeline,
-            context.strategy,
-            kind="drift",
-        )
-    return context.loops[key]

@@ -323,7 +323,7 @@ def _learner(
     check_memory(model.backbone, base, per_step, wanted.outer_batch_size)
     normalization = pipeline.normalization
     augmentation, black, seed = pipeline.augmentation, normalization.black, context.exemplar_seed
-    key = ("temporary", id(model), id(model.classifier), model.transfer, base, seed)
+    key = ("temporary", id(model), model.classifier.capacity, model.transfer, base, seed)
     if key not in context.temporary_models:
         with context.strategy.scope():
             temporary = TemporaryModel(model, base, augmentation, black, seed)

@@ -9,8 +9,8 @@ import tensorflow as tf
 from mnemonics_tf.data.augmentation import Augmentation
 from mnemonics_tf.exemplars import metagradient
 from mnemonics_tf.exemplars.bilevel import BilevelProblem, MetaGradientResult
+from mnemonics_tf.models.classifiers import CosineClassifier
 from mnemonics_tf.models.incremental import IncrementalModel
-from mnemonics_tf.models.layers import CosineClassifier
 from mnemonics_tf.randomness import numpy_generator, stateless_seed
 
 #: where the inner loop begins

@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.models.classifiers import MASKED
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
-from mnemonics_tf.models.layers import MASKED
 
 
 @dataclasses.dataclass(frozen=True)

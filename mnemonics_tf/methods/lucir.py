@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.methods.base import MeanOver, Method, cross_entropy
-from mnemonics_tf.models.layers import MASKED
+from mnemonics_tf.models.classifiers import MASKED
 
 
 class LUCIR(Method):

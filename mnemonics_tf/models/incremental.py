@@ -9,16 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.models.layers import (
+from mnemonics_tf.models.classifiers import (
     CLASSIFIERS,
     MASKED,
     GrowingClassifier,
     LogitCorrection,
-    PlainWeights,
-    WeightTransferConvolution,
     capacity_for,
     seen_columns,
 )
+from mnemonics_tf.models.layers import PlainWeights, WeightTransferConvolution
 from mnemonics_tf.models.resnet import BACKBONES
 from mnemonics_tf.randomness import derive_seed
 from mnemonics_tf.run_directory import check_shapes

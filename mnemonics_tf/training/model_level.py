@@ -140,6 +140,7 @@ def training_loop(
     old_model: IncrementalModel | None,
     loss_parts: LossParts,
     settings: OptimizationSettings,
+    plain: bool = False,
 ) -> TrainingLoop:
     """Returns the run's loop of this kind, at the start of a stage; its graphs serve all phases.
 
@@ -150,9 +151,17 @@ def training_loop(
         old_model: the frozen model of the phase before, or None.
         loss_parts: the loss, by part and example.
         settings: of the optimiser.
+        plain: in float32 and not compiled, whatever the run's settings.
     """
     # What trains differs with weight transfer; a wider classifier is another variable.
-    key = (kind, id(model), id(old_model), id(model.classifier), model.transfer, settings.fixed)
+    key = (
+        kind,
+        id(model),
+        id(old_model),
+        model.classifier.capacity,
+        model.transfer,
+        settings.fixed,
+    )
     if key not in context.loops:
         context.loops[key] = TrainingLoop(
             model,
@@ -161,8 +170,8 @@ def training_loop(
             settings,
             context.pipeline,
             context.strategy,
-            context.settings.training.mixed_precision,
-            context.jit_compile,
+            "off" if plain else context.settings.training.mixed_precision,
+            context.jit_compile and not plain,
             kind,
             functools.partial(workers.chiefs_number, context.strategy),
         )

@@ -12,8 +12,8 @@ from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.exemplars import diagnostics
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.exemplars.mnemonics import Course
+from mnemonics_tf.models.classifiers import CosineClassifier, LinearClassifier
 from mnemonics_tf.models.incremental import Outputs
-from mnemonics_tf.models.layers import CosineClassifier, LinearClassifier
 from mnemonics_tf.summaries import Summaries
 
 

@@ -4,8 +4,8 @@ import tensorflow as tf
 
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import MethodSettings, cross_entropy, distillation
+from mnemonics_tf.models.classifiers import MASKED
 from mnemonics_tf.models.incremental import Outputs
-from mnemonics_tf.models.layers import MASKED
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:

@@ -17,8 +17,8 @@ from mnemonics_tf.exemplars.exemplar_level import EXEMPLARS
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import MeanOver, Method, MethodSettings
+from mnemonics_tf.models.classifiers import CLASSIFIERS
 from mnemonics_tf.models.incremental import Outputs
-from mnemonics_tf.models.layers import CLASSIFIERS
 from mnemonics_tf.settings import (
     ExemplarSettings,
     MnemonicsSettings,
