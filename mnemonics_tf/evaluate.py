@@ -10,15 +10,15 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
-from mnemonics_tf import settings_flags
+from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.export import export_name
-from mnemonics_tf.run_directory import RunDirectory
-from mnemonics_tf.run_integrity import read_record, read_settings
+from mnemonics_tf.run.files import RunDirectory
+from mnemonics_tf.run.resume import read_record, read_settings
+from mnemonics_tf.serving.export import export_name
 from mnemonics_tf.settings import RunSettings, Settings
 
 

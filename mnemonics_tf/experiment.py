@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf import hardware, results
 from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
@@ -17,40 +16,41 @@ from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.devices import is_chief
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Evaluator, Predictions
-from mnemonics_tf.exemplars.exemplar_level import (
-    adjust_old_exemplars,
-    make_new_exemplars,
-    trim_memory,
-)
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.export import ExportedClasses, export_name, export_phase
-from mnemonics_tf.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import MethodSettings
 from mnemonics_tf.models.classifiers import capacity_for
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
-from mnemonics_tf.phase_summaries import show_phase
-from mnemonics_tf.progress import LOGGER
-from mnemonics_tf.run_checks import (
+from mnemonics_tf.monitoring.phase import show_phase
+from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
+from mnemonics_tf.phases.checks import (
     check_method,
     make_protocol,
     settle,
     warn_of_small_classes,
 )
-from mnemonics_tf.run_directory import (
+from mnemonics_tf.phases.make_exemplars import (
+    adjust_old_exemplars,
+    make_new_exemplars,
+    trim_memory,
+)
+from mnemonics_tf.phases.state import PhaseState, RunContext
+from mnemonics_tf.phases.train_model import finetune_model, finetunes, train_model
+from mnemonics_tf.run import hardware, results
+from mnemonics_tf.run.checkpoints import PhaseCheckpoints
+from mnemonics_tf.run.files import (
     RunDirectory,
     read_arrays,
     read_json,
     write_arrays,
     write_json,
 )
-from mnemonics_tf.run_integrity import claim_directory, load_memory, read_record
-from mnemonics_tf.run_state import PhaseState, RunContext
+from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
+from mnemonics_tf.run.resume import claim_directory, load_memory, read_record
+from mnemonics_tf.run.workers import any_worker, share_state
+from mnemonics_tf.serving.export import ExportedClasses, export_name, export_phase
 from mnemonics_tf.settings import Settings
-from mnemonics_tf.summaries import Summaries, final_metrics
-from mnemonics_tf.training.checkpoints import PhaseCheckpoints
-from mnemonics_tf.training.model_level import finetune_model, finetunes, train_model
-from mnemonics_tf.workers import any_worker, share_state
 
 #: the lines of Algorithm 1 between a phase's beginning and its test; a stage is resumable as a unit
 STAGES: tuple[tuple[str, Callable[[RunContext, PhaseState], Any]], ...] = (

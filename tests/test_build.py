@@ -142,8 +142,8 @@ def reachable(rules, target):
     [
         ("mnemonics_tf/data/", "mnemonics_tf/models/"),
         ("mnemonics_tf/models/", "mnemonics_tf/data/"),
-        ("mnemonics_tf/exemplars/metagradient.py", "mnemonics_tf/data/"),
-        ("mnemonics_tf/exemplars/metagradient.py", "mnemonics_tf/models/"),
+        ("mnemonics_tf/bilevel/sweep.py", "mnemonics_tf/data/"),
+        ("mnemonics_tf/bilevel/sweep.py", "mnemonics_tf/models/"),
     ],
 )
 def test_layers_do_not_know_each_other(rules, owners, importer, unknown_to_it):

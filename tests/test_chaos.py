@@ -8,8 +8,8 @@ from absl import flags
 
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.experiment import STAGES, Experiment
-from mnemonics_tf.run_directory import RunDirectory, write_arrays
-from mnemonics_tf.settings_flags import settings_from_flags
+from mnemonics_tf.flags import settings_from_flags
+from mnemonics_tf.run.files import RunDirectory, write_arrays
 from tools.chaos import kill_again_and_again, plan_kills, table
 from tools.chaos_run import DEMO, EVALUATE, Moment, Runner, differences, moments, reached
 

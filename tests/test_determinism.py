@@ -10,10 +10,10 @@ from mnemonics_tf.data import augmentation
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
-from mnemonics_tf.exemplars.exemplar_level import select
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.phases.make_exemplars import select
+from mnemonics_tf.phases.train_model import train_model
 from mnemonics_tf.settings import ProtocolSettings, RunSettings, Settings, TrainingSettings
-from mnemonics_tf.training.model_level import train_model
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), np.uint8)
 IMAGES = ArrayImageSet(PIXELS, np.arange(100, dtype=np.int32))

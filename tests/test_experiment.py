@@ -17,16 +17,17 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import STAGES, Experiment
-from mnemonics_tf.interruption import RunInterruptedError
-from mnemonics_tf.results import without_times
-from mnemonics_tf.run_checks import make_protocol
-from mnemonics_tf.run_directory import (
+from mnemonics_tf.phases.checks import make_protocol
+from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
+from mnemonics_tf.run.files import (
     RunDirectory,
     read_arrays,
     read_json,
     write_arrays,
     write_json,
 )
+from mnemonics_tf.run.interruption import RunInterruptedError
+from mnemonics_tf.run.results import without_times
 from mnemonics_tf.settings import (
     ExemplarSettings,
     ModelSettings,
@@ -35,7 +36,6 @@ from mnemonics_tf.settings import (
     Settings,
     TrainingSettings,
 )
-from mnemonics_tf.training.checkpoints import PhaseCheckpoints, Snapshot
 
 SETTINGS = Settings(
     RunSettings(checkpoint_minutes=0.0),

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnemonics_tf import results
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.interruption import RunInterruptedError
-from mnemonics_tf.run_directory import RunDirectory, read_arrays, read_json
+from mnemonics_tf.run import results
+from mnemonics_tf.run.files import RunDirectory, read_arrays, read_json
+from mnemonics_tf.run.interruption import RunInterruptedError
 from mnemonics_tf.settings import (
     DataSettings,
     ExemplarSettings,

@@ -17,11 +17,11 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.run_directory import RunDirectory, read_arrays, write_arrays
-from mnemonics_tf.run_integrity import claim_directory, read_record, read_settings
+from mnemonics_tf.flags import settings_from_flags
+from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
+from mnemonics_tf.run.files import RunDirectory, read_arrays, write_arrays
+from mnemonics_tf.run.resume import claim_directory, read_record, read_settings
 from mnemonics_tf.settings import RunSettings, Settings
-from mnemonics_tf.settings_flags import settings_from_flags
-from mnemonics_tf.training.checkpoints import PhaseCheckpoints, Snapshot
 
 bounded = settings(
     max_examples=100,

@@ -9,7 +9,7 @@ import tensorflow as tf
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.source import InMemorySource
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.run_directory import RunDirectory, read_arrays
+from mnemonics_tf.run.files import RunDirectory, read_arrays
 from mnemonics_tf.settings import (
     ExemplarSettings,
     MnemonicsSettings,

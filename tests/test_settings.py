@@ -4,6 +4,7 @@ import json
 import pytest
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.settings import (
     DataSettings,
     ExemplarSettings,
@@ -14,7 +15,6 @@ from mnemonics_tf.settings import (
     TrainingSettings,
     all_fields,
 )
-from mnemonics_tf.settings_flags import settings_from_flags
 
 
 def test_names_are_unique_over_all_groups():

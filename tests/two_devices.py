@@ -13,11 +13,11 @@ from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.evaluation.evaluator import Evaluator
-from mnemonics_tf.exemplars.replicated import ReplicatedTemporaryModel
-from mnemonics_tf.exemplars.temporary_model import BaseLevelSettings, TemporaryModel
 from mnemonics_tf.methods.base import MethodSettings, cross_entropy
 from mnemonics_tf.methods.lucir import LUCIR
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.phases.replicated import ReplicatedTemporaryModel
+from mnemonics_tf.phases.temporary_model import BaseLevelSettings, TemporaryModel
 from mnemonics_tf.training.loop import TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
 

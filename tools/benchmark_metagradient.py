@@ -157,8 +157,7 @@ def build_outer_step(case: dict):
     import numpy as np
     import tensorflow as tf
 
-    from mnemonics_tf.exemplars import metagradient
-    from mnemonics_tf.exemplars.bilevel import BilevelProblem
+    from mnemonics_tf.bilevel.problem import BilevelProblem
     from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 
     image_shape = (case["image_size"], case["image_size"], 3)
@@ -181,12 +180,12 @@ def build_outer_step(case: dict):
         outer_loss=lambda parameters, outer_input: loss(parameters, *outer_input),
         learning_rate=case["learning_rate"],
     )
-    estimator = metagradient.create(
+    estimator = sweep.create(
         case["estimator"], problem, case["truncated_steps"], case["jit_compile"]
     )
     if on_features:
         encode = tf.function(model.backbone)
-        estimator = metagradient.OnFeatures(estimator, model.backbone)
+        estimator = sweep.OnFeatures(estimator, model.backbone)
 
     random = np.random.default_rng(0)
     exemplars = random.normal(size=(case["exemplars"], *image_shape)).astype(np.float32)

@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from mnemonics_tf import hardware
 from mnemonics_tf.data.pipeline import Normalization
-from mnemonics_tf.export import ExportedClasses, export_phase
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
-from mnemonics_tf.run_directory import write_json
+from mnemonics_tf.run import hardware
+from mnemonics_tf.run.files import write_json
+from mnemonics_tf.serving.export import ExportedClasses, export_phase
 
 _DEPTH = flags.DEFINE_integer("depth", 32, "depth of the CIFAR ResNet")
 _BATCH_SIZES = flags.DEFINE_multi_integer("batch_size", [1, 64], "images in a request; repeatable")

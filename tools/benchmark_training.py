@@ -35,10 +35,10 @@ from absl import app, flags
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
-from mnemonics_tf.hardware import describe_hardware, describe_packages
 from mnemonics_tf.methods.base import cross_entropy
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
-from mnemonics_tf.run_directory import write_json
+from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.hardware import describe_hardware, describe_packages
 from mnemonics_tf.training.loop import LossParts, TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
 

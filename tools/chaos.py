@@ -28,15 +28,15 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from mnemonics_tf import hardware
-from mnemonics_tf.interruption import EXIT_STATUS
-from mnemonics_tf.run_directory import (
+from mnemonics_tf.run import hardware
+from mnemonics_tf.run.files import (
     RunDirectory,
     read_arrays,
     write_arrays,
     write_json,
     write_text,
 )
+from mnemonics_tf.run.interruption import EXIT_STATUS
 from tools.chaos_run import (
     DEMO,
     EVALUATE,

@@ -18,8 +18,8 @@ import tensorflow as tf
 
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.experiment import STAGES
-from mnemonics_tf.results import without_times
-from mnemonics_tf.run_directory import RunDirectory, read_arrays, read_json
+from mnemonics_tf.run.files import RunDirectory, read_arrays, read_json
+from mnemonics_tf.run.results import without_times
 
 #: digits in two phases, with every stage of Algorithm 1 at work; a checkpoint at every position
 DEMO = {

@@ -25,7 +25,7 @@ from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import Method, MethodSettings
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
-from mnemonics_tf.run_directory import read_arrays, write_arrays
+from mnemonics_tf.run.files import read_arrays, write_arrays
 from mnemonics_tf.training.loop import TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
 

@@ -30,25 +30,26 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from mnemonics_tf import settings_flags, train
+from mnemonics_tf import flags as settings_flags
+from mnemonics_tf import train
+from mnemonics_tf.bilevel.learner import Exemplars
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.metrics import accuracy
-from mnemonics_tf.exemplars.exemplar_level import make_new_exemplars
+from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.exemplars.mnemonics import Exemplars
-from mnemonics_tf.exemplars.probe import probe_accuracy
-from mnemonics_tf.exemplars.temporary_model import fresh_weights
 from mnemonics_tf.experiment import STAGES, Experiment
-from mnemonics_tf.progress import LOGGER, log_to
+from mnemonics_tf.monitoring.progress import LOGGER, log_to
+from mnemonics_tf.phases.make_exemplars import make_new_exemplars
+from mnemonics_tf.phases.state import PhaseState, RunContext
+from mnemonics_tf.phases.temporary_model import fresh_weights
+from mnemonics_tf.phases.train_model import finetune_model, train_model
 from mnemonics_tf.randomness import numpy_generator
-from mnemonics_tf.run_directory import RunDirectory, write_arrays, write_json
-from mnemonics_tf.run_integrity import load_memory, same_base_classes
-from mnemonics_tf.run_state import PhaseState, RunContext
+from mnemonics_tf.run.files import RunDirectory, write_arrays, write_json
+from mnemonics_tf.run.resume import load_memory, same_base_classes
 from mnemonics_tf.settings import Settings
-from mnemonics_tf.training.model_level import finetune_model, train_model
 
 flags.adopt_module_key_flags(train)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.", required=True)

@@ -7,8 +7,8 @@ import pathlib
 
 from absl import app, flags
 
-from mnemonics_tf.figures import accuracy_curves
-from mnemonics_tf.run_directory import read_json
+from mnemonics_tf.monitoring.pictures import accuracy_curves
+from mnemonics_tf.run.files import read_json
 
 _OUTPUT = flags.DEFINE_string("output", None, "Picture to write (.png, .svg).", required=True)
 _HEAD = flags.DEFINE_enum("head", "classifier", ["classifier", "nme"], "Whose accuracy to draw.")

@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.interruption import EXIT_STATUS
-from mnemonics_tf.progress import duration
+from mnemonics_tf.monitoring.progress import duration
+from mnemonics_tf.run.interruption import EXIT_STATUS
 from tools.reproduce_runs import (
     Signals,
     Trainer,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.run_directory import RunDirectory, read_json
+from mnemonics_tf.run.files import RunDirectory, read_json
 from tools.reproduce_table import Run
 
 _POLL_SECONDS = 1.0

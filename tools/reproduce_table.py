@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from mnemonics_tf import paper
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.run_directory import RunDirectory, read_json, write_json, write_text
+from mnemonics_tf.reporting.published import Choices, published_values
+from mnemonics_tf.run.files import RunDirectory, read_json, write_json, write_text
 from mnemonics_tf.settings import MnemonicsSettings
 
 #: Methods that train exactly as another one does, bit for bit: iCaRL changes the head that LwF is
@@ -21,7 +21,7 @@ _METHODS_OF_TABLE_1 = ("lwf", "icarl", "bic", "lucir")
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell(paper.Choices):
+class Cell(Choices):
     """A row of a table: a method, whose head is read, with its exemplars.
 
     Attributes:
@@ -47,7 +47,7 @@ class Cell(paper.Choices):
 
     def published(self, dataset: str, num_phases: int) -> tuple[float | None, float | None]:
         """Returns the paper's average accuracy and forgetting; None twice where it has none."""
-        row = paper.published(dataset, num_phases, self)
+        row = published_values(dataset, num_phases, self)
         return (row.accuracy, row.forgetting) if row and not row.departures else (None, None)
 
 

@@ -11,7 +11,7 @@ import tempfile
 import numpy as np
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.run_directory import read_arrays
+from mnemonics_tf.run.files import read_arrays
 
 
 def user_cache() -> pathlib.Path:

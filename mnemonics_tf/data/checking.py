@@ -18,7 +18,7 @@ import tensorflow as tf
 from mnemonics_tf.data import caches
 from mnemonics_tf.data.decoding import examine
 from mnemonics_tf.errors import UserError, printable
-from mnemonics_tf.progress import LOGGER, duration
+from mnemonics_tf.monitoring.progress import LOGGER, duration
 
 #: how many broken files a message names
 _NAMED = 10

@@ -16,7 +16,7 @@ from mnemonics_tf.data.prepared import find_prepared, open_prepared, prepare, st
 from mnemonics_tf.data.storage import FileStorage
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.progress import LOGGER
+from mnemonics_tf.monitoring.progress import LOGGER
 
 SUBSET_SEED = 1993
 SUBSET_CLASSES = 100

@@ -11,7 +11,7 @@ import pathlib
 
 from mnemonics_tf.data.source import check_class_names
 from mnemonics_tf.errors import UserError, printable
-from mnemonics_tf.progress import LOGGER
+from mnemonics_tf.monitoring.progress import LOGGER
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 TRAINING_FOLDERS = ("train", "training")

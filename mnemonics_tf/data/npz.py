@@ -9,7 +9,7 @@ import numpy as np
 from mnemonics_tf.data.prepared import in_memory_source
 from mnemonics_tf.data.source import InMemorySource, check_class_names, split_by_class
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.run_directory import read_arrays
+from mnemonics_tf.run.files import read_arrays
 
 _NAMES = ("x_train", "y_train", "x_test", "y_test")
 _CLASS_NAMES = "class_names"

@@ -23,7 +23,7 @@ from mnemonics_tf.data.source import (
 )
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.progress import LOGGER
+from mnemonics_tf.monitoring.progress import LOGGER
 
 #: images of one shape are held in memory up to this many bytes of pixels
 _MEMORY_LIMIT = 2**30

@@ -23,7 +23,7 @@ from mnemonics_tf.data.checking import DECODERS, examined, report_broken
 from mnemonics_tf.data.decoding import examine, reason
 from mnemonics_tf.data.storage import Storage
 from mnemonics_tf.errors import UserError, printable
-from mnemonics_tf.progress import LOGGER
+from mnemonics_tf.monitoring.progress import LOGGER
 
 #: of a TFRecord: length (8 bytes) and its checksum before the data, a checksum after it
 _HEADER, _FOOTER = 12, 4

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.progress import LOGGER
+from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.settings import Settings
 
 #: before the name of a data set, in --dataset: one that TensorFlow Datasets knows

@@ -6,10 +6,10 @@ import tempfile
 
 import numpy as np
 
-from mnemonics_tf import run_directory
 from mnemonics_tf.data.image_set import ArrayImageSet, MappedImageSet
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.run_directory import read_arrays, write_arrays
+from mnemonics_tf.run import files
+from mnemonics_tf.run.files import read_arrays, write_arrays
 
 _COPIED_AT_ONCE = 256
 
@@ -137,7 +137,7 @@ class ExemplarMemory:
 
     def _allocate(self, count: int) -> np.ndarray:
         shape = (count, *self.images.shape[1:])
-        if self.directory is None or int(np.prod(shape)) < run_directory.MAPPED_BYTES:
+        if self.directory is None or int(np.prod(shape)) < files.MAPPED_BYTES:
             return np.empty(shape, np.uint8)
         self.directory.mkdir(parents=True, exist_ok=True)
         # The mapping keeps the file in being.

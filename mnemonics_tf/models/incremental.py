@@ -20,7 +20,7 @@ from mnemonics_tf.models.classifiers import (
 from mnemonics_tf.models.layers import PlainWeights, WeightTransferConvolution
 from mnemonics_tf.models.resnet import BACKBONES
 from mnemonics_tf.randomness import derive_seed
-from mnemonics_tf.run_directory import check_shapes
+from mnemonics_tf.run.files import check_shapes
 
 #: what the inner loop of exemplar learning may train
 SCOPES = ("all", "transfer", "classifier")

@@ -13,9 +13,9 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import unit_length
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
-from mnemonics_tf.export import export_name
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.reporting.runs import Run
+from mnemonics_tf.serving.export import export_name
 
 #: classes shown, as in the paper: few enough to be told apart
 _CLASSES = (3, 5)

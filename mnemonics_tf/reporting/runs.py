@@ -6,12 +6,13 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from mnemonics_tf import paper, results
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.run_directory import RunDirectory, read_json
+from mnemonics_tf.reporting.published import Choices
+from mnemonics_tf.run import results
+from mnemonics_tf.run.files import RunDirectory, read_json
 
 #: settings in which the runs of one group may differ
 _SEEDS = (("protocol", "seed"), ("exemplar", "exemplar_seed"))
@@ -97,10 +98,10 @@ class Group:
         return [record["num_seen"] for record in self.first.phases]
 
     @property
-    def choices(self) -> paper.Choices:
+    def choices(self) -> Choices:
         """What tells rows of the paper's tables apart."""
         run = self.first
-        return paper.Choices(
+        return Choices(
             method=run.setting("training", "method"),
             exemplars=run.setting("exemplar", "exemplars"),
             transfer=bool(run.setting("model", "weight_transfer")),

@@ -5,10 +5,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mnemonics_tf import paper
 from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.evaluation.intervals import mean_and_interval
-from mnemonics_tf.progress import duration
+from mnemonics_tf.monitoring.progress import duration
+from mnemonics_tf.reporting.published import EPOCHS, published_values
 from mnemonics_tf.reporting.runs import Group
 
 #: for a figure that does not exist
@@ -76,7 +76,7 @@ def beside_the_paper(groups: Sequence[Group]) -> Table:
     for group in groups:
         run = group.first
         dataset, num_phases = run.protocol["dataset"], run.protocol["num_phases"]
-        row = paper.published(dataset, num_phases, group.choices) if run.is_finished else None
+        row = published_values(dataset, num_phases, group.choices) if run.is_finished else None
         accuracy = group.metric(group.head, "average_accuracy")
         forgetting = group.metric(group.head, "forgetting")
         if row:
@@ -115,7 +115,7 @@ def beside_the_paper(groups: Sequence[Group]) -> Table:
 def _schedule(group: Group) -> list[str]:
     """Returns in what the schedule departs from the paper's."""
     run = group.first
-    epochs = paper.EPOCHS.get(run.protocol["dataset"])
+    epochs = EPOCHS.get(run.protocol["dataset"])
     names = ("base_epochs", "epochs", "finetune_epochs")
     ours = tuple(run.setting("training", name) for name in names)
     if not epochs or ours == epochs or (ours[2] == 0 and ours[:2] == epochs[:2]):

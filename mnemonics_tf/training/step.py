@@ -9,7 +9,7 @@ import tensorflow as tf
 from mnemonics_tf.methods.base import MeanOver
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
 from mnemonics_tf.models.layers import statistics_over
-from mnemonics_tf.run_directory import check_shapes
+from mnemonics_tf.run.files import check_shapes
 from mnemonics_tf.tracing import TracedFunction
 from mnemonics_tf.training.optimization import OptimizationSettings, l2_gradients, make_optimizer
 from mnemonics_tf.training.precision import LossScale, count_not_finite

@@ -8,9 +8,9 @@ from mnemonics_tf.data import phase_classes
 from mnemonics_tf.data.phase_classes import ids_of_phases, settled
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.run_checks import settle
-from mnemonics_tf.run_directory import RunDirectory, write_json
-from mnemonics_tf.run_integrity import read_settings
+from mnemonics_tf.phases.checks import settle
+from mnemonics_tf.run.files import RunDirectory, write_json
+from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import ProtocolSettings, Settings
 
 NAMES = ("cat", "dog", "New York", "owl")

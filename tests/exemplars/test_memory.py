@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnemonics_tf import run_directory
 from mnemonics_tf.data.image_set import MappedImageSet
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import Budget, ExemplarMemory
+from mnemonics_tf.run import files
 
 
 def random_images(count: int) -> np.ndarray:
@@ -117,7 +117,7 @@ def test_images_and_labels_that_make_no_memory(images, labels):
 
 def test_many_images_stay_on_disk(tmp_path, monkeypatch):
     """As with small images, but in files, also when read again; the files have no names."""
-    monkeypatch.setattr(run_directory, "MAPPED_BYTES", 5 * 48)
+    monkeypatch.setattr(files, "MAPPED_BYTES", 5 * 48)
     images = random_images(7)
     memory = ExemplarMemory.empty((4, 4, 3), tmp_path)
     memory = memory.extended(images[:4], np.array([0, 0, 0, 1]))
@@ -143,7 +143,7 @@ def test_many_images_stay_on_disk(tmp_path, monkeypatch):
 
 
 def test_damage_of_many_images_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_directory, "MAPPED_BYTES", 48)
+    monkeypatch.setattr(files, "MAPPED_BYTES", 48)
     path = tmp_path / "memory.npz"
     ExemplarMemory(random_images(7), np.zeros(7)).save(path)
     data = bytearray(path.read_bytes())

@@ -13,7 +13,7 @@ from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.methods.base import MethodSettings, cross_entropy, distillation
 from mnemonics_tf.methods.bic import BiC, fit_correction
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel, Outputs
-from mnemonics_tf.run_directory import read_arrays
+from mnemonics_tf.run.files import read_arrays
 from mnemonics_tf.settings import (
     ExemplarSettings,
     ProtocolSettings,
@@ -22,7 +22,7 @@ from mnemonics_tf.settings import (
     TrainingSettings,
 )
 from mnemonics_tf.training.loop import TrainingLoop
-from tests.serving_support import ServedModel
+from tests.serving.serving_support import ServedModel
 from tools.check_against_pytorch import NORMALIZATION, make_case
 
 #: mean parts of the case `bic` of tools/check_against_pytorch.py, by PyTorch 2.13

@@ -13,12 +13,13 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import HEADS
-from mnemonics_tf.exemplars.exemplar_level import EXEMPLARS
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import MeanOver, Method, MethodSettings
 from mnemonics_tf.models.classifiers import CLASSIFIERS
 from mnemonics_tf.models.incremental import Outputs
+from mnemonics_tf.phases.make_exemplars import EXEMPLARS
 from mnemonics_tf.settings import (
     ExemplarSettings,
     MnemonicsSettings,
@@ -28,7 +29,6 @@ from mnemonics_tf.settings import (
     Settings,
     TrainingSettings,
 )
-from mnemonics_tf.settings_flags import settings_from_flags
 from tools.check_against_pytorch import make_case, split_kernel, step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

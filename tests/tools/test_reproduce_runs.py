@@ -7,8 +7,8 @@ import types
 import pytest
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.interruption import EXIT_STATUS
-from mnemonics_tf.run_directory import write_json
+from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.interruption import EXIT_STATUS
 from tests.tools.reproduce_grid import SCHEDULE, grid
 from tools import reproduce_runs
 from tools.reproduce_runs import Signals, Trainer, check_phase0_from, find_phase0, train_all

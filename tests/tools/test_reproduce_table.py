@@ -8,7 +8,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import Method
-from mnemonics_tf.run_directory import read_json, write_json
+from mnemonics_tf.run.files import read_json, write_json
 from tests.tools.reproduce_grid import SCHEDULE, grid, named
 from tools.reproduce_table import TRAINED_AS, cells, rows, text_table, write_markdown
 

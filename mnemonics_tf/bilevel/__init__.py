@@ -1,0 +1,1 @@
+"""How exemplars learn: the meta-gradient of the base level."""

@@ -1,0 +1,354 @@
+"""Exemplar-level learning: training new exemplars (Eq. 9) and adjusting old ones (Eq. 10).
+
+Both are one loop. In an outer step some exemplars train a temporary model, the model is measured on
+other data, and the exemplars that are meant to learn move against the gradient of that measure.
+What differs is which rows learn and what they are measured on.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf.bilevel.cost import Plan
+from mnemonics_tf.bilevel.outer_optimizer import OuterSettings, PixelOptimizer
+from mnemonics_tf.data.pipeline import Normalization
+from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.phases.temporary_model import TemporaryModelPool, balanced_order
+from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.run.files import check_shapes
+
+#: a meta loss this many times the first one counts as diverged
+_DIVERGENCE = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningSettings:
+    """How exemplars learn, beside the base level and the optimiser.
+
+    Attributes:
+        exemplars_per_step: exemplars that train the temporary model of one outer step; 0 means all.
+        outer_batch_size: images that the temporary model is measured on.
+        validation_every: outer steps between two validations; the best exemplars are kept.
+        patience: validations without improvement after which learning stops; 0 means never.
+    """
+
+    exemplars_per_step: int
+    outer_batch_size: int
+    validation_every: int
+    patience: int
+
+
+@dataclasses.dataclass
+class Exemplars:
+    """Exemplars while they learn.
+
+    Attributes:
+        images: normalised, float32 `[n, h, w, c]`.
+        labels: `[n]`.
+        learns: bool `[n]`; the others stand beside them, unchanged, as Eq. 4b has it.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    learns: np.ndarray
+
+
+class OuterData:
+    """What a temporary model is measured on: a class-balanced batch for every outer step.
+
+    Args:
+        labels: of all there is to draw from, `[n]`.
+        load: maps rows `[m]` to `image` or `feature`, as `TemporaryModel.estimate` takes them.
+        batch_size: m.
+        seed: decides which rows come when.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        load: Callable[[np.ndarray], dict[str, tf.Tensor]],
+        batch_size: int,
+        seed: int,
+    ):
+        self._labels = labels
+        self._load = load
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def batch(self, *key: str | int) -> dict[str, tf.Tensor]:
+        """Returns the batch of the outer step that `key` names."""
+        order = balanced_order(self._labels, numpy_generator(self._seed, *key, "outer"))
+        rows = order[: self._batch_size]
+        return {**self._load(rows), "label": tf.constant(self._labels[rows])}
+
+
+@dataclasses.dataclass(frozen=True)
+class Companions:
+    """What goes along with learning.
+
+    Attributes:
+        report: called after every outer step with its number and figures.
+        validate: score of exemplars, higher is better, on held-out training images; None leaves it
+            out, and the newest exemplars are kept.
+        save: called after every outer step with its number and a function that returns what a
+            checkpoint must hold; it decides whether to call it.
+        resume: the step and the arrays that `save` was given, to go on from there.
+    """
+
+    report: Callable[[int, dict[str, float]], None]
+    validate: Callable[[np.ndarray], float] | None = None
+    save: Callable[[int, Callable[[], dict[str, np.ndarray]]], None] | None = None
+    resume: tuple[int, dict[str, np.ndarray]] | None = None
+
+
+@dataclasses.dataclass
+class Course:
+    """How learning went.
+
+    Attributes:
+        meta_losses: of every outer step.
+        validations: pairs of outer step and held-out score.
+        best: the exemplars with the best score so far, or the newest where nothing validates.
+        stopped: why learning ended before its last step, or None.
+    """
+
+    meta_losses: list[float]
+    validations: list[tuple[int, float]]
+    best: np.ndarray
+    stopped: str | None = None
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns the course so far, for a checkpoint."""
+        return {
+            "meta_losses": np.array(self.meta_losses),
+            "validations": np.array(self.validations).reshape(-1, 2),
+            "best": self.best,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, np.ndarray]) -> "Course":
+        """Returns what `state` described."""
+        validations = [(int(step), float(score)) for step, score in state["validations"]]
+        return cls(state["meta_losses"].tolist(), validations, state["best"].copy())
+
+
+class ExemplarLearner:
+    """Learns exemplars through a temporary model.
+
+    Args:
+        temporary_models: compute meta-gradients.
+        settings: of the loop.
+        outer: of the meta level's optimiser.
+        normalization: gives the valid range of pixels.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        temporary_models: TemporaryModelPool,
+        settings: LearningSettings,
+        outer: OuterSettings,
+        normalization: Normalization,
+        seed: int,
+    ):
+        self._temporary_models = temporary_models
+        self._settings = settings
+        self._outer = outer
+        self._normalization = normalization
+        self._seed = seed
+
+    def train_new(
+        self,
+        exemplars: Exemplars,
+        outer_data: OuterData,
+        companions: Companions,
+        *key: str | int,
+    ) -> Course:
+        """Trains the learning rows on the phase's data (Eq. 8, 9; Algorithm 1, line 11).
+
+        Args:
+            exemplars: E_i, and E_{0:i-1} as rows that do not learn.
+            outer_data: D_i.
+            companions: what goes along.
+            *key: names the phase.
+        """
+
+        def step_data(step):
+            rows = self._rows(np.arange(len(exemplars.labels)), exemplars.labels, *key, step)
+            return rows, outer_data.batch(*key, step)
+
+        period = len(self._temporary_models)
+        return self._learn(exemplars, step_data, period, companions, *key)
+
+    def adjust_old(
+        self,
+        exemplars: Exemplars,
+        num_subsets: int,
+        companions: Companions,
+        *key: str | int,
+    ) -> Course:
+        """Adjusts the learning rows, some of them measured on the rest (Eq. 10; lines 13-15).
+
+        The subsets are class-balanced. Outer steps go round them: in its turn a subset trains the
+        temporary model and moves, while its complement, as it stands by then, is what it is
+        measured on. Rows that do not learn are split likewise: a temporary model that never saw a
+        class would be measured on it, and the loss there would drown all others.
+
+        Args:
+            exemplars: E_{0:i-1}; rows that do not learn may stand beside them.
+            num_subsets: how many; the paper has two, A and B.
+            companions: what goes along.
+            *key: names the phase.
+        """
+        subset = split_balanced(
+            exemplars.labels, num_subsets, numpy_generator(self._seed, *key, "subsets")
+        )
+
+        def step_data(step):
+            mine = np.flatnonzero(subset == step % num_subsets)
+            others = np.flatnonzero(subset != step % num_subsets)
+            rows = self._rows(mine, exemplars.labels, *key, step)
+            order = balanced_order(
+                exemplars.labels[others], numpy_generator(self._seed, *key, step, "outer")
+            )
+            chosen = others[order[: self._settings.outer_batch_size]]
+            outer = {
+                "image": tf.constant(exemplars.images[chosen]),
+                "label": tf.constant(exemplars.labels[chosen]),
+            }
+            return rows, outer
+
+        # A subset may have a row more than another: graphs are traced for either number.
+        period = math.lcm(len(self._temporary_models), num_subsets)
+        return self._learn(exemplars, step_data, period, companions, *key)
+
+    def _rows(self, candidates: np.ndarray, labels: np.ndarray, *key: str | int) -> np.ndarray:
+        """Returns the class-balanced rows that train the temporary model of one outer step."""
+        size = self._settings.exemplars_per_step or len(candidates)
+        order = balanced_order(labels[candidates], numpy_generator(self._seed, *key, "rows"))
+        return np.sort(candidates[order[:size]])
+
+    def _begin(
+        self, exemplars: Exemplars, companions: Companions
+    ) -> tuple[PixelOptimizer, int, Course]:
+        """Returns optimiser, first step and course of learning, as a checkpoint holds them or new.
+
+        Args:
+            exemplars: theirs are taken from the checkpoint too.
+            companions: what goes along.
+        """
+        shape = exemplars.images.shape
+        normalization = self._normalization
+        optimizer = PixelOptimizer(self._outer, shape, normalization.black, normalization.white)
+        if not companions.resume:
+            course = Course([], [], exemplars.images.copy())
+            self._validate(course, exemplars, companions.validate, 0)
+            return optimizer, 0, course
+        start, state = companions.resume
+        shapes = {**{k: v.shape for k, v in optimizer.state().items()}, "best": shape}
+        check_shapes(state, {"images": shape, **shapes}, "the checkpoint of learned exemplars")
+        exemplars.images = state["images"].copy()
+        optimizer.set_state(state)
+        return optimizer, start, Course.from_state(state)
+
+    def _learn(self, exemplars, step_data, period: int, companions: Companions, *key) -> Course:
+        """Takes the outer steps.
+
+        Args:
+            exemplars: of which some learn.
+            step_data: maps an outer step to its rows of the exemplars and its outer batch.
+            period: outer steps after which one has the model and the shapes of the first again.
+            companions: what goes along.
+            *key: names what is learned and the phase.
+        """
+        optimizer, start, course = self._begin(exemplars, companions)
+        plan = Plan(str(key[0]), self._outer.steps - start, tracing=period)
+
+        def estimate(step, rows, outer):
+            images = tf.constant(exemplars.images[rows])
+            labels, learning = exemplars.labels[rows], exemplars.learns[rows]
+            return self._temporary_models.estimate(images, labels, learning, outer, *key, step)
+
+        def state() -> dict[str, np.ndarray]:
+            return {"images": exemplars.images, **optimizer.state(), **course.state()}
+
+        for step in range(start, self._outer.steps):
+            started = time.monotonic()
+            rows, outer = step_data(step)
+            if step == start:
+                plan.announce(int(exemplars.learns.sum()), len(rows))
+            result = estimate(step, rows, outer)
+            loss, gradient = float(result.outer_loss), result.exemplar_gradient.numpy()
+            course.stopped = _trouble(loss, gradient, course.meta_losses)
+            if course.stopped:
+                LOGGER.warning("exemplar learning stopped at step %d: %s", step, course.stopped)
+                break
+            course.meta_losses.append(loss)
+            learning = exemplars.learns[rows]
+            optimizer.apply(exemplars.images, rows[learning], gradient[learning], step)
+            seconds = time.monotonic() - started
+            plan.step_done(seconds)
+            figures = {"meta_loss": loss, "images_per_second": len(rows) / seconds}
+            companions.report(step + 1, figures)
+            last = step + 1 == self._outer.steps
+            if last or (step + 1) % self._settings.validation_every == 0:
+                self._validate(course, exemplars, companions.validate, step + 1)
+                if self._out_of_patience(course):
+                    course.stopped = "held-out accuracy no longer rises"
+                    break
+            if companions.save:
+                companions.save(step + 1, state)
+        exemplars.images = course.best
+        return course
+
+    def _validate(self, course: Course, exemplars: Exemplars, validate, step: int) -> None:
+        if validate is None:
+            course.best = exemplars.images.copy()
+            return
+        score = validate(exemplars.images)
+        # On a tie the later ones: held-out accuracy is coarse, and the meta loss went on falling.
+        if not course.validations or score >= max(value for _, value in course.validations):
+            course.best = exemplars.images.copy()
+        course.validations.append((step, score))
+
+    def _out_of_patience(self, course: Course) -> bool:
+        if not self._settings.patience or not course.validations:
+            return False
+        scores = [score for _, score in course.validations]
+        best = max(step for step, score in enumerate(scores) if score == max(scores))
+        return len(scores) - 1 - best >= self._settings.patience
+
+
+def split_balanced(
+    labels: np.ndarray, num_subsets: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Returns the subset `[n]` of each row, as many rows of a class in each as can be.
+
+    Args:
+        labels: `[n]`.
+        num_subsets: k of Eq. 10 and the paragraph after it.
+        generator: decides which row comes into which subset.
+    """
+    subset = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        # A random first subset spreads what does not divide evenly over the subsets.
+        subset[members] = (np.arange(len(members)) + generator.integers(num_subsets)) % num_subsets
+    return subset
+
+
+def _trouble(loss: float, gradient: np.ndarray, losses: list[float]) -> str | None:
+    with np.errstate(over="ignore"):  # the optimiser squares the gradient
+        finite = math.isfinite(loss) and np.all(np.isfinite(np.square(gradient)))
+    if not finite:
+        return (
+            f"the meta loss is {loss} or its gradient is not finite: the temporary model diverges; "
+            "the last good ones are kept (lower --inner_learning_rate)"
+        )
+    if losses and loss > _DIVERGENCE * max(losses[0], 1.0):
+        return f"the meta loss rose from {losses[0]:.3g} to {loss:.3g}; the last good ones are kept"
+    return None

@@ -1,0 +1,162 @@
+"""What became of exemplars that learned: figures for results.json, curves and images to look at."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from mnemonics_tf.bilevel.learner import Course
+from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
+from mnemonics_tf.evaluation.evaluator import unit_length
+from mnemonics_tf.evaluation.probe import margins
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.models.classifiers import CosineClassifier
+from mnemonics_tf.models.incremental import Outputs
+from mnemonics_tf.monitoring.summaries import Summaries
+from mnemonics_tf.phases.state import PhaseState
+
+#: classes of which TensorBoard shows an exemplar
+_CLASSES_SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Exemplars before and after they learned, and what changed, by exemplar.
+
+    Attributes:
+        start: as they were, uint8.
+        end: as they are stored now, uint8.
+        pixel_distances: root mean square over an image's pixels, in grey levels of 255, `[n]`.
+        feature_distances: between L2-normalised features, so at most 2, `[n]`.
+        margins_start: distance to Theta_i's nearest decision boundary in feature space, `[n]`.
+        margins_end: the same, now.
+    """
+
+    start: ArrayImageSet
+    end: ArrayImageSet
+    pixel_distances: np.ndarray
+    feature_distances: np.ndarray
+    margins_start: np.ndarray
+    margins_end: np.ndarray
+
+
+def measure_change(
+    state: PhaseState, before: ExemplarMemory, after: ExemplarMemory, changed: np.ndarray
+) -> Change:
+    """Compares exemplars before and after they learned.
+
+    Args:
+        state: of the phase, with Theta_i.
+        before: the memory as it was.
+        after: the same exemplars, with what was learned.
+        changed: which of them learned, bool `[n]`.
+    """
+    start, end = (
+        ArrayImageSet(memory.images[changed], memory.labels[changed]) for memory in (before, after)
+    )
+    outputs_start, outputs_end = state.evaluator.outputs(start), state.evaluator.outputs(end)
+    pixels = end.images.astype(np.float32) - start.images
+    features = unit_length(outputs_end.features) - unit_length(outputs_start.features)
+    return Change(
+        start,
+        end,
+        np.sqrt(np.square(pixels).mean(axis=(1, 2, 3))),
+        np.linalg.norm(features, axis=1),
+        _margins(state, start.labels, outputs_start),
+        _margins(state, end.labels, outputs_end),
+    )
+
+
+def feature_margins(state: PhaseState, images: ImageSet) -> np.ndarray:
+    """Returns images' distances `[n]` to Theta_i's nearest decision boundary in feature space.
+
+    For a cosine classifier it is the distance of L2-normalised features and weights.
+    """
+    return _margins(state, images.labels, state.evaluator.outputs(images))
+
+
+def _margins(state: PhaseState, labels: np.ndarray, outputs: Outputs) -> np.ndarray:
+    classifier = state.model.classifier
+    kernel, logits = classifier.seen_kernel(), outputs.logits
+    if isinstance(classifier, CosineClassifier):
+        kernel = unit_length(kernel.T).T
+        logits = logits / float(classifier.scale.value)
+    return margins(labels, logits, kernel)
+
+
+def figures(course: Course, change: Change) -> dict[str, Any]:
+    """Returns what results.json says of exemplars that learned; means over the exemplars."""
+    return {
+        "count": len(change.end),
+        "steps": len(course.meta_losses),
+        "stopped": course.stopped,
+        "meta_loss": _thinned(course.meta_losses),
+        "validations": course.validations,
+        "pixel_distance": float(change.pixel_distances.mean()),
+        "feature_distance": float(change.feature_distances.mean()),
+        "clipped_share": float(np.isin(change.end.images, (0, 255)).mean()),
+        "margin_start": float(change.margins_start.mean()),
+        "margin_end": float(change.margins_end.mean()),
+    }
+
+
+def show(
+    summaries: Summaries,
+    stage: str,
+    phase: int,
+    course: Course,
+    change: Change,
+    margins_herding: np.ndarray | None = None,
+) -> None:
+    """Shows in TensorBoard how exemplars learned: curves over the outer steps, the rest by phase.
+
+    Args:
+        summaries: of the run.
+        stage: `exemplars` or `adjust`, the first part of all tags.
+        phase: index of the phase.
+        course: of the learning.
+        change: of the exemplars.
+        margins_herding: margins of the images that herding would have chosen, if they are known.
+    """
+    curves = f"{stage}/phase{phase:02d}"
+    for step, loss in enumerate(course.meta_losses):
+        summaries.scalars(curves, {"meta_loss": loss}, step)
+    for step, accuracy in course.validations:
+        summaries.scalars(curves, {"held_out_accuracy": accuracy}, step)
+    histograms = {
+        "pixel_distance": change.pixel_distances,
+        "margin_start": change.margins_start,
+        "margin_end": change.margins_end,
+    }
+    if margins_herding is not None:
+        histograms["margin_herding"] = margins_herding
+    summaries.histograms(stage, histograms, phase)
+    summaries.images(f"{stage}/start_end_difference", strips(change), phase)
+    summaries.flush()
+
+
+def strips(change: Change) -> np.ndarray:
+    """Returns `strips_of` exemplars before and after they learned."""
+    return strips_of(change.start.images, change.end.images, change.end.labels)
+
+
+def strips_of(before: np.ndarray, now: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns images `[k, h, 3 w, c]` of one exemplar of each of some classes, uint8.
+
+    From left to right: as it was, as it is now, and half of the difference around middle grey.
+
+    Args:
+        before: uint8 `[n, h, w, c]`.
+        now: the same exemplars, in the same order.
+        labels: `[n]`.
+    """
+    _, rows = np.unique(labels, return_index=True)
+    rows = rows[np.linspace(0, len(rows) - 1, min(_CLASSES_SHOWN, len(rows))).astype(int)]
+    start, end = before[rows], now[rows]
+    difference = (end.astype(np.int16) - start + 256) // 2
+    return np.concatenate([start, end, np.minimum(difference, 255).astype(np.uint8)], axis=2)
+
+
+def _thinned(values: list[float], most: int = 200) -> list[float]:
+    """Returns every k-th value so that at most `most` remain."""
+    return values[:: max(1, -(-len(values) // most))]

@@ -1,0 +1,173 @@
+"""What a run says while it works: one line on a terminal, plain lines elsewhere, and log.txt."""
+
+import logging
+import logging.handlers
+import pathlib
+import shutil
+import sys
+import time
+
+from mnemonics_tf.run.files import user_error_on_disk_trouble
+from mnemonics_tf.tracing import TRACES
+
+LOGGER = logging.getLogger("mnemonics_tf")
+
+#: messages that are held for a log file
+_HELD = 10_000
+
+#: back to the line's beginning, and clear it
+_ERASE_LINE = "\r\x1b[K"
+
+
+def log_before_run(console: bool = True) -> None:
+    """Sends messages to standard output, and holds them for the log file that `log_to` will open.
+
+    What is found while data is read belongs into the run's log, but a mistake found there must not
+    leave a run directory behind.
+
+    Args:
+        console: whether they go to standard output.
+    """
+    _begin(console)
+    held = logging.handlers.MemoryHandler(_HELD, logging.CRITICAL + 1, flushOnClose=False)
+    LOGGER.addHandler(held)
+
+
+def log_to(path: pathlib.Path, console: bool = True) -> None:
+    """Sends messages, with the time of day, to the end of a log file, and to standard output.
+
+    Args:
+        path: the log file; begins with what `log_before_run` held.
+        console: whether they go to standard output.
+    """
+    earlier = [h for h in LOGGER.handlers if isinstance(h, logging.handlers.MemoryHandler)]
+    messages = [message for handler in earlier for message in handler.buffer]
+    _begin(console)
+    with user_error_on_disk_trouble(path):
+        file = _LogFile(path, messages)
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    LOGGER.addHandler(file)
+
+
+def _begin(console: bool) -> None:
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    for handler in list(LOGGER.handlers):
+        LOGGER.removeHandler(handler)
+        handler.close()
+    if console:
+        stream = logging.StreamHandler(sys.stdout)
+        # A message takes the place of the progress line that may stand on a terminal.
+        stream.setFormatter(logging.Formatter(f"{_ERASE_LINE * sys.stdout.isatty()}%(message)s"))
+        LOGGER.addHandler(stream)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk costs its lines, but not the run its work.
+
+    Args:
+        path: of the file.
+        earlier: messages that stand before the first one; a run that is refused writes none.
+    """
+
+    def __init__(self, path: pathlib.Path, earlier: list[logging.LogRecord]):
+        super().__init__(path)
+        self._earlier = earlier
+
+    def emit(self, record: logging.LogRecord) -> None:
+        earlier, self._earlier = self._earlier, []
+        for message in (*earlier, record):
+            super().emit(message)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's own name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as `12 s`, `3:05` or `1:02:03`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class StageProgress:
+    """Reports one stage of one phase: position, figures, time left in the stage.
+
+    Args:
+        phase: index of the phase.
+        num_phases: N, the last phase's index.
+        stage: name.
+        total: how many positions (epochs, outer steps) the stage has.
+        start: position at which this process begins; a part of one may be done.
+        unit: what is counted.
+    """
+
+    #: seconds between two lines in the log, so that short epochs do not flood it
+    INTERVAL = 5.0
+    #: and within a unit
+    INTERVAL_WITHIN = 60.0
+
+    def __init__(
+        self,
+        phase: int,
+        num_phases: int,
+        stage: str,
+        total: int,
+        start: float = 0,
+        unit: str = "epoch",
+    ):
+        self._prefix = f"phase {phase}/{num_phases} {stage} {unit}"
+        self._total = total
+        self._start = start
+        self._started = time.monotonic()
+        self._traced = TRACES.seconds
+        self._reported = -self.INTERVAL
+        self._terminal = sys.stdout.isatty()
+
+    def update(self, position: float, figures: dict[str, float]) -> None:
+        """Reports that `position` of the total is done.
+
+        Args:
+            position: epochs or steps done; within one a fraction of it.
+            figures: by name; `loss` or `meta_loss` and `images_per_second` stand in front.
+        """
+        now = time.monotonic()
+        done, last = position - self._start, position == self._total
+        if last:
+            when = f"took {duration(now - self._started)}"
+        else:
+            # Graphs are traced once, and say nothing about the rest.
+            spent = now - self._started - (TRACES.seconds - self._traced)
+            when = f"{duration(max(spent, 0.0) / max(done, 1e-9) * (self._total - position))} left"
+        whole, part = divmod(position, 1)
+        where = f"{int(whole) + (part > 0)}/{self._total}" + (f" ({part:.0%})" if part else "")
+        line = f"{self._prefix} {where}  {_described(figures, when)}"
+        if self._terminal and not last:
+            # One line: what does not fit is cut, or the next one could not take its place.
+            width = shutil.get_terminal_size().columns - 1
+            sys.stdout.write(_ERASE_LINE + line[:width])
+            sys.stdout.flush()
+        interval = self.INTERVAL_WITHIN if part else self.INTERVAL
+        if last or (not self._terminal and now - self._reported >= interval):
+            LOGGER.info("%s", line)
+            self._reported = now
+
+
+def _described(figures: dict[str, float], when: str) -> str:
+    """Returns loss, speed and time, then the other figures."""
+    rest = dict(figures)
+    loss = [f"{name} {_number(rest.pop(name))}" for name in ("loss", "meta_loss") if name in rest]
+    speed = rest.pop("images_per_second", None)
+    rates = [] if speed is None else [f"{_number(speed)} images/s"]
+    others = [f"{name} {_number(value)}" for name, value in rest.items()]
+    return "  ".join([*loss, *rates, when, *others])
+
+
+def _number(value: float) -> str:
+    if value == 0 or 0.01 <= abs(value) < 100:
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1e}"

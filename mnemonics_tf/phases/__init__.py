@@ -1,0 +1,1 @@
+"""What happens in a phase of Algorithm 1."""

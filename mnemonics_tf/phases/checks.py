@@ -1,0 +1,131 @@
+"""The protocol that settings ask for, and whether method and data fit it: before a run begins."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+from mnemonics_tf.data.phase_classes import ids_of_phases, settled
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol, class_order
+from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.methods.base import Method
+from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.phases.make_exemplars import check_adjustment, make_budget
+from mnemonics_tf.settings import Settings
+
+
+def settle(settings: Settings) -> Settings:
+    """Returns settings that hold the phases of `--phase_classes` themselves, not a file's path.
+
+    Raises:
+        UserError: if the file can't be read.
+    """
+    wanted = settings.protocol
+    if not wanted.phase_classes:
+        return settings
+    protocol = dataclasses.replace(wanted, phase_classes=settled(wanted.phase_classes))
+    return dataclasses.replace(settings, protocol=protocol)
+
+
+def make_protocol(
+    settings: Settings,
+    num_classes: int,
+    class_names: Sequence[str] = (),
+    original_ids: Sequence[int] | None = None,
+) -> ClassIncrementalProtocol:
+    """Returns the protocol that settings ask for: explicit phases, or a class order split evenly.
+
+    Args:
+        settings: of the run.
+        num_classes: how many there are.
+        class_names: in the order of the original ids; needed where settings name the classes of
+            each phase.
+        original_ids: the data's own class ids, ascending; 0..K-1 where they are not given.
+
+    Raises:
+        UserError: if settings and classes do not agree.
+    """
+    wanted = settings.protocol
+    ids = original_ids or range(num_classes)
+    if wanted.phase_classes:
+        phases = ids_of_phases(wanted.phase_classes, class_names, ids)
+        return ClassIncrementalProtocol.from_phases(phases, ids)
+    shuffled = [ids[place] for place in class_order(num_classes, wanted.class_order_seed)]
+    order = wanted.class_order or shuffled
+    if len(order) != num_classes:
+        raise UserError(
+            f"--class_order names {len(order)} classes, but {wanted.dataset} has {num_classes}"
+        )
+    return ClassIncrementalProtocol(order, wanted.base_classes, wanted.num_phases, original_ids=ids)
+
+
+def warn_of_small_classes(
+    settings: Settings, protocol: ClassIncrementalProtocol, source: DataSource
+) -> None:
+    """Warns where a class has fewer images than exemplars are asked for: all of them are kept.
+
+    Args:
+        settings: of the run.
+        protocol: what is learned when.
+        source: tells how many images there are.
+    """
+    budget = make_budget(settings)
+    counts = source.training_counts_of(protocol.order)
+    for phase in protocol.phases:
+        quota = budget.quota(phase.num_seen)
+        small = [label for label in phase.new_classes if counts[label] < quota]
+        if small:
+            names = source.names_of(protocol.original_ids(small[:5]))
+            LOGGER.warning(
+                "%d classes of phase %d have fewer training images than the %d exemplars asked for "
+                "(first: %s; smallest: %d images): all of their images are kept",
+                len(small),
+                phase.index,
+                quota,
+                ", ".join(names),
+                min(counts[small]),
+            )
+
+
+def check_method(
+    settings: Settings, method: Method, protocol: ClassIncrementalProtocol, source: DataSource
+) -> None:
+    """Refuses what a method could not do with exemplars, or would do in vain.
+
+    Args:
+        settings: of the run.
+        method: how the model learns.
+        protocol: what is learned when.
+        source: tells how many images there are.
+
+    Raises:
+        UserError: names the flags to pass instead.
+    """
+    name, budget = settings.training.method, make_budget(settings)
+    in_vain = [
+        flag
+        for flag, passed in (
+            ("--exemplars=mnemonics", settings.exemplar.exemplars == "mnemonics"),
+            ("--adjust_old_exemplars", settings.mnemonics.adjust_old_exemplars),
+        )
+        if passed and method.keeps_past_data
+    ]
+    if in_vain:
+        raise UserError(
+            f"--method={name} with {' and '.join(in_vain)}: this method trains on all data so far "
+            "and never on exemplars, so that learning them is in vain: leave that out, or pass "
+            "another --method"
+        )
+    counts = source.training_counts_of(protocol.order)
+    for before, phase in itertools.pairwise(protocol.phases):
+        smallest = min(budget.quota(before.num_seen), *counts[phase.seen_classes])
+        held_out = method.held_out_per_class(phase, int(smallest))
+        if held_out >= smallest:
+            raise UserError(
+                f"--method={name} holds out {held_out} images of each class from training, but in "
+                f"phase {phase.index} a class has no more than {smallest}: keep more exemplars or "
+                "lower --correction_share"
+            )
+    for before in protocol.phases[:-1]:
+        fewest = min(budget.quota(before.num_seen), *counts[before.seen_classes])
+        check_adjustment(settings.mnemonics, int(fewest))

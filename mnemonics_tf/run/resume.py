@@ -1,0 +1,207 @@
+"""Whether a run directory is what a run left: diagnosed before any work, never started afresh."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from mnemonics_tf.data.phase_classes import is_settled, settled
+from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.evaluation.evaluator import HEADS
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.run.files import RunDirectory, read_json, write_json, write_text
+from mnemonics_tf.settings import Settings
+
+
+def claim_directory(
+    directory: RunDirectory,
+    settings: Settings,
+    class_facts: dict[str, Any],
+    phases: Sequence[Phase],
+) -> list[Phase]:
+    """Makes the run directory this run's own, or finds that it is already; returns what is left.
+
+    Args:
+        directory: of the run.
+        settings: of the run.
+        class_facts: of the data, which must stay the same.
+        phases: that are asked for.
+
+    Returns:
+        The phases that are not done.
+
+    Raises:
+        UserError: if it holds a run with other settings or on other data, or one that is damaged;
+            nothing is written then.
+    """
+    wanted = settings.results_settings()
+    begun = directory.results.exists() or any(_traces(directory.phase(p.index)) for p in phases)
+    if directory.settings.exists():
+        differences = _differences(read_settings(directory), wanted)
+        if differences:
+            raise UserError(
+                f"{directory.root} holds a run with other settings ({'; '.join(differences)}): "
+                "pass another --run_dir, or the same settings to go on with it"
+            )
+        if directory.classes.exists() and read_json(directory.classes) != class_facts:
+            raise UserError(
+                f"{directory.root} holds a run on other data: the classes in --data_dir, or the "
+                f"numbers of their images, are not those of {directory.classes}: pass another "
+                "--run_dir, or the same data to go on with it"
+            )
+    elif begun:
+        raise UserError(
+            f"{directory.settings} is missing, although a run was begun there: "
+            "put it back or pass another --run_dir"
+        )
+    else:
+        write_json(directory.classes, class_facts)
+        write_text(directory.flags, settings.flag_lines())
+        write_json(directory.settings, wanted)
+    return _phases_left(directory, phases)
+
+
+def read_settings(directory: RunDirectory) -> dict[str, dict[str, Any]]:
+    """Returns what settings.json holds, as groups of named values.
+
+    Raises:
+        UserError: if it holds anything else.
+    """
+    found = read_json(directory.settings)
+    if not isinstance(found, dict) or not all(isinstance(group, dict) for group in found.values()):
+        raise UserError(f"{directory.settings} is damaged: it holds no groups of settings")
+    return found | _settled_phases(directory, found.get("protocol", {}))
+
+
+def _settled_phases(directory: RunDirectory, protocol: dict[str, Any]) -> dict[str, Any]:
+    """Returns the protocol's settings where they name a file of phases, as older runs noted it.
+
+    The phases themselves are in classes.json. The file is not opened: it may have changed, and who
+    wrote the settings may be a stranger.
+    """
+    value = protocol.get("phase_classes")
+    if not isinstance(value, str) or not value or is_settled(value):
+        return {}
+    facts = read_json(directory.classes)
+    phases = facts.get("phases") if isinstance(facts, dict) else None
+    if not isinstance(phases, list):
+        raise UserError(
+            f"{directory.classes} is damaged: it holds no phases, and {directory.settings} names a "
+            "file of them; put the right one back or pass another --run_dir"
+        )
+    settled_phases = settled(json.dumps(phases))
+    return {"protocol": {**protocol, "phase_classes": settled_phases}}
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    # A setting that is younger than the run had its default's effect then.
+    defaults = Settings().results_settings()
+    return [
+        f"--{name} was {_shortened(then)}, is {_shortened(value)}"
+        for group, values in wanted.items()
+        for name, value in values.items()
+        if (then := found.get(group, {}).get(name, defaults[group][name])) != value
+    ]
+
+
+def _shortened(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _phases_left(directory: RunDirectory, phases: Sequence[Phase]) -> list[Phase]:
+    left: list[Phase] = []
+    done = [phase.index for phase in phases if directory.record(phase.index).exists()]
+    for phase in phases:
+        traces = _traces(directory.phase(phase.index))
+        if left and traces:
+            raise UserError(
+                f"{directory.record(left[0].index)} is missing, although phase {phase.index} was "
+                "begun after it: put it back or pass another --run_dir"
+            )
+        if phase.index in done:
+            read_record(directory, phase)
+            # Only the last one's are needed to go on, and workers beside the chief have no others.
+            lost = {"model.npz", "exemplars.npz"} - traces if phase.index == done[-1] else set()
+        else:
+            left.append(phase)
+            # These are written once the phase's last checkpoint is safe.
+            closed = traces & {"model.npz", "exemplars.npz", "predictions.npz"}
+            checkpoints = any(name.startswith("checkpoint-") for name in traces)
+            lost = {"phase.json"} if closed and not checkpoints else set()
+        if lost:
+            raise UserError(
+                f"{directory.phase(phase.index)} has lost {' and '.join(sorted(lost))}: "
+                "put that back or pass another --run_dir"
+            )
+    return left
+
+
+def _traces(path: pathlib.Path) -> set[str]:
+    """Returns the names of the whole files in a phase's directory."""
+    if not path.is_dir():
+        return set()
+    return {entry.name for entry in path.iterdir() if not entry.name.startswith(".tmp-")}
+
+
+def read_record(directory: RunDirectory, phase: Phase) -> dict[str, Any]:
+    """Returns the record that closes a phase.
+
+    Raises:
+        UserError: if it is missing, damaged or not this phase's.
+    """
+    path = directory.record(phase.index)
+    record = read_json(path)
+    if not isinstance(record, dict) or (record.get("phase"), record.get("num_seen")) != (
+        phase.index,
+        phase.num_seen,
+    ):
+        raise UserError(
+            f"{path} is damaged: it does not close phase {phase.index} with {phase.num_seen} "
+            "classes; put the right one back or pass another --run_dir"
+        )
+    heads = record.get("heads")
+    for head in HEADS:
+        figures = heads.get(head) if isinstance(heads, dict) else None
+        groups = figures.get("group_accuracies") if isinstance(figures, dict) else None
+        shares = [figures.get("accuracy"), *groups] if isinstance(groups, list) else []
+        if len(shares) != phase.index + 2 or not all(map(_is_share, shares)):
+            raise UserError(
+                f"{path} is damaged: heads/{head} must hold an accuracy and {phase.index + 1} "
+                "group accuracies from 0 to 1; put the right one back or pass another --run_dir"
+            )
+    return record
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value <= 1
+
+
+def same_base_classes(mine: RunDirectory, other: RunDirectory) -> bool:
+    """Whether phase 0 of two runs has the same classes by name; older runs did not note them."""
+    if not other.classes.exists():
+        return True
+    facts = read_json(other.classes)
+    phases = facts.get("phases") if isinstance(facts, dict) else None
+    return bool(phases) and phases[0] == read_json(mine.classes)["phases"][0]
+
+
+def load_memory(
+    directory: RunDirectory, phase: Phase, image_shape: tuple[int, int, int]
+) -> ExemplarMemory:
+    """Returns the exemplar memory as it was at the end of a phase.
+
+    Raises:
+        UserError: if it is missing, damaged, or holds other classes or images than the run's.
+    """
+    path = directory.exemplars(phase.index)
+    memory = ExemplarMemory.load(path)
+    labels = set(memory.labels.tolist())
+    if labels != set(phase.seen_classes) or memory.images.shape[1:] != tuple(image_shape):
+        raise UserError(
+            f"{path} holds images {list(memory.images.shape[1:])} of {len(labels)} classes; "
+            f"expected {list(image_shape)} of the labels 0 to {phase.num_seen - 1}: "
+            "put the right file back or pass another --run_dir"
+        )
+    return memory

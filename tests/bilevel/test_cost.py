@@ -1,0 +1,132 @@
+import logging
+import subprocess
+
+import pytest
+
+from mnemonics_tf import devices
+from mnemonics_tf.bilevel import cost
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.models.resnet import resnet_cifar
+from mnemonics_tf.phases.temporary_model import BaseLevelSettings
+
+# Float outputs of ResNet-8 for an 8x8 image, counted by hand: 64 pixels at stage 1, 16, 4.
+IMAGE_BYTES = 4 * (
+    64 * 1  # the input
+    + 64 * 16 * 2  # stem and its ReLU
+    + 64 * 16 * 5  # block 1: convolution, ReLU, convolution, sum, ReLU
+    + 16 * 32 * 6  # block 2, with a shortcut
+    + 4 * 64 * 5  # block 3, with a shortcut and without a last ReLU
+    + 64  # mean
+)
+
+
+def settings(scope="all", estimator="sweep", steps=5, batch_size=10) -> BaseLevelSettings:
+    return BaseLevelSettings(
+        scope=scope,
+        estimator=estimator,
+        truncated_steps=2,
+        start="model",
+        steps=steps,
+        learning_rate=0.1,
+        momentum=0.0,
+        batch_size=batch_size,
+        batch_statistics=False,
+        augment=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return resnet_cifar((8, 8, 1), 8, 0)
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Sets the free memory, in units of one image's layer outputs."""
+
+    def set_free(images):
+        monkeypatch.setattr(
+            devices, "memory", lambda: None if images is None else int(images * IMAGE_BYTES)
+        )
+
+    return set_free
+
+
+@pytest.mark.parametrize(
+    ("base", "exemplars", "outer_batch", "images"),
+    [
+        (settings(), 50, 1, 4 * 10),  # a batch of one step, four times
+        (settings(batch_size=0), 50, 1, 4 * 50),  # all exemplars
+        (settings(batch_size=80), 50, 1, 4 * 50),  # no more than there are
+        (settings(estimator="unroll"), 50, 1, 4 * 10 * 5),  # of all steps
+        (settings(), 50, 30, 2 * 30),  # the outer batch is larger
+        (settings("classifier", batch_size=0), 50, 1, 2 * 50),
+        (settings("classifier", batch_size=0), 1000, 1, 2 * 256),  # in chunks
+    ],
+)
+def test_what_does_not_fit_is_refused(free, backbone, base, exemplars, outer_batch, images):
+    free(1.01 * images)
+    cost.check_memory(backbone, base, exemplars, outer_batch)
+    free(0.99 * images)
+    with pytest.raises(UserError, match="GiB are there"):
+        cost.check_memory(backbone, base, exemplars, outer_batch)
+
+
+def test_the_refusal_names_the_flags_that_help(free, backbone):
+    free(1)
+    with pytest.raises(UserError) as error:
+        cost.check_memory(backbone, settings(), 50, 30)
+    for words in ("--inner_batch_size (now 10)", "--outer_batch_size (now 30)", "--inner_scope="):
+        assert words in str(error.value)
+    assert "--meta_gradient" not in str(error.value)
+    with pytest.raises(UserError, match="--meta_gradient=sweep"):
+        cost.check_memory(backbone, settings(estimator="unroll"), 50, 30)
+
+
+def test_an_unknown_size_of_memory_refuses_nothing(free, backbone):
+    free(None)
+    cost.check_memory(backbone, settings(), 10**9, 10**9)
+
+
+def test_this_machine_has_some_available_memory():
+    assert devices.memory() is None or devices.memory() > 2**20
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [("143771\n81559\n", 81559 * 2**20), ("[N/A]\n", None), (None, None)]
+)
+def test_with_gpus_the_smallest_one_counts(monkeypatch, told, expected):
+    def run(command, **_):
+        assert command[0] == "nvidia-smi"
+        if told is None:
+            raise FileNotFoundError(command[0])
+        return subprocess.CompletedProcess(command, 0, stdout=told)
+
+    monkeypatch.setattr(devices.tf.config, "list_logical_devices", lambda kind: ["GPU:0", "GPU:1"])
+    monkeypatch.setattr(devices.subprocess, "run", run)
+    assert devices.memory() == expected
+
+
+@pytest.mark.parametrize(
+    ("tracing", "seconds", "time"),
+    [
+        (1, [9.0, 2.5, 7.0, 7.0], "an outer step takes 2.50 s, the 2 left about 5 s"),
+        (2, [9.0, 9.0, 50.0, 7.0], "an outer step takes 50.00 s, the 1 left about 50 s"),
+        (1, [9.0, 2.5], "the last outer step took 2.50 s"),
+        (1, [9.0], "the last outer step took 9.00 s, graphs traced in it"),
+        (4, [9.0, 8.0], "the last outer step took 8.00 s, graphs traced in it"),
+    ],
+)
+def test_the_cost_is_told_once_from_a_step_that_traced_no_graphs(
+    caplog, monkeypatch, tracing, seconds, time
+):
+    monkeypatch.setattr(cost, "_peak_memory", lambda: 3 * 2**29)
+    with caplog.at_level(logging.INFO, "mnemonics_tf"):
+        plan = cost.Plan("exemplars", len(seconds), tracing)
+        plan.announce(200, 100)
+        for value in seconds:
+            plan.step_done(value)
+    assert caplog.messages == [
+        f"exemplars: 200 exemplars, 100 in a step; outer steps ahead: {len(seconds)}",
+        f"exemplars: {time}; peak memory so far 1.5 GiB",
+    ]

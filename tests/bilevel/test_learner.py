@@ -1,0 +1,388 @@
+import math
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnemonics_tf.bilevel.learner import (
+    Companions,
+    ExemplarLearner,
+    Exemplars,
+    LearningSettings,
+    OuterData,
+    split_balanced,
+)
+from mnemonics_tf.bilevel.outer_optimizer import OuterSettings
+from mnemonics_tf.bilevel.problem import MetaGradientResult
+from mnemonics_tf.data.pipeline import Normalization
+
+NORMALIZATION = Normalization((0.5, 0.4), (0.25, 0.2))
+SHAPE = (4, 4, 2)
+TARGET = 0.3
+OUTER_LABELS = np.repeat(np.arange(3), 20)
+
+
+class Bowl:
+    """In place of a temporary model: the meta loss is the squared distance of pixels to a target.
+
+    Its gradient rests on nothing but the images it is given, so the loop can be followed by hand.
+    Every call is kept.
+    """
+
+    def __init__(self, lead=None, members=1):
+        self.calls = []
+        self._lead = lead or {}
+        self._members = members
+
+    def __len__(self):
+        return self._members
+
+    def estimate(self, exemplars, labels, learning, outer, *key):
+        self.calls.append({"images": exemplars.numpy(), "labels": labels, "key": key, **outer})
+        loss = tf.reduce_mean(tf.square(exemplars - TARGET))
+        gradient = 2 * (exemplars - TARGET) / len(labels)
+        loss, gradient = self._lead.get(key[-1], lambda *given: given)(loss, gradient)
+        return MetaGradientResult(loss, gradient, tf.zeros(1), [])
+
+
+def make_learner(model, steps=6, seed=0, **changes) -> ExemplarLearner:
+    fields = {
+        "exemplars_per_step": 0,
+        "outer_batch_size": 100,
+        "validation_every": 2,
+        "patience": 0,
+    }
+    return ExemplarLearner(
+        model,
+        LearningSettings(**(fields | changes)),
+        OuterSettings("adam", 0.05, 0.9, 0, steps),
+        NORMALIZATION,
+        seed,
+    )
+
+
+def make_exemplars(per_class=4, classes=3, fixed_classes=()) -> Exemplars:
+    """Each image's first pixel tells its row: 0, 0.01, 0.02, ..."""
+    labels = np.repeat(np.arange(classes), per_class)
+    images = np.random.default_rng(0).uniform(-1, 1, (len(labels), *SHAPE)).astype(np.float32)
+    images[:, 0, 0, 0] = np.arange(len(labels)) / 100
+    return Exemplars(images, labels, ~np.isin(labels, fixed_classes))
+
+
+def make_outer(labels=OUTER_LABELS, seed=0) -> OuterData:
+    return OuterData(labels, lambda rows: {"row": tf.constant(rows)}, 6, seed)
+
+
+def silent(step, figures):
+    del step, figures
+
+
+def train(learner, exemplars, validate=None, report=silent, outer=None):
+    return learner.train_new(
+        exemplars, outer or make_outer(), Companions(report, validate), "exemplars", 2
+    )
+
+
+# --- learning new exemplars ----------------------------------------------------------------------
+
+
+def test_learning_lowers_the_meta_loss_and_reports_every_step():
+    exemplars, reports = make_exemplars(), []
+    course = train(
+        make_learner(Bowl()),
+        exemplars,
+        report=lambda step, figures: reports.append((step, figures)),
+    )
+    assert len(course.meta_losses) == 6
+    assert np.all(np.diff(course.meta_losses) < 0)
+    assert course.stopped is None
+    assert [step for step, _ in reports] == [1, 2, 3, 4, 5, 6]
+    assert [figures["meta_loss"] for _, figures in reports] == course.meta_losses
+
+
+def test_every_outer_step_is_taken_once():
+    model = Bowl()
+    train(make_learner(model), make_exemplars())
+    assert [call["key"] for call in model.calls] == [("exemplars", 2, step) for step in range(6)]
+
+
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize(
+    ("members", "num_subsets", "told_after"), [(1, 0, 2), (3, 0, 4), (2, 3, 7)]
+)
+def test_the_plan_is_told_first_and_its_cost_after_the_graphs_are_traced(
+    caplog, start, members, num_subsets, told_after
+):
+    told, saved = {}, {}
+
+    def report(step, figures):
+        told[step] = caplog.messages[-1]
+
+    def save(step, state):
+        saved[step] = {name: values.copy() for name, values in state().items()}
+
+    def learn(resume=None):
+        caplog.clear()
+        learner = make_learner(Bowl(members=members), steps=10, exemplars_per_step=6)
+        companions = Companions(report, save=save, resume=resume)
+        if num_subsets:
+            learner.adjust_old(make_exemplars(6), num_subsets, companions, "adjust", 2)
+        else:
+            learner.train_new(make_exemplars(6), make_outer(), companions, "exemplars", 2)
+
+    with caplog.at_level("INFO", "mnemonics_tf"):
+        learn()
+        if start:
+            told.clear()
+            learn((start, saved[start]))
+    name = "adjust" if num_subsets else "exemplars"
+    plan = f"{name}: 18 exemplars, 6 in a step; outer steps ahead: {10 - start}"
+    measured = start + told_after
+    assert [told[step] for step in range(start + 1, measured)] == [plan] * (told_after - 1)
+    cost = (
+        rf"{name}: an outer step takes \S+ s, the {10 - measured} left about \S+ s; peak memory .*"
+    )
+    for step in range(measured, 11):
+        assert re.fullmatch(cost, told[step])
+
+
+def test_rows_that_do_not_learn_stand_beside_the_others_bit_for_bit():
+    model, exemplars = Bowl(), make_exemplars(fixed_classes=[1])
+    start = exemplars.images.copy()
+    train(make_learner(model), exemplars)
+    fixed = exemplars.labels == 1
+    np.testing.assert_array_equal(exemplars.images[fixed], start[fixed])
+    assert np.all(np.any(exemplars.images[~fixed] != start[~fixed], axis=(1, 2, 3)))
+    for call in model.calls:
+        np.testing.assert_array_equal(call["images"][call["labels"] == 1], start[fixed])
+
+
+def test_pixels_stay_valid():
+    exemplars = make_exemplars()
+
+    def push(loss, gradient):
+        return loss, tf.ones_like(gradient) * tf.constant([1.0, -1.0])
+
+    train(make_learner(Bowl(dict.fromkeys(range(200), push)), steps=200), exemplars)
+    np.testing.assert_array_equal(exemplars.images[..., 0], NORMALIZATION.black[0])
+    np.testing.assert_array_equal(exemplars.images[..., 1], NORMALIZATION.white[1])
+
+
+def test_a_step_may_take_some_of_the_exemplars_class_balanced():
+    model, exemplars = Bowl(), make_exemplars(per_class=4)
+    train(make_learner(model, exemplars_per_step=6, steps=20), exemplars)
+    for call in model.calls:
+        np.testing.assert_array_equal(call["labels"], [0, 0, 1, 1, 2, 2])
+    assert len({tuple(call["images"][:, 0, 0, 0]) for call in model.calls}) > 10
+
+
+def test_validation_keeps_the_best_and_the_later_of_equals():
+    exemplars, scores, seen = make_exemplars(), iter([0.5, 0.9, 0.9, 0.2]), []
+
+    def validate(images):
+        seen.append(images.copy())
+        return next(scores)
+
+    course = train(make_learner(Bowl()), exemplars, validate)
+    assert course.validations == [(0, 0.5), (2, 0.9), (4, 0.9), (6, 0.2)]
+    np.testing.assert_array_equal(exemplars.images, seen[2])
+    assert np.any(seen[1] != seen[2])
+
+
+def test_the_start_is_kept_where_learning_only_harms():
+    exemplars, scores = make_exemplars(), iter([0.5, 0.4, 0.3, 0.2])
+    start = exemplars.images.copy()
+    train(make_learner(Bowl()), exemplars, lambda images: next(scores))
+    np.testing.assert_array_equal(exemplars.images, start)
+
+
+@pytest.mark.parametrize(("patience", "steps"), [(0, 20), (1, 6), (2, 8), (3, 10)])
+def test_patience(patience, steps):
+    scores = iter([0.5, 0.6, 0.7, *[0.65] * 20])
+    course = train(
+        make_learner(Bowl(), steps=20, patience=patience),
+        make_exemplars(),
+        lambda images: next(scores),
+    )
+    assert len(course.meta_losses) == steps
+    assert (course.stopped is not None) == (patience > 0)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        (lambda loss, gradient: (loss * math.nan, gradient), "nan"),
+        (lambda loss, gradient: (loss, gradient / 0), "not finite"),
+        (lambda loss, gradient: (loss, gradient * 1e30), "not finite"),
+        (lambda loss, gradient: (tf.constant(11.0), gradient), "rose from"),
+    ],
+    ids=["loss", "gradient", "huge gradient", "divergence"],
+)
+def test_trouble_stops_learning_and_keeps_the_last_good_exemplars(trouble, message):
+    exemplars, seen = make_exemplars(), []
+
+    def validate(images):
+        seen.append(images.copy())
+        return float(len(seen))
+
+    course = train(make_learner(Bowl({5: trouble})), exemplars, validate)
+    assert message in course.stopped
+    assert len(course.meta_losses) == 5
+    np.testing.assert_array_equal(exemplars.images, seen[2])  # of step 4, the last validation
+    assert np.all(np.isfinite(exemplars.images))
+
+
+def test_a_loss_may_rise_within_bounds():
+    rise = {step: lambda loss, gradient: (tf.constant(9.0), gradient) for step in (3, 4)}
+    course = train(make_learner(Bowl(rise)), make_exemplars())
+    assert course.stopped is None
+    assert len(course.meta_losses) == 6
+
+
+def test_trouble_in_the_first_step_leaves_the_start():
+    exemplars = make_exemplars()
+    start = exemplars.images.copy()
+    course = train(make_learner(Bowl({0: lambda loss, g: (loss * math.nan, g)})), exemplars)
+    assert course.stopped
+    assert course.meta_losses == []
+    np.testing.assert_array_equal(exemplars.images, start)
+
+
+def test_the_seed_decides_the_course():
+    def pictures(seed):
+        exemplars = make_exemplars()
+        train(make_learner(Bowl(), exemplars_per_step=6, seed=seed), exemplars)
+        return exemplars.images
+
+    np.testing.assert_array_equal(pictures(0), pictures(0))
+    assert np.any(pictures(0) != pictures(1))
+
+
+@pytest.mark.parametrize("stopped_at", [1, 3, 4, 6])
+def test_learning_goes_on_from_what_was_saved(stopped_at):
+    """Only half of the rows have a turn in a step, so their own moments and counts matter."""
+    scores = {0: 0.5, 2: 0.9, 4: 0.7, 6: 0.6}
+
+    def run(resume=None):
+        exemplars, saved, now = make_exemplars(), {}, [resume[0] if resume else 0]
+
+        def report(step, figures):
+            now[0] = step
+
+        def save(step, state):
+            saved[step] = {name: values.copy() for name, values in state().items()}
+
+        companions = Companions(report, lambda images: scores[now[0]], save, resume)
+        learner = make_learner(Bowl(), exemplars_per_step=6)
+        course = learner.train_new(exemplars, make_outer(), companions, "exemplars", 2)
+        return course, exemplars.images, saved
+
+    course, images, saved = run()
+    again, same_images, _ = run((stopped_at, saved[stopped_at]))
+    assert list(saved) == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_array_equal(same_images, images)
+    assert again.meta_losses == course.meta_losses
+    assert again.validations == course.validations
+
+
+def test_outer_batches_are_balanced_and_new_in_every_step():
+    labels = np.repeat(np.arange(3), [40, 20, 30])
+    batches = [make_outer(labels).batch("exemplars", 0, step) for step in range(5)]
+    for batch in batches:
+        rows = batch["row"].numpy()
+        assert len(np.unique(rows)) == 6
+        np.testing.assert_array_equal(batch["label"], labels[rows])
+        np.testing.assert_array_equal(np.bincount(batch["label"]), [2, 2, 2])
+    assert len({tuple(batch["row"].numpy()) for batch in batches}) == 5
+    again = make_outer(labels).batch("exemplars", 0, 3)
+    np.testing.assert_array_equal(again["row"], batches[3]["row"])
+    other = make_outer(labels, seed=1).batch("exemplars", 0, 3)
+    assert np.any(other["row"] != batches[3]["row"])
+
+
+# --- adjusting old exemplars ---------------------------------------------------------------------
+
+
+def still(loss, gradient):
+    return loss, tf.zeros_like(gradient)
+
+
+def rows_of(images) -> list[int]:
+    """The rows that images began as, from their first pixel; only where nothing moved."""
+    return np.rint(100 * np.asarray(images)[:, 0, 0, 0]).astype(int).tolist()
+
+
+def adjust(model, exemplars, num_subsets=2, **changes):
+    learner = make_learner(model, **changes)
+    return learner.adjust_old(exemplars, num_subsets, Companions(silent), "adjust", 3)
+
+
+@pytest.mark.parametrize("num_subsets", [2, 3, 4])
+@pytest.mark.parametrize("fixed_classes", [(), (2,)])
+def test_a_subset_is_measured_on_its_complement_only(num_subsets, fixed_classes):
+    model = Bowl(dict.fromkeys(range(12), still))
+    exemplars = make_exemplars(per_class=4, fixed_classes=fixed_classes)
+    adjust(model, exemplars, num_subsets, steps=12)
+    for start in range(0, 12, num_subsets):
+        around = model.calls[start : start + num_subsets]
+        inner = [rows_of(call["images"]) for call in around]
+        assert sorted(sum(inner, [])) == list(range(12))  # each in exactly one subset
+        for call, rows in zip(around, inner, strict=True):
+            outer = rows_of(call["image"])
+            assert not set(rows) & set(outer)
+            assert sorted(rows + outer) == list(range(12))
+            np.testing.assert_array_equal(call["label"], exemplars.labels[outer])
+            counts = np.bincount(exemplars.labels[rows], minlength=3)
+            assert counts.max() - counts.min() <= 1
+
+
+def test_the_complement_is_seen_as_it_stands_by_then():
+    model, exemplars = Bowl(), make_exemplars()
+    adjust(model, exemplars, steps=2)
+    first, second = model.calls
+    moved = second["image"].numpy()[np.argsort(second["label"], kind="stable")]
+    assert np.all(np.any(moved != first["images"], axis=(1, 2, 3)))
+    distances = [np.abs(images - TARGET).mean() for images in (first["images"], moved)]
+    assert distances[1] < distances[0]
+
+
+def test_adjustment_moves_learning_rows_alone():
+    exemplars = make_exemplars(fixed_classes=[2])
+    start = exemplars.images.copy()
+    course = adjust(Bowl(), exemplars)
+    assert len(course.meta_losses) == 6
+    np.testing.assert_array_equal(exemplars.images[8:], start[8:])
+    assert np.all(np.any(exemplars.images[:8] != start[:8], axis=(1, 2, 3)))
+
+
+def test_the_outer_batch_is_a_balanced_part_of_the_complement():
+    model = Bowl()
+    adjust(model, make_exemplars(per_class=6), outer_batch_size=6)
+    for call in model.calls:
+        np.testing.assert_array_equal(np.bincount(call["label"]), [2, 2, 2])
+
+
+@pytest.mark.parametrize("num_subsets", [2, 3, 5])
+@pytest.mark.parametrize("counts", [[6, 6, 6], [5, 7, 4], [3, 0, 8], [1, 1, 1]])
+def test_split_balanced(counts, num_subsets):
+    labels = np.repeat(np.arange(3), counts)
+    subset = split_balanced(labels, num_subsets, np.random.default_rng(0))
+    assert subset.shape == labels.shape
+    for label in range(3):
+        sizes = np.bincount(subset[labels == label], minlength=num_subsets)
+        assert len(sizes) == num_subsets
+        assert sizes.sum() == counts[label]
+        assert sizes.max() - sizes.min() <= 1
+
+
+def test_what_does_not_divide_falls_into_any_subset():
+    labels = np.repeat(np.arange(50), 3)
+    subset = split_balanced(labels, 2, np.random.default_rng(0))
+    assert 60 < subset.sum() < 90
+
+
+def test_the_split_is_random():
+    labels = np.repeat(np.arange(3), 4)
+    splits = {tuple(split_balanced(labels, 2, np.random.default_rng(seed))) for seed in range(10)}
+    assert len(splits) > 5

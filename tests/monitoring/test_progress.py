@@ -1,0 +1,185 @@
+"""What a run says while it works, on a terminal and elsewhere."""
+
+import errno
+import io
+import logging
+import os
+import re
+import sys
+
+import pytest
+
+from mnemonics_tf.monitoring import progress
+from mnemonics_tf.monitoring.progress import LOGGER, StageProgress, duration, log_before_run, log_to
+
+FIGURES = {
+    "classification": 0.25,
+    "loss": 1.8114,
+    "learning_rate": 0.001,
+    "images_per_second": 227.9,
+}
+
+
+class Stream(io.StringIO):
+    """Standard output that says whether it is a terminal."""
+
+    def __init__(self, terminal: bool):
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only moves when it is told to."""
+
+    class Clock:
+        now = 100.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def stream(monkeypatch, tmp_path):
+    """Makes standard output a terminal or not; to be called in the test, or pytest undoes it."""
+
+    def make(terminal: bool) -> Stream:
+        stream = Stream(terminal)
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setenv("COLUMNS", "200")
+        log_to(tmp_path / "log.txt")
+        return stream
+
+    return make
+
+
+def screen(text: str) -> list[str]:
+    """The lines that a terminal would show of what was written to it."""
+    lines = [""]
+    for token in re.findall(r"\x1b\[K|\r|\n|[^\x1b\r\n]+", text):
+        if token == "\n":
+            lines.append("")
+        elif token == "\x1b[K":
+            lines[-1] = ""  # all of it: what is written here always follows a return
+        elif token != "\r":
+            lines[-1] += token
+    return lines
+
+
+def test_a_terminal_shows_one_line_that_changes(stream, clock):
+    stream = stream(terminal=True)
+    stage = StageProgress(1, 5, "train", total=4)
+    clock.now += 10
+    stage.update(1, FIGURES)
+    first = "phase 1/5 train epoch 1/4  loss 1.811  228 images/s  30 s left"
+    others = "  classification 0.25  learning_rate 1.0e-03"
+    assert screen(stream.getvalue()) == [first + others]
+    clock.now += 20
+    stage.update(2, FIGURES)
+    (line,) = screen(stream.getvalue())
+    assert line.startswith("phase 1/5 train epoch 2/4  loss 1.811  228 images/s  30 s left")
+    LOGGER.info("a message")
+    stage.update(3, FIGURES)
+    clock.now += 60
+    stage.update(4, FIGURES)
+    message, last, empty = screen(stream.getvalue())
+    assert message == "a message"
+    assert last.startswith("phase 1/5 train epoch 4/4")
+    assert "took 1:30" in last
+    assert empty == ""
+
+
+def test_a_line_never_breaks(stream, clock, monkeypatch):
+    stream = stream(terminal=True)
+    monkeypatch.setenv("COLUMNS", "40")
+    StageProgress(1, 5, "train", total=4).update(1, FIGURES)
+    (line,) = screen(stream.getvalue())
+    assert line == "phase 1/5 train epoch 1/4  loss 1.811  "
+
+
+def test_elsewhere_lines_are_plain_and_not_too_many(stream, clock, tmp_path):
+    stream = stream(terminal=False)
+    stage = StageProgress(0, 5, "adjust", total=100, start=90, unit="step")
+    for step in range(91, 101):
+        clock.now += 1
+        stage.update(step, {"meta_loss": 0.5, "images_per_second": 80.0})
+    text = stream.getvalue()
+    assert "\r" not in text
+    assert "\x1b" not in text
+    lines = text.splitlines()
+    assert [line.split()[4] for line in lines] == ["91/100", "96/100", "100/100"]
+    assert lines[0] == "phase 0/5 adjust step 91/100  meta_loss 0.5  80 images/s  9 s left"
+    logged = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in logged] == lines
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs pseudo-terminals")
+def test_a_real_terminal_is_known_as_one(tmp_path, monkeypatch, clock):
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        log_to(tmp_path / "log.txt")
+        stage = StageProgress(0, 0, "train", total=2)
+        stage.update(1, FIGURES)
+        stage.update(2, FIGURES)
+        terminal.flush()
+        shown = ""
+        while "\n" not in shown:
+            shown += os.read(ours, 4096).decode()
+    os.close(ours)
+    assert shown.count("\n") == 1
+    assert shown.startswith("\r\x1b[Kphase 0/0 train epoch 1/2")
+    assert "\x1b" not in (tmp_path / "log.txt").read_text()
+
+
+def test_durations():
+    assert [duration(s) for s in (0.4, 59, 60, 3599, 3723)] == [
+        *("0 s", "59 s", "1:00", "59:59", "1:02:03")
+    ]
+
+
+def failing(error):
+    def write(text):
+        raise error
+
+    return write
+
+
+def test_a_full_disk_costs_the_log_its_lines_and_nothing_else(tmp_path, monkeypatch, capfd):
+    log_to(tmp_path / "log.txt")
+    LOGGER.info("before")
+    (file,) = (h for h in LOGGER.handlers if isinstance(h, logging.FileHandler))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with monkeypatch.context() as patch:
+        patch.setattr(file, "stream", type("Full", (), {"write": failing(full)}))
+        LOGGER.info("meanwhile")
+    LOGGER.info("after")
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split()[-1] for line in lines] == ["before", "after"]
+    printed = capfd.readouterr()
+    assert "meanwhile" in printed.out
+    assert "Traceback" not in printed.err
+
+
+def test_mistakes_in_a_message_are_shown(tmp_path, capfd):
+    log_to(tmp_path / "log.txt")
+    LOGGER.info("%d", "no number")
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_what_was_said_before_the_log_file_stands_first(tmp_path, capsys):
+    log_before_run()
+    LOGGER.info("read")
+    log_to(tmp_path / "log.txt")
+    assert not (tmp_path / "log.txt").read_text()  # a run that is refused leaves its log alone
+    LOGGER.info("begun")
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.rpartition(" ")[2] for line in lines] == ["read", "begun"]
+    assert capsys.readouterr().out == "read\nbegun\n"

@@ -1,0 +1,354 @@
+"""The exemplar level of a phase on real digits, mostly with a fake in place of meta-gradients."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnemonics_tf import devices
+from mnemonics_tf.bilevel.problem import MetaGradientResult
+from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.monitoring.summaries import Summaries
+from mnemonics_tf.phases import make_exemplars
+from mnemonics_tf.phases.make_exemplars import (
+    adjust_old_exemplars,
+    make_budget,
+    make_new_exemplars,
+    trim_memory,
+)
+from mnemonics_tf.phases.temporary_model import TemporaryModel
+from mnemonics_tf.run.files import write_arrays
+from mnemonics_tf.settings import (
+    ExemplarSettings,
+    MnemonicsSettings,
+    ProtocolSettings,
+    RunSettings,
+    Settings,
+)
+
+PER_CLASS = 3
+BASE = Settings(
+    protocol=ProtocolSettings(base_classes=4, num_phases=2),
+    exemplar=ExemplarSettings(exemplars="mnemonics", exemplars_per_class=PER_CLASS),
+    mnemonics=MnemonicsSettings(
+        mnemonics_start="random",
+        inner_steps=2,
+        inner_learning_rate=0.1,
+        outer_steps=2,
+        outer_learning_rate=0.1,
+        outer_batch_size=1000,
+        exemplars_per_step=0,
+        adjust_old_exemplars=True,
+        adjust_steps=4,
+        adjust_learning_rate=0.1,
+        validation_every=1,
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """An untrained run at the exemplar level of phases 0 and 1."""
+
+    experiment: Experiment
+    states: list
+
+    def enter(self, phase: int, exemplar=None, **mnemonics):
+        """Returns context and state of a phase that nothing has touched yet."""
+        settings = dataclasses.replace(
+            BASE,
+            run=self.experiment.context.settings.run,
+            exemplar=dataclasses.replace(BASE.exemplar, **(exemplar or {})),
+            mnemonics=dataclasses.replace(BASE.mnemonics, **mnemonics),
+        )
+        context = dataclasses.replace(self.experiment.context, settings=settings)
+        return context, dataclasses.replace(self.states[phase], figures={})
+
+    def after_new_exemplars(self, exemplar=None, **mnemonics):
+        """Returns phase 1 with E_1 in the memory, chosen at random."""
+        context, state = self.enter(1, {"exemplars": "random"} | (exemplar or {}), **mnemonics)
+        make_new_exemplars(context, state)
+        return context, state
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    run = RunSettings(run_dir=str(tmp_path_factory.mktemp("run")))
+    settings = dataclasses.replace(BASE, run=run)
+    experiment = Experiment(settings, load_digits(), tf.distribute.get_strategy())
+    phases, directory = experiment.context.protocol.phases, experiment.context.directory
+    first = experiment.begin_phase(phases[0])
+    chosen = np.concatenate(
+        [first.training_set.indices_of(label)[:PER_CLASS] for label in range(4)]
+    )
+    images = first.training_set.subset(chosen)
+    ExemplarMemory(images.load_all(), images.labels).save(directory.exemplars(0))
+    write_arrays(directory.model(0), first.model.state())
+    return Stage(experiment, [first, experiment.begin_phase(phases[1])])
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What temporary models are asked; each pixel is told to grow darker."""
+    recorded = []
+
+    def estimate(self, exemplars, labels, learning, outer, *key):
+        recorded.append({"exemplars": exemplars.numpy(), "labels": labels, "key": key, **outer})
+        return MetaGradientResult(tf.constant(1.0), tf.ones_like(exemplars), tf.zeros(1), [])
+
+    monkeypatch.setattr(TemporaryModel, "estimate", estimate)
+    return recorded
+
+
+def pixels(context, images) -> list[bytes]:
+    """Normalised images as something that can be looked up."""
+    stored = context.pipeline.normalization.to_uint8(tf.constant(images)).numpy()
+    return [image.tobytes() for image in stored]
+
+
+def test_budget():
+    assert make_budget(BASE).quota(50) == PER_CLASS
+    total = dataclasses.replace(BASE, exemplar=ExemplarSettings(exemplars_total=100))
+    assert make_budget(total).quota(50) == 2
+
+
+@pytest.mark.parametrize("selection", ["random", "herding"])
+def test_selected_exemplars_are_training_images(stage, selection):
+    context, state = stage.enter(0, {"exemplars": selection})
+    make_new_exemplars(context, state)
+    assert state.memory.labels.tolist() == np.repeat(range(4), PER_CLASS).tolist()
+    images = {image.tobytes(): label for image, label in training_images(state)}
+    for image, label in zip(state.memory.images, state.memory.labels, strict=True):
+        assert images[image.tobytes()] == label
+    assert "exemplars" not in state.figures
+
+
+def training_images(state):
+    return zip(state.training_set.load_all(), state.training_set.labels, strict=True)
+
+
+def test_learned_exemplars_are_valid_images_of_their_classes(stage, calls):
+    context, state = stage.enter(0)
+    make_new_exemplars(context, state)
+    assert state.memory.images.dtype == np.uint8
+    assert state.memory.images.shape == (4 * PER_CLASS, 8, 8, 1)
+    assert state.memory.labels.tolist() == np.repeat(range(4), PER_CLASS).tolist()
+    # Two steps of up to 0.1, that is of 0.1 x 0.3764 x 255 = 9.6 grey levels.
+    start = context.pipeline.normalization.to_uint8(tf.constant(calls[0]["exemplars"])).numpy()
+    moved = start.astype(int) - state.memory.images
+    assert np.all(moved[start > 30] > 5)
+    assert np.all(moved >= 0)
+
+
+def test_figures_can_be_written_and_hold_no_long_lists(stage, calls, monkeypatch):
+    monkeypatch.setattr(make_exemplars, "probe_accuracy", lambda *arguments: 0.5)
+    context, state = stage.enter(0, outer_steps=450, validation_every=225)
+    make_new_exemplars(context, state)
+    figures = json.loads(json.dumps(state.figures["exemplars"], allow_nan=False))
+    assert figures["count"] == 4 * PER_CLASS
+    assert figures["steps"] == 450
+    assert len(figures["meta_loss"]) <= 200
+    assert [step for step, _ in figures["validations"]] == [0, 225, 450]
+    assert figures["pixel_distance"] > 0
+    assert 0 < figures["feature_distance"] <= 2
+    assert 0 <= figures["clipped_share"] <= 1
+    assert set(figures["held_out_accuracy"]) == {"start", "float", "uint8"}
+    assert {"margin_start", "margin_end", "margin_herding"} <= set(figures)
+
+
+def test_held_out_images_are_never_candidates(stage, calls, monkeypatch):
+    """They come neither into the memory nor into the data that exemplars learn from."""
+    judged = []
+    monkeypatch.setattr(
+        make_exemplars,
+        "probe_accuracy",
+        lambda features, labels, held_out, held_out_labels: judged.append(held_out_labels) or 0.5,
+    )
+    context, state = stage.enter(0, inner_scope="transfer", validation_share=0.2)
+    make_new_exemplars(context, state)
+    outer = set(pixels(context, calls[0]["image"]))
+    everything = [image.tobytes() for image, _ in training_images(state)]
+    assert set(pixels(context, calls[0]["exemplars"])) <= outer
+    assert outer <= set(everything)
+    assert len(calls[0]["label"]) + len(judged[0]) == len(everything)
+    counts = np.bincount(state.training_set.labels)
+    np.testing.assert_array_equal(np.bincount(judged[0]), np.round(0.2 * counts))
+    # As many images are missing as were held out, so none of them was seen.
+    assert len(set(everything) - outer) == len(judged[0])
+
+
+def test_few_images_leave_enough_candidates(stage, calls):
+    context, state = stage.enter(0, {"exemplars_per_class": 10}, validation_share=0.9)
+    members = [state.training_set.indices_of(label)[:12] for label in range(4)]
+    state.training_set = state.training_set.subset(np.concatenate(members))
+    make_new_exemplars(context, state)
+    assert np.bincount(state.memory.labels).tolist() == [10] * 4
+    assert np.bincount(calls[0]["label"]).tolist() == [10] * 4
+
+
+def test_without_held_out_images_the_newest_exemplars_stay(stage, calls):
+    context, state = stage.enter(0, validation_share=0.0)
+    make_new_exemplars(context, state)
+    assert state.figures["exemplars"]["validations"] == []
+    assert "held_out_accuracy" not in state.figures["exemplars"]
+    assert len(calls[0]["label"]) == len(state.training_set)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_old_exemplars_stand_beside_new_ones_unchanged(stage, calls, beside):
+    context, state = stage.enter(1, train_beside_old=beside)
+    old = state.memory.images.copy()
+    make_new_exemplars(context, state)
+    np.testing.assert_array_equal(state.memory.images[: len(old)], old)
+    assert state.memory.labels.tolist() == np.repeat(range(7), PER_CLASS).tolist()
+    expected = range(7) if beside else range(4, 7)
+    for call in calls:
+        assert call["labels"].tolist() == np.repeat(expected, PER_CLASS).tolist()
+        assert set(call["label"].numpy()) == set(expected)
+
+
+def test_a_pool_of_drifted_copies_takes_turns(stage, calls):
+    pool = {"inner_start": "pool", "pool_size": 2, "train_beside_old": True}
+    context, state = stage.enter(1, validation_share=0.0, **pool)
+    make_new_exemplars(context, state)
+    of_theta = [
+        state.evaluator.outputs(images).features.sum(axis=0)
+        for images in (state.training_set, state.memory.as_image_set().subset(np.arange(12)))
+    ]
+    steps = [call for call in calls if call["key"][-1] in (0, 1)]
+    first, second = (
+        [call["feature"].numpy().sum(axis=0) for call in steps if call["key"][-1] == turn]
+        for turn in (0, 1)
+    )
+    for seen in first:
+        np.testing.assert_allclose(seen, sum(of_theta), rtol=1e-3)
+    assert len(second) == 1
+    assert np.linalg.norm(second[0] - first[0]) > 0.01 * np.linalg.norm(first[0])
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_work(stage, calls, monkeypatch):
+    monkeypatch.setattr(devices, "memory", lambda: 1000)
+    context, state = stage.enter(0)
+    with pytest.raises(UserError, match="--outer_batch_size"):
+        make_new_exemplars(context, state)
+    assert calls == []
+
+
+def test_adjustment_changes_old_exemplars_alone(stage, calls):
+    context, state = stage.after_new_exemplars()
+    before = state.memory
+    adjust_old_exemplars(context, state)
+    old = before.labels < 4
+    np.testing.assert_array_equal(state.memory.labels, before.labels)
+    np.testing.assert_array_equal(state.memory.images[~old], before.images[~old])
+    changed = np.any(state.memory.images[old] != before.images[old], axis=(1, 2, 3))
+    assert np.all(changed)
+    assert state.memory.images.dtype == np.uint8
+    assert state.figures["adjust"]["count"] == 4 * PER_CLASS
+
+
+@pytest.mark.parametrize(("rate", "warned"), [(1e-5, True), (0.1, False)])
+def test_an_adjustment_that_rounding_takes_away_is_told(stage, calls, caplog, rate, warned):
+    context, state = stage.after_new_exemplars(adjust_learning_rate=rate)
+    before = state.memory.images
+    caplog.clear()
+    with caplog.at_level("WARNING", "mnemonics_tf"):
+        adjust_old_exemplars(context, state)
+    assert np.array_equal(state.memory.images, before) == warned
+    assert any("--adjust_learning_rate" in message for message in caplog.messages) == warned
+
+
+def test_an_adjusted_subset_is_measured_on_its_complement(stage, calls):
+    context, state = stage.after_new_exemplars()
+    everything = sorted(
+        image.tobytes()
+        for image, label in zip(state.memory.images, state.memory.labels, strict=True)
+        if label < 4
+    )
+    adjust_old_exemplars(context, state)
+    first = calls[0]
+    inner, outer = pixels(context, first["exemplars"]), pixels(context, first["image"])
+    assert sorted(inner + outer) == everything
+    assert set(first["labels"]) == set(first["label"].numpy()) == set(range(4))
+
+
+@pytest.mark.parametrize("changes", [{"adjust_old_exemplars": False}, {}])
+def test_no_adjustment_in_phase_0_or_unless_asked_for(stage, calls, changes):
+    if changes:
+        context, state = stage.after_new_exemplars(**changes)
+    else:
+        context, state = stage.enter(0, {"exemplars": "random"})
+        make_new_exemplars(context, state)
+    before = state.memory
+    adjust_old_exemplars(context, state)
+    assert state.memory is before
+    assert calls == []
+
+
+def test_one_exemplar_a_class_cannot_be_split(stage, calls):
+    context, state = stage.after_new_exemplars({"exemplars_per_class": 1})
+    state.memory = state.memory.trimmed(1)
+    before = state.memory
+    with pytest.raises(UserError) as error:
+        adjust_old_exemplars(context, state)
+    for words in ("2 subsets", "1 exemplars", "--adjust_subsets", "--skip_adjustment_if_too_few"):
+        assert words in str(error.value)
+    assert "--noadjust_old_exemplars" in str(error.value)
+
+    settings = context.settings
+    skipping = dataclasses.replace(settings.mnemonics, skip_adjustment_if_too_few=True)
+    context = dataclasses.replace(
+        context, settings=dataclasses.replace(settings, mnemonics=skipping)
+    )
+    adjust_old_exemplars(context, state)
+    assert state.memory is before
+    assert calls == []
+
+
+def test_trimming_follows_the_budget_of_the_classes_seen(stage):
+    context, state = stage.after_new_exemplars()
+    total = dataclasses.replace(BASE.exemplar, exemplars_total=15)
+    context = dataclasses.replace(
+        context, settings=dataclasses.replace(context.settings, exemplar=total)
+    )
+    trim_memory(context, state)
+    assert state.memory.labels.tolist() == np.repeat(range(7), 2).tolist()
+
+
+def test_the_exemplar_seed_decides_learned_exemplars(stage):
+    """With true meta-gradients, through everything that is random about them."""
+
+    def learned(seed):
+        context, state = stage.enter(0, {"exemplar_seed": seed}, inner_batch_size=6)
+        make_new_exemplars(context, state)
+        return state.memory.images, state.figures["exemplars"]["meta_loss"]
+
+    (first, losses), (again, same_losses), (other, _) = learned(1), learned(1), learned(2)
+    np.testing.assert_array_equal(first, again)
+    assert losses == same_losses
+    assert np.any(first != other)
+
+
+def test_learning_and_adjustment_show_in_tensorboard(stage, calls, tmp_path):
+    context, state = stage.enter(1)
+    context = dataclasses.replace(context, summaries=Summaries(tmp_path))
+    make_new_exemplars(context, state)
+    adjust_old_exemplars(context, state)
+    found = EventAccumulator(str(tmp_path)).Reload()
+    shown = ("pixel_distance", "margin_start", "margin_end", "start_end_difference")
+    assert set(found.Tags()["tensors"]) == {
+        "exemplars/phase01/meta_loss",
+        "exemplars/phase01/held_out_accuracy",
+        "exemplars/margin_herding",
+        "adjust/phase01/meta_loss",
+        *(f"{name}/{tag}" for name in ("exemplars", "adjust") for tag in shown),
+    }
+    accuracies = found.Tensors("exemplars/phase01/held_out_accuracy")
+    assert [event.step for event in accuracies] == [0, 1, 2]
+    assert all(0 <= tf.make_ndarray(event.tensor_proto) <= 1 for event in accuracies)

@@ -1,0 +1,85 @@
+import dataclasses
+
+import pytest
+
+from mnemonics_tf.phases.checks import make_protocol
+from mnemonics_tf.run import results
+from mnemonics_tf.settings import ExemplarSettings, ProtocolSettings, Settings
+
+
+def record(phase: int, num_seen: int, classifier: list[float], nme: list[float]) -> dict:
+    """What phase.json holds, with groups of equal size."""
+    heads = {
+        head: {"accuracy": sum(groups) / len(groups), "group_accuracies": groups}
+        for head, groups in (("classifier", classifier), ("nme", nme))
+    }
+    return {"phase": phase, "num_seen": num_seen, "heads": heads}
+
+
+RECORDS = [
+    record(0, 5, [0.9], [0.8]),
+    record(1, 7, [0.5, 0.7], [0.7, 0.9]),
+    record(2, 9, [0.3, 0.4, 0.8], [0.9, 0.5, 0.7]),
+]
+
+
+def test_summary_over_the_phases():
+    summary = results.summarize(RECORDS)
+    assert summary["classifier"]["phase_accuracies"] == pytest.approx([0.9, 0.6, 0.5])
+    assert summary["classifier"]["accuracy_matrix"] == [[0.9], [0.5, 0.7], [0.3, 0.4, 0.8]]
+    assert summary["classifier"]["average_accuracy"] == pytest.approx(2.0 / 3)
+    assert summary["classifier"]["forgetting"] == pytest.approx(0.6)
+    assert summary["nme"]["average_accuracy"] == pytest.approx((0.8 + 0.8 + 0.7) / 3)
+    assert summary["nme"]["forgetting"] == pytest.approx(-0.1)
+
+
+def test_table_shows_every_phase_and_both_heads():
+    text = results.table(
+        {
+            "phases": RECORDS,
+            "summary": results.summarize(RECORDS),
+            "prediction_head": "nme",
+        }
+    )
+    *lines, note = text.splitlines()
+    assert note.startswith("* the head")
+    rows = [line.split() for line in lines]
+    assert rows == [
+        ["phase", "classes", "classifier", "nme*"],
+        ["0", "5", "90.00%", "80.00%"],
+        ["1", "7", "60.00%", "80.00%"],
+        ["2", "9", "50.00%", "70.00%"],
+        ["average", "66.67%", "76.67%"],
+        ["forgetting", "60.00%", "-10.00%"],
+    ]
+    assert len({len(line) for line in lines}) == 1  # columns are aligned
+
+
+def fingerprint(settings: Settings) -> dict:
+    return results.protocol_fingerprint(settings, make_protocol(settings, 10))
+
+
+def test_fingerprint_tells_protocols_apart_and_not_methods():
+    base = Settings()
+    hashes = {fingerprint(base)["hash"]}
+    for group, changes in (
+        (ProtocolSettings, {"seed": 1}),
+        (ProtocolSettings, {"class_order_seed": 1}),
+        (ProtocolSettings, {"base_classes": 6, "num_phases": 4}),
+        (ProtocolSettings, {"num_phases": 1}),
+        (ExemplarSettings, {"exemplars_per_class": 5}),
+        (ExemplarSettings, {"exemplars_total": 200}),
+    ):
+        name = "protocol" if group is ProtocolSettings else "exemplar"
+        hashes.add(fingerprint(dataclasses.replace(base, **{name: group(**changes)}))["hash"])
+    assert len(hashes) == 7
+    training = dataclasses.replace(base.training, method="joint")
+    same = dataclasses.replace(base, training=training)
+    assert fingerprint(same) == fingerprint(base)
+
+
+def test_explicit_order_equal_to_the_seeded_one_has_the_same_order_hash():
+    order = make_protocol(Settings(), 10).order
+    explicit = Settings(protocol=ProtocolSettings(class_order=order))
+    key = "class_order_hash"
+    assert fingerprint(explicit)[key] == fingerprint(Settings())[key]

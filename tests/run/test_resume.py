@@ -1,0 +1,139 @@
+"""Damaged run directories: diagnosed before anything is written."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.run.files import RunDirectory, write_arrays, write_json
+from mnemonics_tf.run.resume import claim_directory, load_memory, read_record
+from mnemonics_tf.settings import ProtocolSettings, Settings
+
+SETTINGS = Settings(protocol=ProtocolSettings(base_classes=6, num_phases=2))
+FACTS = {"phases": [["zero", "one"], ["two"]], "training_images": [5, 6, 7]}
+PHASES = ClassIncrementalProtocol(range(10), 6, 2).phases
+
+
+def record_of(phase) -> dict:
+    head = {"accuracy": 0.5, "group_accuracies": [0.5] * (phase.index + 1)}
+    heads = {"classifier": head, "nme": head}
+    return {"phase": phase.index, "num_seen": phase.num_seen, "heads": heads}
+
+
+def close(directory: RunDirectory, phase) -> None:
+    labels = np.array(phase.seen_classes)
+    images = np.zeros((len(labels), 8, 8, 1), np.uint8)
+    write_arrays(directory.exemplars(phase.index), {"images": images, "labels": labels})
+    write_arrays(directory.model(phase.index), {"kernel": np.zeros(3)})
+    write_json(directory.record(phase.index), record_of(phase))
+
+
+@pytest.fixture
+def directory(tmp_path) -> RunDirectory:
+    """A run whose phase 0 is done and whose phase 1 has a checkpoint."""
+    directory = RunDirectory(tmp_path / "run")
+    assert claim_directory(directory, SETTINGS, FACTS, PHASES) == list(PHASES)
+    close(directory, PHASES[0])
+    write_arrays(directory.phase(1) / "checkpoint-000003.npz", {"moment": np.zeros(2)})
+    return directory
+
+
+def files_of(root: pathlib.Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_what_is_left_of_a_run(directory):
+    before = files_of(directory.root)
+    assert claim_directory(directory, SETTINGS, FACTS, PHASES) == list(PHASES[1:])
+    assert files_of(directory.root) == before
+
+
+def test_killed_before_anything_but_temporary_files_was_written(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.flags.write_text("")
+    directory.phase(0).mkdir(parents=True)
+    (directory.phase(0) / ".tmp-checkpoint-000000.npz").write_text("half")
+    assert claim_directory(directory, SETTINGS, FACTS, PHASES) == list(PHASES)
+
+
+def test_killed_while_a_phase_was_closed(directory):
+    write_arrays(directory.exemplars(1), {})
+    assert claim_directory(directory, SETTINGS, FACTS, PHASES) == list(PHASES[1:])
+
+
+DAMAGES = {
+    "settings lost": (lambda d: d.settings.unlink(), "settings.json is missing, although"),
+    "record lost": (lambda d: d.record(0).unlink(), "phases/00 has lost phase.json"),
+    "phase lost": (
+        lambda d: shutil.rmtree(d.phase(0)),
+        "00/phase.json is missing, although phase 1",
+    ),
+    "model lost": (lambda d: d.model(0).unlink(), "phases/00 has lost model.npz"),
+    "exemplars lost": (lambda d: d.exemplars(0).unlink(), "phases/00 has lost exemplars.npz"),
+    "all but the model lost": (
+        lambda d: [write_arrays(d.model(1), {}), next(d.phase(1).glob("check*")).unlink()],
+        "phases/01 has lost phase.json",
+    ),
+    "settings of no run": (lambda d: write_json(d.settings, [1, 2]), "holds no groups"),
+    "flat settings": (lambda d: write_json(d.settings, {"seed": 1}), "holds no groups"),
+    "record of another phase": (
+        lambda d: write_json(d.record(0), record_of(PHASES[1])),
+        "does not close phase 0 with 6 classes",
+    ),
+    "classes of other data": (
+        lambda d: write_json(d.classes, FACTS | {"training_images": [5, 6, 8]}),
+        "holds a run on other data",
+    ),
+    "classes of no run": (lambda d: write_json(d.classes, [1]), "holds a run on other data"),
+    "record cut short": (lambda d: d.record(0).write_text('{"phase": 0,'), "is damaged"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_directory_is_diagnosed_and_left_alone(directory, damage):
+    apply, message = DAMAGES[damage]
+    apply(directory)
+    before = files_of(directory.root)
+    with pytest.raises(UserError, match=message):
+        claim_directory(directory, SETTINGS, FACTS, PHASES)
+    assert files_of(directory.root) == before
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        None,
+        [],
+        {"classifier": {}},
+        {"classifier": {"accuracy": "0.5", "group_accuracies": [0.5]}},
+        {"classifier": {"accuracy": 0.5, "group_accuracies": [0.5, 0.5]}},
+        {"classifier": {"accuracy": 10**400, "group_accuracies": [0.5]}},
+        {"classifier": {"accuracy": 0.5, "group_accuracies": 0.5}},
+    ],
+)
+def test_a_record_of_other_things(directory, heads):
+    write_json(directory.record(0), record_of(PHASES[0]) | {"heads": heads})
+    with pytest.raises(UserError, match="heads/classifier must hold"):
+        read_record(directory, PHASES[0])
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1" * 5000, "[" * 100_000])
+def test_json_that_is_no_record(directory, text):
+    path = directory.record(0)
+    path.write_text(json.dumps(record_of(PHASES[0])).replace("0.5", text))
+    with pytest.raises(UserError, match="phase.json is damaged"):
+        read_record(directory, PHASES[0])
+
+
+def test_exemplars_of_another_run(directory):
+    assert len(load_memory(directory, PHASES[0], (8, 8, 1))) == 6
+    with pytest.raises(UserError, match="holds images \\[8, 8, 1\\] of 6 classes; expected"):
+        load_memory(directory, PHASES[0], (32, 32, 3))
+    more = dataclasses.replace(PHASES[0], seen_classes=range(8))
+    with pytest.raises(UserError, match="of 6 classes; expected .* labels 0 to 7"):
+        load_memory(directory, more, (8, 8, 1))

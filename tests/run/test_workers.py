@@ -1,0 +1,134 @@
+"""Two workers on loopback: they finish the digits as one does, and stop together."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from mnemonics_tf.run.files import RunDirectory, read_arrays, read_json
+from mnemonics_tf.run.interruption import EXIT_STATUS
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+FLAGS = (
+    *("--last_phase=1", "--base_epochs=1", "--epochs=1", "--finetune_epochs=1"),
+    *("--batch_size=256", "--exemplars=mnemonics", "--exemplars_per_class=4"),
+    *("--inner_steps=3", "--outer_steps=2", "--validation_every=2"),
+)
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def start(tf_config: dict | None, temporary: pathlib.Path, *arguments: str) -> subprocess.Popen:
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+    environment |= {"TF_CPP_MIN_LOG_LEVEL": "2", "TMPDIR": str(temporary)}
+    if tf_config:
+        environment["TF_CONFIG"] = json.dumps(tf_config)
+    return subprocess.Popen(
+        [sys.executable, "-m", "mnemonics_tf.train", *FLAGS, *arguments],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_two(temporary: pathlib.Path, *arguments: str) -> list[subprocess.Popen]:
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    return [
+        start({"cluster": cluster, "task": {"type": "worker", "index": i}}, temporary, *arguments)
+        for i in range(2)
+    ]
+
+
+def finish(*processes: subprocess.Popen) -> list[tuple[int, str, str]]:
+    """Returns exit status and both outputs of each; ends them all if one takes too long."""
+    try:
+        outputs = [process.communicate(timeout=400) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(p.returncode, *texts) for p, texts in zip(processes, outputs, strict=True)]
+
+
+@dataclasses.dataclass
+class Runs:
+    """The same run by one process, and by two workers that were stopped once and went on."""
+
+    one: RunDirectory
+    two: RunDirectory
+    stopped: list[tuple[int, str, str]]
+    finished: list[tuple[int, str, str]]
+    left_behind: list[pathlib.Path]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    root = tmp_path_factory.mktemp("workers")
+    temporary = root / "tmp"
+    temporary.mkdir()
+    single = start(None, temporary, f"--run_dir={root / 'one'}")
+    workers = start_two(temporary, f"--run_dir={root / 'two'}")
+    two = RunDirectory(root / "two")
+    while not two.record(0).exists() and workers[1].poll() is None:
+        time.sleep(0.1)
+    workers[1].send_signal(signal.SIGTERM)
+    stopped = finish(*workers)
+    ((status, _, errors),) = finish(single)
+    assert status == 0, errors[-3000:]
+    finished = finish(*start_two(temporary, f"--run_dir={root / 'two'}"))
+    private = list(temporary.glob("mnemonics_tf_worker_*"))
+    return Runs(RunDirectory(root / "one"), two, stopped, finished, private)
+
+
+def test_a_signal_to_one_worker_stops_both(runs):
+    for status, _, errors in runs.stopped:
+        assert status == EXIT_STATUS, errors[-3000:]
+
+
+def test_both_go_on_to_the_end(runs):
+    for status, _, errors in runs.finished:
+        assert status == 0, errors[-3000:]
+    chief, other = (output for _, output, _ in runs.finished)
+    assert "phase 0 is done already" in chief
+    assert "phase 1/5 done" in chief
+    assert other == ""
+
+
+def test_the_chief_alone_leaves_files(runs):
+    assert runs.left_behind == []
+    assert read_json(runs.two.results)["hardware"]["replicas"] == 2
+    assert sorted(path.name for path in (runs.two.export / "digits").iterdir()) == ["1", "2"]
+    assert runs.two.log.read_text().count("phase 1/5 done") == 1
+
+
+def test_two_workers_agree_with_one(runs):
+    """But for rounding: 1e-7 in the first weights moves the stem's kernel by 2e-3 in this run."""
+    first, second = (read_arrays(run.model(0)) for run in (runs.one, runs.two))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert value.dtype == second[name].dtype
+        np.testing.assert_allclose(second[name], value, atol=1e-2, err_msg=name)
+    exemplars = [read_arrays(run.exemplars(0)) for run in (runs.one, runs.two)]
+    difference = exemplars[0]["images"].astype(int) - exemplars[1]["images"]
+    assert np.abs(difference).mean() < 0.5  # grey levels of 255
+    for phase in (0, 1):
+        heads = [read_json(run.record(phase))["heads"] for run in (runs.one, runs.two)]
+        for head in ("classifier", "nme"):
+            one, two = (values[head]["accuracy"] for values in heads)
+            assert two == pytest.approx(one, abs=0.02), (phase, head)
