@@ -1,6 +1,8 @@
 """What a data source is, and one that holds its images in memory."""
 
 import abc
+import functools
+import hashlib
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,6 +11,9 @@ import tensorflow as tf
 
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
 from mnemonics_tf.errors import UserError, printable
+
+#: of every data set
+PARTS = ("training", "test")
 
 
 class DataSource(abc.ABC):
@@ -73,6 +78,19 @@ class DataSource(abc.ABC):
         Returns:
             int `[num_classes]`, in the order of `original_ids`.
         """
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """By part, `training` and `test`, what tells its images from others with the same names.
+
+        A text `KIND-HASH`; of two kinds nothing follows. The same on every machine, wherever the
+        data lies. First asked for while no training image has been released.
+        """
+        return {part: self._digest(part) for part in PARTS}
+
+    @abc.abstractmethod
+    def _digest(self, part: str) -> str:
+        """Returns the digest of `training` or `test`."""
 
     @abc.abstractmethod
     def training_set(self, classes: Sequence[int]) -> ImageSet:
@@ -145,6 +163,15 @@ class InMemorySource(DataSource):
 
     def test_counts(self) -> np.ndarray:
         return np.array([len(self._test[c]) for c in self._original_ids])
+
+    def _digest(self, part: str) -> str:
+        """Returns a hash of every pixel, class by class: nothing is missed."""
+        images = {"training": self._training, "test": self._test}[part]
+        hasher = hashlib.blake2b(digest_size=16)
+        for c in self._original_ids:
+            hasher.update(f"{c}:{images[c].shape};".encode())
+            hasher.update(np.ascontiguousarray(images[c]).reshape(-1))
+        return f"pixels-{hasher.hexdigest()}"
 
     def training_set(self, classes: Sequence[int]) -> ArrayImageSet:
         self._check_known(classes)

@@ -101,7 +101,8 @@ class PhaseCheckpoints:
         remove_leftovers(self._directory)
 
     def _files(self) -> list[pathlib.Path]:
-        return sorted(self._directory.glob("checkpoint-" + "[0-9]" * 6 + ".npz"))
+        named = self._directory.glob("checkpoint-" + "[0-9]" * 6 + ".npz")
+        return sorted(path for path in named if path.is_file())
 
 
 class EarlierVersionError(UserError):

@@ -98,3 +98,19 @@ def test_registry_imports_no_source_before_it_is_asked_for():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_pixel_more_or_less_is_another_digest():
+    source = make_source()
+    digests = source.digests
+    source.release([0, 1])
+    assert source.digests == digests == make_source().digests
+    training = {c: images_of(c, 3 + c) for c in range(3)}
+    training[2][1, 0, 1, 0] += 1
+    changed = make_source(training).digests
+    assert changed["test"] == digests["test"]
+    assert changed["training"] != digests["training"]
+    training[2][1, 0, 1, 0] -= 1
+    assert make_source(training).digests == digests
+    moved = {0: training[0][:2], 1: np.concatenate([training[0][2:], training[1]]), 2: training[2]}
+    assert make_source(moved).digests != digests
