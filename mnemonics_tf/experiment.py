@@ -39,10 +39,10 @@ from mnemonics_tf.phases.state import PhaseState, RunContext
 from mnemonics_tf.phases.train_model import finetune_model, finetunes, train_model
 from mnemonics_tf.run import hardware, results
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints
+from mnemonics_tf.run.data_facts import DIGESTS, data_facts, noted_facts
 from mnemonics_tf.run.files import (
     RunDirectory,
     read_arrays,
-    read_json,
     write_arrays,
     write_json,
 )
@@ -131,11 +131,11 @@ class Experiment:
         last = self._settings.run.last_phase
         phases = self.context.protocol.phases[: last + 1 if last >= 0 else None]
         directory, facts = self.context.directory, self.class_facts()
-        if is_chief(self.context.strategy):
-            claim_directory(directory, self._settings, facts, phases)
+        chief = is_chief(self.context.strategy)
+        left = claim_directory(directory, self._settings, facts, phases) if chief else []
         share_state(self.context.strategy, directory)
-        # The other workers, with the chief's settings.
-        left = claim_directory(directory, self._settings, facts, phases)
+        if not chief:  # with what the chief has noted
+            left = claim_directory(directory, self._settings, facts, phases)
         for phase in phases:
             if phase in left:
                 with self.context.data.naming_broken_files():
@@ -311,15 +311,11 @@ class Experiment:
         )
 
     def class_facts(self) -> dict[str, Any]:
-        """Returns what the run directory notes of the data: a run goes on with the same only."""
-        counts = self._source.training_counts_of(self.context.protocol.order)
-        return {
-            "phases": [
-                self._names(self.context.protocol.original_ids(phase.new_classes))
-                for phase in self.context.protocol.phases
-            ],
-            "training_images": counts.tolist(),
-        }
+        """Returns what the run directory notes of the data: a run goes on with the same only.
+
+        To be asked for before the first phase ends, which makes training images go out of reach.
+        """
+        return data_facts(self._source, self.context.protocol)
 
     def _names(self, original_ids: Sequence[int]) -> list[str]:
         return self._source.names_of(original_ids)
@@ -358,6 +354,8 @@ class Experiment:
             "protocol": results.protocol_fingerprint(self._settings, self.context.protocol),
             "class_order": list(self.context.protocol.order),
             "class_names": self._names(self.context.protocol.order),
+            # Those that all phases were learned from: of a run that noted none nobody can tell.
+            DIGESTS: (noted_facts(self.context.directory) or {}).get(DIGESTS),
             "settings": self._settings.results_settings(),
             "phases": records,
             "packages": hardware.describe_packages(),
@@ -367,10 +365,11 @@ class Experiment:
             },
         }
         file = self.context.directory.results
-        written = read_json(file) if file.exists() else None
-        if not isinstance(written, dict) or written.get("phases") != records:
+        if results.phases_written(file) != records:
+            told = contents["settings"]
+            data = {**told["data"], "id": results.data_id(contents)}
             self.context.summaries.hyperparameters(
-                contents["settings"], final_metrics(contents["summary"])
+                {**told, "data": data}, final_metrics(contents["summary"])
             )
         write_json(file, contents)
         return contents

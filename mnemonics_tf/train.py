@@ -27,7 +27,7 @@ from mnemonics_tf.phases.checks import settle
 from mnemonics_tf.phases.make_exemplars import EXEMPLARS
 from mnemonics_tf.phases.temporary_model import STARTS
 from mnemonics_tf.run import results
-from mnemonics_tf.run.files import RunDirectory
+from mnemonics_tf.run.files import RunDirectory, check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
 from mnemonics_tf.settings import Settings
 from mnemonics_tf.training.precision import PRECISIONS
@@ -85,6 +85,8 @@ def train(wanted: Settings) -> int:
 
 def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:
     log_before_run(console=devices.is_chief(strategy))
+    for option in ("run_dir", "data_dir", "phase0_from"):
+        check_path(f"--{option}", getattr(wanted.run, option))
     wanted = settle(wanted)  # before the data is read, which may take long
     source = open_source(wanted)
     experiment = Experiment(wanted, source, strategy)

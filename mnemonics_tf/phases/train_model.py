@@ -15,9 +15,9 @@ from mnemonics_tf.monitoring.progress import LOGGER, StageProgress
 from mnemonics_tf.phases.state import PhaseState, RunContext
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.run import workers
+from mnemonics_tf.run.data_facts import refuse_other_phase0
 from mnemonics_tf.run.files import RunDirectory, read_arrays, write_arrays
 from mnemonics_tf.run.results import hash_of
-from mnemonics_tf.run.resume import same_base_classes
 from mnemonics_tf.training.loop import Moment, TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
 from mnemonics_tf.training.step import LossParts
@@ -249,12 +249,12 @@ def _phase0_fingerprint(context: RunContext) -> str:
 def _take_over_phase0(context: RunContext, state: PhaseState) -> None:
     other = RunDirectory(context.settings.run.phase0_from)
     arrays = read_arrays(other.base_model)
-    same_settings = str(arrays.pop("fingerprint", "")) == _phase0_fingerprint(context)
-    if not same_settings or not same_base_classes(context.directory, other):
+    if str(arrays.pop("fingerprint", "")) != _phase0_fingerprint(context):
         raise UserError(
             f"--phase0_from={other.root}: its phase 0 was trained with other settings, data or "
             "class order; leave the flag out to train phase 0 here"
         )
+    refuse_other_phase0(context.directory, other)
     # A correction of logits is not part of what runs share: it starts as it is.
     state.model.set_state({**state.model.state(), **arrays}, str(other.base_model))
     LOGGER.info("phase 0 takes the trained model of %s", other.root)
