@@ -13,12 +13,20 @@ from absl import app, flags, logging
 
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import open_source
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.phases.checks import make_protocol
 from mnemonics_tf.reporting import markdown
 from mnemonics_tf.reporting.embedding import embed
 from mnemonics_tf.reporting.page import Embedded, page
 from mnemonics_tf.reporting.runs import Group, group_runs, load_runs, warnings
-from mnemonics_tf.run.files import RunDirectory, read_json, write_text
+from mnemonics_tf.run.data_facts import (
+    OtherDataError,
+    data_facts,
+    refuse_other_classes,
+    refuse_other_data,
+)
+from mnemonics_tf.run.files import RunDirectory, check_path, temporary_name, write_text
+from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import RunSettings, Settings
 
 
@@ -55,8 +63,8 @@ def report(paths: Sequence[str], output: pathlib.Path, data_dir: str) -> int:
     Raises:
         UserError: if a run can't be read or the page can't be written.
     """
-    if output.suffix != ".html":
-        raise UserError(f"--output={output}: pass a name that ends in .html")
+    _check_output(output)
+    check_path("--data_dir", data_dir)
     runs = load_runs(paths)
     groups = group_runs(runs)
     found = warnings(runs, groups)
@@ -65,30 +73,63 @@ def report(paths: Sequence[str], output: pathlib.Path, data_dir: str) -> int:
     embedded = _embedded(groups, data_dir)
     if embedded.reason:
         print(f"t-SNE left out: {embedded.reason}", file=sys.stderr)
-    write_text(output, page(groups, found, embedded))
-    write_text(output.with_suffix(".md"), markdown.summary(groups, found))
+    write_text(output, page(groups, found, embedded), "--output")
+    write_text(output.with_suffix(".md"), markdown.summary(groups, found), "--output")
     print(f"report:  {output}\nsummary: {output.with_suffix('.md')}")
     return 0
 
 
+def _check_output(output: pathlib.Path) -> None:
+    """Refuses what the page can't be written to, before any work."""
+    if output.suffix != ".html":
+        raise UserError(f"--output={printable(output)}: pass a name that ends in .html")
+    for path in (output, output.with_suffix(".md")):
+        check_path("--output", temporary_name(path))
+        if path.is_dir():
+            raise UserError(f"--output={output}: {path} is a folder: pass the name of a file")
+
+
 def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
-    """Makes the t-SNE for the first run that learned exemplars, or else the first run."""
+    """Makes the t-SNE for the first run that learned exemplars, or else the first run.
+
+    Of runs on different data, those that are not of this data don't count.
+
+    Raises:
+        OtherDataError: if no run is of this data.
+    """
     candidates = [group for group in groups if group.first.directory]
     candidates.sort(key=lambda group: group.choices.exemplars != "mnemonics")
     if not candidates:
         return Embedded("", (), "it needs a run directory; only results.json files were passed")
-    group = candidates[0]
-    try:
-        pictures = embed(group.first, _source_of(group.first.directory, data_dir))
-    except UserError as error:
-        hint = "" if data_dir else " (pass the data with --data_dir)"
-        return Embedded(group.name, (), f"{error}{hint}")
-    return Embedded(f"{group.name}, seed {group.first.seeds[0]}", pictures)
+    others: list[OtherDataError] = []
+    for group in candidates:
+        try:
+            pictures = embed(group.first, _source_of(group.first.directory, data_dir))
+        except OtherDataError as error:
+            others.append(error)
+        except UserError as error:
+            hint = "" if data_dir else " (pass the data with --data_dir)"
+            return Embedded(group.name, (), f"{error}{hint}")
+        else:
+            return Embedded(f"{group.name}, seed {group.first.seeds[0]}", pictures)
+    raise others[0]
 
 
 def _source_of(directory: RunDirectory, data_dir: str) -> DataSource:
+    """Opens a run's data.
+
+    Raises:
+        UserError: if it is not there, or is not what the run learned from.
+    """
     run = RunSettings(run_dir=str(directory.root), data_dir=data_dir)
-    return open_source(Settings.from_results_settings(read_json(directory.settings), run))
+    settings = Settings.from_results_settings(read_settings(directory), run)
+    source = open_source(settings)
+    remedy = "pass the data that it learned from as --data_dir, or none to leave the t-SNE out"
+    refuse_other_classes(directory, source.class_names, remedy)
+    names, ids = source.class_names, source.original_ids
+    protocol = make_protocol(settings, len(names), names, ids)
+    refuse_other_data(directory, data_facts(source, protocol), remedy, parts=("training",))
+    return source
 
 
 if __name__ == "__main__":

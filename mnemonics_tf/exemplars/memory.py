@@ -86,6 +86,15 @@ class ExemplarMemory:
         arrays = read_arrays(path)
         if not {"images", "labels"} <= set(arrays):
             raise UserError(f"{path} holds {sorted(arrays)}; expected images and labels")
+        images, labels = arrays["images"], arrays["labels"]
+        numbers = labels.dtype.kind in "iu" and labels.ndim == 1
+        within = numbers and bool(np.all((labels >= 0) & (labels <= np.iinfo(np.int32).max)))
+        if images.ndim != 4 or not within:
+            raise UserError(
+                f"{path} holds images of shape {images.shape} and labels {labels.dtype} of shape "
+                f"{labels.shape}; expected [n, height, width, channels] and a whole number from 0 "
+                "up for each: put the right file back"
+            )
         return cls(arrays["images"], arrays["labels"], path.parent)
 
     def save(self, path: pathlib.Path) -> None:

@@ -8,13 +8,14 @@ import tensorflow as tf
 import threadpoolctl
 from sklearn.manifold import TSNE
 
-from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.source import DataSource, ids_in_words
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import unit_length
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.reporting.runs import Run
+from mnemonics_tf.run.resume import check_memory
 from mnemonics_tf.serving.export import export_name
 
 #: classes shown, as in the paper: few enough to be told apart
@@ -55,7 +56,7 @@ def embed(run: Run, source: DataSource) -> list[Embedding]:
         source: the run's data.
 
     Raises:
-        UserError: if an export or a memory is missing or damaged.
+        UserError: if an export or a memory is missing, damaged, or not this data's.
     """
     phases = [run.phases[i] for i in sorted({0, len(run.phases) - 1})]
     return [
@@ -70,9 +71,11 @@ def _embed_phase(
     run: Run, source: DataSource, phase: int, num_seen: int, num_classes: int
 ) -> Embedding:
     features_of = _exported_features(run, phase)
-    memory = ExemplarMemory.load(run.directory.exemplars(phase))
+    path = run.directory.exemplars(phase)
+    memory = ExemplarMemory.load(path)
+    check_memory(path, memory, num_seen, source.image_shape)
     labels = np.linspace(0, num_seen - 1, min(num_classes, num_seen)).astype(int)
-    order = run.contents["class_order"]
+    order = _class_order(run, source)
     images = [source.training_set([order[label]]).load_all() for label in labels]
     features = [features_of(batch) for batch in images]
     kept = [memory.images[memory.labels == label] for label in labels]
@@ -97,6 +100,18 @@ def _embed_phase(
     )
 
 
+def _class_order(run: Run, source: DataSource) -> list[int]:
+    """Returns the original ids of the classes, by label."""
+    order = run.contents.get("class_order")
+    if order is None or not set(order) <= set(source.original_ids):
+        raise UserError(
+            f"{run.directory.results} has {'no' if order is None else 'another'} class_order than "
+            f"the data, whose class ids are {ids_in_words(source.original_ids)}: start the run's "
+            "command again, which writes the file anew"
+        )
+    return order
+
+
 def _exported_features(run: Run, phase: int) -> Callable[[np.ndarray], np.ndarray]:
     path = run.directory.export / export_name(run.protocol["dataset"]) / str(phase + 1)
     try:
@@ -108,8 +123,13 @@ def _exported_features(run: Run, phase: int) -> Callable[[np.ndarray], np.ndarra
     def features_of(images: np.ndarray, export=export) -> np.ndarray:
         del export  # kept alive: a signature alone does not hold its variables
         starts = range(0, len(images), _BATCH_SIZE)
-        batches = [signature(images=tf.constant(images[i : i + _BATCH_SIZE])) for i in starts]
-        return np.concatenate([batch["features"].numpy() for batch in batches])
+        try:
+            batches = [signature(images=tf.constant(images[i : i + _BATCH_SIZE])) for i in starts]
+            return np.concatenate([batch["features"].numpy() for batch in batches])
+        except (KeyError, TypeError, ValueError, tf.errors.OpError) as error:
+            raise UserError(
+                f"{path} is no export of this run: it does not take its images"
+            ) from error
 
     return features_of
 
