@@ -16,7 +16,7 @@ from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.run.files import RunDirectory
+from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.resume import read_record, read_settings
 from mnemonics_tf.serving.export import export_name
 from mnemonics_tf.settings import RunSettings, Settings
@@ -61,7 +61,7 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
     wanted = Settings.from_results_settings(read_settings(directory), run)
     source = open_source(wanted)
     experiment = Experiment(wanted, source, tf.distribute.get_strategy())
-    phases = experiment.context.protocol.phases
+    phases = experiment.protocol.phases
     done = [phase for phase in phases if directory.record(phase.index).exists()]
     chosen = [phase for phase in done if phase_index in (-1, phase.index)]
     if not chosen:
@@ -84,11 +84,10 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
 
 
 def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
-    context = experiment.context
-    name = export_name(context.settings.protocol.dataset)
-    export = tf.saved_model.load(str(context.directory.export / name / str(phase.index + 1)))
-    test_set = context.data.test_set(phase)
-    batch_size = context.settings.training.evaluation_batch_size
+    name = export_name(experiment.settings.protocol.dataset)
+    export = tf.saved_model.load(str(experiment.directory.export / name / str(phase.index + 1)))
+    test_set = experiment.data.test_set(phase)
+    batch_size = experiment.settings.training.evaluation_batch_size
     batches = [
         test_set.subset(np.arange(start, min(start + batch_size, len(test_set)))).load_all()
         for start in range(0, len(test_set), batch_size)
@@ -97,7 +96,7 @@ def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
     for head, signature in (("classifier", "serving_default"), ("nme", "nme")):
         predict = export.signatures[signature]
         ids = [predict(images=tf.constant(batch))["class_id"].numpy() for batch in batches]
-        heads[head] = context.protocol.labels_of(np.concatenate(ids))
+        heads[head] = experiment.protocol.labels_of(np.concatenate(ids))
     return Predictions(test_set.labels, heads)
 
 

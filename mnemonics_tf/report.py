@@ -18,7 +18,8 @@ from mnemonics_tf.reporting import markdown
 from mnemonics_tf.reporting.embedding import embed
 from mnemonics_tf.reporting.page import Embedded, page
 from mnemonics_tf.reporting.runs import Group, group_runs, load_runs, warnings
-from mnemonics_tf.run.files import RunDirectory, read_json, write_text
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_json, write_text
 from mnemonics_tf.settings import RunSettings, Settings
 
 

@@ -12,7 +12,8 @@ from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.reporting.published import Choices
 from mnemonics_tf.run import results
-from mnemonics_tf.run.files import RunDirectory, read_json
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_json
 
 #: settings in which the runs of one group may differ
 _SEEDS = (("protocol", "seed"), ("exemplar", "exemplar_seed"))

@@ -10,7 +10,8 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.run.files import RunDirectory, read_json, write_json, write_text
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_json, write_json, write_text
 from mnemonics_tf.settings import Settings
 
 

@@ -16,7 +16,7 @@ from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.reporting import embedding
 from mnemonics_tf.reporting.embedding import embed
 from mnemonics_tf.reporting.runs import load_runs
-from mnemonics_tf.run.files import RunDirectory
+from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.settings import (
     ExemplarSettings,
     ProtocolSettings,

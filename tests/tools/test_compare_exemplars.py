@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.run.files import RunDirectory
+from mnemonics_tf.run.directory import RunDirectory
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PROTOCOL = ("--base_classes=8", "--num_phases=1", "--base_epochs=1", "--exemplars_per_class=2")
