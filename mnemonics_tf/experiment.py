@@ -200,14 +200,18 @@ class Experiment:
             if phase.index == 0:
                 self._model = self._new_model(phase)
                 old_model, model = None, self._model
-                memory = ExemplarMemory.empty(self._source.image_shape, self.directory.phase(0))
+                memory = ExemplarMemory.empty(
+                    self._source.image_shape,
+                    self.directory.phase(0),
+                    self.settings.exemplar.codec,
+                )
             else:
                 before = self.protocol.phases[phase.index - 1]
                 model = self.load_model(before.index)
                 old_model = self._frozen(model)
                 model.grow(phase.num_new)
                 model.set_transfer(self.settings.model.weight_transfer)
-                memory = load_memory(self.directory, before, self._source.image_shape)
+                memory = self._memory_after(before)
         checkpoints = self.checkpoints(phase)
         state = PhaseState(
             phase,
@@ -267,6 +271,10 @@ class Experiment:
         self._model.set_state(read_arrays(path), str(path))
         return self._model
 
+    def _memory_after(self, phase: Phase) -> ExemplarMemory:
+        codec = self.settings.exemplar.codec
+        return load_memory(self.directory, phase, self._source.image_shape, codec)
+
     def _measures_before(self, state: PhaseState) -> bool:
         """Whether the fine-tune is about to begin, rather than to go on from a checkpoint."""
         wanted = finetunes(self.settings.training, self.method, state.phase)
@@ -291,7 +299,7 @@ class Experiment:
 
     def predict_again(self, phase: Phase) -> Predictions:
         """Returns both heads' predictions of Theta_i and E_{0:i}, from the run directory."""
-        memory = load_memory(self.directory, phase, self._source.image_shape)
+        memory = self._memory_after(phase)
         model = self.load_model(phase.index)
         with self.data.naming_broken_files():
             return self.predict(phase, model, memory)[0]

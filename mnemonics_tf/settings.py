@@ -216,6 +216,11 @@ class ExemplarSettings:
         "Selection that learned exemplars start from.",
         registry="mnemonics_tf.exemplars.selection:SELECTIONS",
     )
+    codec: str = setting(
+        "pixels",
+        "What exemplars are stored as: plain pixels, or one lossless WebP picture a class.",
+        registry="mnemonics_tf.exemplars.codecs:CODECS",
+    )
     exemplar_seed: int = setting(
         -1, "Seed of exemplar choice and learning alone; -1 takes the run's seed.", at_least=-1
     )

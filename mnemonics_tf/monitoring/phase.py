@@ -75,7 +75,7 @@ def _births(directory: RunDirectory, phase: Phase, memory: ExemplarMemory) -> np
     birth = np.array(memory.images)
     missing = memory.labels < phase.num_old
     for index in range(phase.index):
-        first = ExemplarMemory.load(directory.exemplars(index))
+        first = ExemplarMemory.load(directory.exemplars(index), memory.codec)
         for label in np.unique(memory.labels[missing & np.isin(memory.labels, first.labels)]):
             rows = np.flatnonzero(memory.labels == label)
             # A class gives up its last exemplars: the first ones remain in their order.

@@ -90,7 +90,7 @@ class PhaseState:
         self._add_elapsed()
         groups = {
             "model": self.model.state(),
-            "memory": {"images": self.memory.images, "labels": self.memory.labels},
+            "memory": self.memory.arrays(),
             "seconds": {name: np.array(value) for name, value in self.seconds.items()},
             "metrics": {"json": np.array(json.dumps(self.metrics))},
         }
@@ -135,8 +135,12 @@ class PhaseState:
         self.resume = snapshot
         try:
             self.model.set_state(snapshot.groups["model"], "the checkpoint of the model")
-            memory = snapshot.groups["memory"]
-            self.memory = ExemplarMemory(memory["images"], memory["labels"], self.memory.directory)
+            self.memory = ExemplarMemory.from_arrays(
+                snapshot.groups["memory"],
+                "the checkpoint of the exemplars",
+                self.checkpoints.directory,
+                self.memory.codec,
+            )
             seconds = snapshot.groups["seconds"]
             self.seconds = {name: float(value) for name, value in seconds.items()}
             self.metrics = json.loads(str(snapshot.groups["metrics"]["json"]))

@@ -189,19 +189,28 @@ def same_base_classes(mine: RunDirectory, other: RunDirectory) -> bool:
 
 
 def load_memory(
-    directory: RunDirectory, phase: Phase, image_shape: tuple[int, int, int]
+    directory: RunDirectory,
+    phase: Phase,
+    image_shape: tuple[int, int, int],
+    codec: str | None = None,
 ) -> ExemplarMemory:
     """Returns the exemplar memory as it was at the end of a phase.
+
+    Args:
+        directory: of the run.
+        phase: which.
+        image_shape: of its images.
+        codec: the run's, which may be a user's own.
 
     Raises:
         UserError: if it is missing, damaged, or holds other classes or images than the run's.
     """
     path = directory.exemplars(phase.index)
-    memory = ExemplarMemory.load(path)
+    memory = ExemplarMemory.load(path, codec)
     labels = set(memory.labels.tolist())
-    if labels != set(phase.seen_classes) or memory.images.shape[1:] != tuple(image_shape):
+    if labels != set(phase.seen_classes) or memory.image_shape != tuple(image_shape):
         raise UserError(
-            f"{path} holds images {list(memory.images.shape[1:])} of {len(labels)} classes; "
+            f"{path} holds images {list(memory.image_shape)} of {len(labels)} classes; "
             f"expected {list(image_shape)} of the labels 0 to {phase.num_seen - 1}: "
             "put the right file back or pass another --run_dir"
         )

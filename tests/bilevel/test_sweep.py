@@ -394,7 +394,9 @@ def test_registry_builds_every_estimator_and_names_them_in_its_error():
     for name in bilevel.ESTIMATORS:
         estimator = bilevel.create(name, case.problem, truncated_steps=3)
         assert cosine(case.estimate(estimator).exemplar_gradient, exact) > 0.8, name
-    with pytest.raises(errors.UserError, match="=sweeep: known are sweep, unroll, truncated, first_order"):
+    with pytest.raises(
+        errors.UserError, match="=sweeep: known are sweep, unroll, truncated, first_order"
+    ):
         bilevel.create("sweeep", case.problem)
     with pytest.raises(errors.UserError, match="-1 inner steps"):
         bilevel.create("truncated", case.problem, truncated_steps=-1)
