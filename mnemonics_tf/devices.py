@@ -12,9 +12,6 @@ import tensorflow as tf
 
 from mnemonics_tf.errors import UserError
 
-STRATEGIES = ("auto", "single", "mirrored", "multi_worker")
-JIT_COMPILE = ("auto", "on", "off")
-
 
 def create_strategy(name: str) -> tf.distribute.Strategy:
     """Returns the distribution strategy that everything of a run goes through.

@@ -17,7 +17,8 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.run.data_facts import refuse_other_classes, refuse_other_data
-from mnemonics_tf.run.files import RunDirectory, check_path
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.resume import read_record, read_settings
 from mnemonics_tf.serving.export import export_name
 from mnemonics_tf.settings import RunSettings, Settings
@@ -68,7 +69,7 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
     experiment = Experiment(wanted, source, tf.distribute.get_strategy())
     # Other test images may be scored, if it is said; training images play no part.
     refuse_other_data(directory, experiment.class_facts(), remedy, parts=(), may_differ=("test",))
-    phases = experiment.context.protocol.phases
+    phases = experiment.protocol.phases
     done = [phase for phase in phases if directory.record(phase.index).exists()]
     chosen = [phase for phase in done if phase_index in (-1, phase.index)]
     if not chosen:
@@ -91,11 +92,10 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
 
 
 def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
-    context = experiment.context
-    name = export_name(context.settings.protocol.dataset)
-    export = tf.saved_model.load(str(context.directory.export / name / str(phase.index + 1)))
-    test_set = context.data.test_set(phase)
-    batch_size = context.settings.training.evaluation_batch_size
+    name = export_name(experiment.settings.protocol.dataset)
+    export = tf.saved_model.load(str(experiment.directory.export / name / str(phase.index + 1)))
+    test_set = experiment.data.test_set(phase)
+    batch_size = experiment.settings.training.evaluation_batch_size
     batches = [
         test_set.subset(np.arange(start, min(start + batch_size, len(test_set)))).load_all()
         for start in range(0, len(test_set), batch_size)
@@ -104,7 +104,7 @@ def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
     for head, signature in (("classifier", "serving_default"), ("nme", "nme")):
         predict = export.signatures[signature]
         ids = [predict(images=tf.constant(batch))["class_id"].numpy() for batch in batches]
-        heads[head] = context.protocol.labels_of(np.concatenate(ids))
+        heads[head] = experiment.protocol.labels_of(np.concatenate(ids))
     return Predictions(test_set.labels, heads)
 
 

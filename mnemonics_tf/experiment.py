@@ -1,8 +1,7 @@
 """Algorithm 1 of the paper: the one module that knows the order of things."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,52 +13,42 @@ from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.devices import is_chief
-from mnemonics_tf.errors import UserError
-from mnemonics_tf.evaluation.evaluator import Evaluator, Predictions
+from mnemonics_tf.evaluation.evaluator import Predictions
+from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.methods.base import MethodSettings
 from mnemonics_tf.models.classifiers import capacity_for
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.monitoring.phase import show_phase
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
+from mnemonics_tf.phases import evaluate, phase0
+from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
 from mnemonics_tf.phases.checks import (
     check_method,
+    check_snapshot,
     make_protocol,
     settle,
     warn_of_small_classes,
 )
-from mnemonics_tf.phases.make_exemplars import (
-    adjust_old_exemplars,
-    make_new_exemplars,
-    trim_memory,
-)
-from mnemonics_tf.phases.state import PhaseState, RunContext
-from mnemonics_tf.phases.train_model import finetune_model, finetunes, train_model
+from mnemonics_tf.phases.finetune import finetune_model, finetunes
+from mnemonics_tf.phases.make_exemplars import make_exemplars
+from mnemonics_tf.phases.state import PhaseState
+from mnemonics_tf.phases.train_model import train_model
+from mnemonics_tf.phases.workshop import Workshop
+from mnemonics_tf.registry import find
 from mnemonics_tf.run import hardware, results
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints
 from mnemonics_tf.run.data_facts import DIGESTS, data_facts, noted_facts
-from mnemonics_tf.run.files import (
-    RunDirectory,
-    read_arrays,
-    write_arrays,
-    write_json,
-)
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_arrays, write_json
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.run.resume import claim_directory, load_memory, read_record
 from mnemonics_tf.run.workers import any_worker, share_state
-from mnemonics_tf.serving.export import ExportedClasses, export_name, export_phase
 from mnemonics_tf.settings import Settings
 
-#: the lines of Algorithm 1 between a phase's beginning and its test; a stage is resumable as a unit
-STAGES: tuple[tuple[str, Callable[[RunContext, PhaseState], Any]], ...] = (
-    ("train", train_model),  # lines 4, 8
-    ("exemplars", make_new_exemplars),  # lines 10, 11
-    ("adjust", adjust_old_exemplars),  # lines 12-16
-    ("trim", trim_memory),  # line 17
-    ("finetune", finetune_model),  # line 18
-)
+#: the lines of Algorithm 1 between a phase's beginning and its test; each is resumable as a unit
+STAGES = ("train", "exemplars", "adjust", "trim", "finetune")
 
 #: where a phase stands whose stages are all done
 _TEST = "test"
@@ -74,7 +63,12 @@ class Experiment:
         strategy: the distribution strategy that everything runs in.
 
     Attributes:
-        context: what stays the same from the first phase to the last.
+        settings: of the run.
+        protocol: which class comes when.
+        data: the gate to the phases' images.
+        method: how the model learns.
+        workshop: loops, evaluators and objectives, which serve all phases.
+        directory: where everything is written.
         stop: what asks the run to save and stop.
 
     Raises:
@@ -83,29 +77,24 @@ class Experiment:
 
     def __init__(self, settings: Settings, source: DataSource, strategy: tf.distribute.Strategy):
         self.stop = StopRequest(functools.partial(any_worker, strategy))
-        settings = settle(settings)
-        self._settings = settings
+        self.settings = settings = settle(settings)
         self._source = source
-        protocol = make_protocol(
+        self.protocol = make_protocol(
             settings, len(source.class_names), source.class_names, source.original_ids
         )
-        if settings.training.method not in METHODS:  # a flag can't say so, settings.json can
-            raise UserError(f"--method={settings.training.method}: known are {', '.join(METHODS)}")
-        method = METHODS[settings.training.method](_method_settings(settings))
-        warn_of_small_classes(settings, protocol, source)
-        check_method(settings, method, protocol, source)
-        directory = RunDirectory(settings.run.run_dir)
-        self.context = RunContext(
+        self.method = find(METHODS, settings.training.method, "method")(settings.training)
+        warn_of_small_classes(settings, self.protocol, source)
+        check_method(settings, self.method, self.protocol, source)
+        self.data = PhaseData(source, self.protocol, self.method.keeps_past_data)
+        self.directory = RunDirectory(settings.run.run_dir)
+        self.workshop = Workshop(
             settings=settings,
-            protocol=protocol,
-            data=PhaseData(source, protocol, method.keeps_past_data),
-            method=method,
             architecture=Architecture(
                 settings.model.backbone,
                 settings.model.depth,
                 source.image_shape,
-                method.classifier,
-                method.corrects_logits,
+                self.method.classifier,
+                self.method.corrects_logits,
             ),
             pipeline=Pipeline(
                 Normalization(source.channel_mean, source.channel_std),
@@ -113,13 +102,12 @@ class Experiment:
                 settings.protocol.seed,
             ),
             strategy=strategy,
-            directory=directory,
-            summaries=Summaries(directory.tensorboard),
         )
+        self._strategy = strategy
+        self._summaries = Summaries(self.directory.tensorboard)
         #: go through all phases, so that what was traced with them stays good
         self._model: IncrementalModel | None = None
         self._old_model: IncrementalModel | None = None
-        self._evaluator: Evaluator | None = None
         self._exported_model: IncrementalModel | None = None
 
     def run(self) -> dict[str, Any]:
@@ -128,17 +116,17 @@ class Experiment:
         Raises:
             RunInterruptedError: if `stop` asked for it; the same call goes on later.
         """
-        last = self._settings.run.last_phase
-        phases = self.context.protocol.phases[: last + 1 if last >= 0 else None]
-        directory, facts = self.context.directory, self.class_facts()
-        chief = is_chief(self.context.strategy)
-        left = claim_directory(directory, self._settings, facts, phases) if chief else []
-        share_state(self.context.strategy, directory)
+        last = self.settings.run.last_phase
+        phases = self.protocol.phases[: last + 1 if last >= 0 else None]
+        directory, facts = self.directory, self.class_facts()
+        chief = is_chief(self._strategy)
+        left = claim_directory(directory, self.settings, facts, phases) if chief else []
+        share_state(self._strategy, directory)
         if not chief:  # with what the chief has noted
-            left = claim_directory(directory, self._settings, facts, phases)
+            left = claim_directory(directory, self.settings, facts, phases)
         for phase in phases:
             if phase in left:
-                with self.context.data.naming_broken_files():
+                with self.data.naming_broken_files():
                     self._run_phase(phase)
             else:
                 LOGGER.info("phase %d is done already", phase.index)
@@ -147,49 +135,100 @@ class Experiment:
     def _run_phase(self, phase: Phase) -> None:
         """Lines 2-20 of Algorithm 1 for one phase."""
         state = self.begin_phase(phase)  # lines 2, 6, 7
-        names = [name for name, _ in STAGES]
-        following = [*names[1:], _TEST]
-        first = [*names, _TEST].index(state.resume.stage) if state.resume else 0
-        for (name, stage), next_name in list(zip(STAGES, following, strict=True))[first:]:
+        following = [*STAGES, _TEST]
+        first = following.index(state.resume.stage) if state.resume else 0
+        for number, name in list(enumerate(STAGES))[first:]:
             if name == "finetune" and self._measures_before(state):
-                state.figures["before_finetune"] = self._accuracies(state)
+                state.metrics["before_finetune"] = self._accuracies(state)
             with state.timed(name):
-                stage(self.context, state)
+                self.run_stage(name, state)  # lines 4, 8, 10-18
             state.resume = None
-            state.save_snapshot(next_name, 0)
+            state.save_snapshot(following[number + 1], 0)
             if self.stop.agreed():
                 raise RunInterruptedError
-        self._evaluate(state)  # lines 19, 20
+        self._close_phase(state)  # lines 19, 20
+
+    def run_stage(self, name: str, state: PhaseState) -> None:
+        """Runs one of `STAGES`, and keeps what it changed.
+
+        Args:
+            name: of the stage.
+            state: of the phase, which changes.
+        """
+        phase, model, stage, workshop = state.phase, state.model, state.stage(name), self.workshop
+        metrics: dict[str, Any] | None = None
+        if name == "train":  # lines 4, 8
+            metrics = self._train(state)
+        elif name == "exemplars":  # lines 10, 11
+            made = make_exemplars(workshop, phase, state.training_set, state.memory, model, stage)
+            state.memory, metrics = made.memory, made.metrics
+        elif name == "adjust":  # lines 12-16
+            state.memory, metrics = adjust_exemplars(workshop, phase, state.memory, model, stage)
+        elif name == "trim":  # line 17
+            quota = make_budget(self.settings.exemplar).quota(phase.num_seen)
+            state.memory = state.memory.trimmed(quota)
+        elif finetunes(self.settings.training, self.method, phase):  # line 18
+            exemplars = state.memory.as_image_set()
+            metrics = finetune_model(workshop, phase, exemplars, model, stage)
+        if metrics:
+            state.metrics[name] = metrics
+
+    def _train(self, state: PhaseState) -> dict[str, float]:
+        """Trains Theta_i; in phase 0 another run's is taken over instead where that is wanted."""
+        phase, donor, metrics = state.phase, self.settings.run.phase0_from, {}
+        fingerprint = phase0.fingerprint(self.settings, self.protocol, self.workshop.architecture)
+        if phase.index == 0 and donor:
+            phase0.take_over(state.model, fingerprint, self.directory, RunDirectory(donor))
+        else:
+            metrics = train_model(
+                self.workshop,
+                self.method,
+                phase,
+                state.training_set,
+                state.memory,
+                state.model,
+                state.old_model,
+                state.stage("train"),
+            )
+        if phase.index == 0:
+            phase0.publish(state.model, fingerprint, self.directory)
+        return metrics
 
     def begin_phase(self, phase: Phase) -> PhaseState:
         """Gets D_i and E_{0:i-1} from memory, and initialises Theta_i with Theta_{i-1}."""
-        context = self.context
-        training_set = context.data.training_set(phase)
-        with context.strategy.scope():
+        training_set = self.data.training_set(phase)
+        with self._strategy.scope():
             if phase.index == 0:
                 self._model = self._new_model(phase)
                 old_model, model = None, self._model
-                memory = ExemplarMemory.empty(self._source.image_shape, context.directory.phase(0))
+                memory = ExemplarMemory.empty(
+                    self._source.image_shape,
+                    self.directory.phase(0),
+                    self.settings.exemplar.codec,
+                )
             else:
-                before = context.protocol.phases[phase.index - 1]
+                before = self.protocol.phases[phase.index - 1]
                 model = self.load_model(before.index)
                 old_model = self._frozen(model)
                 model.grow(phase.num_new)
-                model.set_transfer(self._settings.model.weight_transfer)
-                memory = load_memory(context.directory, before, self._source.image_shape)
-        evaluator = self._evaluator_of(model)
+                model.set_transfer(self.settings.model.weight_transfer)
+                memory = self._memory_after(before)
         checkpoints = self.checkpoints(phase)
         state = PhaseState(
-            phase, training_set, old_model, model, evaluator, memory, checkpoints, self.stop
+            phase,
+            training_set,
+            old_model,
+            model,
+            memory,
+            checkpoints,
+            self.stop,
+            self.settings.run,
+            self.protocol.num_phases,
+            self._summaries,
         )
         snapshot = checkpoints.latest()
-        if snapshot and snapshot.stage not in (*(name for name, _ in STAGES), _TEST):
-            raise UserError(
-                f"the checkpoint of phase {phase.index} is of a stage {snapshot.stage!r}, which "
-                "this version does not have: go on with the version that wrote it, or remove "
-                f"{context.directory.phase(phase.index)} to begin the phase again"
-            )
         if snapshot:
+            check_snapshot(snapshot, (*STAGES, _TEST), self.directory.phase(phase.index))
             LOGGER.info("phase %d goes on from its checkpoint", phase.index)
             state.restore(snapshot)
         return state
@@ -197,25 +236,16 @@ class Experiment:
     def checkpoints(self, phase: Phase) -> PhaseCheckpoints:
         """Returns the snapshots of one phase of this very run."""
         # By what differs from the defaults, so that a version with more settings goes on too.
-        chosen = self._settings.chosen()
+        chosen = self.settings.chosen()
         owner = results.hash_of({"settings": chosen, "phase": phase.index})
-        return PhaseCheckpoints(self.context.directory.phase(phase.index), owner)
-
-    def _evaluator_of(self, model: IncrementalModel) -> Evaluator:
-        if self._evaluator is None or self._evaluator.predict_batch is not model:
-            batch_size = self._settings.training.evaluation_batch_size
-            context = self.context
-            self._evaluator = Evaluator(
-                model, context.pipeline, batch_size, context.strategy, context.jit_compile
-            )
-        return self._evaluator
+        return PhaseCheckpoints(self.directory.phase(phase.index), owner)
 
     def _new_model(self, phase: Phase) -> IncrementalModel:
-        capacity = capacity_for(len(self.context.protocol.order))
+        capacity = capacity_for(len(self.protocol.order))
         model = IncrementalModel(
-            self.context.architecture, phase.num_old, phase.num_new, self.context.seed, capacity
+            self.workshop.architecture, phase.num_old, phase.num_new, self.workshop.seed, capacity
         )
-        if self.context.method.freezes_old_classes:
+        if self.method.freezes_old_classes:
             model.classifier.freeze_old()
         return model
 
@@ -232,82 +262,104 @@ class Experiment:
 
         It is the run's one model, which is at no other phase any more.
         """
-        phase = self.context.protocol.phases[phase_index]
+        phase = self.protocol.phases[phase_index]
         if self._model is None:
-            with self.context.strategy.scope():
+            with self._strategy.scope():
                 self._model = self._new_model(phase)
-        path = self.context.directory.model(phase_index)
+        path = self.directory.model(phase_index)
         self._model.set_classes(phase.num_old, phase.num_new)
-        self._model.set_transfer(self._settings.model.weight_transfer and phase_index > 0)
+        self._model.set_transfer(self.settings.model.weight_transfer and phase_index > 0)
         self._model.set_state(read_arrays(path), str(path))
         return self._model
 
+    def _memory_after(self, phase: Phase) -> ExemplarMemory:
+        codec = self.settings.exemplar.codec
+        return load_memory(self.directory, phase, self._source.image_shape, codec)
+
     def _measures_before(self, state: PhaseState) -> bool:
         """Whether the fine-tune is about to begin, rather than to go on from a checkpoint."""
-        return finetunes(self.context, state) and "before_finetune" not in state.figures
+        wanted = finetunes(self.settings.training, self.method, state.phase)
+        return wanted and "before_finetune" not in state.metrics
 
     def _accuracies(self, state: PhaseState) -> dict[str, float]:
-        predictions, _ = self.predict(state.phase, state.evaluator, state.memory)
-        heads = predictions.summary(self.groups(state.phase))
-        return {head: values["accuracy"] for head, values in heads.items()}
-
-    def predict_again(self, phase: Phase) -> Predictions:
-        """Returns both heads' predictions of Theta_i and E_{0:i}, from the run directory."""
-        memory = load_memory(self.context.directory, phase, self._source.image_shape)
-        evaluator = self._evaluator_of(self.load_model(phase.index))
-        with self.context.data.naming_broken_files():
-            return self.predict(phase, evaluator, memory)[0]
+        predictions = self.predict(state.phase, state.model, state.memory)[0]
+        return evaluate.accuracies(predictions.summary(self.groups(state.phase)))
 
     def predict(
-        self, phase: Phase, evaluator: Evaluator, memory: ExemplarMemory
+        self, phase: Phase, model: IncrementalModel, memory: ExemplarMemory
     ) -> tuple[Predictions, np.ndarray]:
         """Returns both heads' predictions of a phase's test set, and the class means `nme` used.
 
         Args:
             phase: whose seen classes are tested.
-            evaluator: of the model.
+            model: Theta_i.
             memory: gives the class means.
         """
-        means = evaluator.class_means(memory, phase.num_seen)
-        return evaluator.predict(self.context.data.test_set(phase), means), means
+        evaluator = self.workshop.evaluator(model)
+        return evaluate.predict(evaluator, phase, memory, self.data.test_set(phase))
+
+    def predict_again(self, phase: Phase) -> Predictions:
+        """Returns both heads' predictions of Theta_i and E_{0:i}, from the run directory."""
+        memory = self._memory_after(phase)
+        model = self.load_model(phase.index)
+        with self.data.naming_broken_files():
+            return self.predict(phase, model, memory)[0]
 
     def groups(self, phase: Phase) -> Sequence[range]:
         """Returns the class groups of the phases up to this one."""
-        return [earlier.new_classes for earlier in self.context.protocol.phases[: phase.index + 1]]
+        return [earlier.new_classes for earlier in self.protocol.phases[: phase.index + 1]]
 
-    def _evaluate(self, state: PhaseState) -> None:
-        """Tests both heads, exports, and closes the phase: memory, model, record, in this order."""
-        phase, directory = state.phase, self.context.directory
+    def _close_phase(self, state: PhaseState) -> None:
+        """Tests both heads, exports, and writes the record that says 'done', in this order."""
+        phase = state.phase
         with state.timed("evaluate"):
-            predictions, means = self.predict(phase, state.evaluator, state.memory)
+            predictions, means = self.predict(phase, state.model, state.memory)
         heads = predictions.summary(self.groups(phase))
-        state.memory.save(directory.exemplars(phase.index))
-        write_arrays(directory.model(phase.index), state.model.state())
-        write_arrays(
-            directory.predictions(phase.index), {"labels": predictions.labels, **predictions.heads}
-        )
-        accuracies = {head: values["accuracy"] for head, values in heads.items()}
+        evaluate.write_outcome(self.directory, state, predictions)
         with state.timed("export"):
-            self._export(state, means, accuracies)
-        record = {
-            "phase": phase.index,
-            "num_seen": phase.num_seen,
-            "new_classes": self.context.protocol.original_ids(phase.new_classes),
-            "heads": heads,
-            "stages": state.figures,
-            "memory": {"exemplars": len(state.memory), "bytes": state.memory.bytes_used},
-            "seconds": {name: round(value, 1) for name, value in state.seconds.items()},
-        }
-        names = self._source.names_of(self.context.protocol.order)
-        show_phase(self.context, state, heads, names)
-        write_json(directory.record(phase.index), record)
+            self._export(state, means, evaluate.accuracies(heads))
+        new_ids = self.protocol.original_ids(phase.new_classes)
+        record = evaluate.record_of(state, new_ids, heads)
+        show_phase(
+            self._summaries,
+            self.directory,
+            phase,
+            state.model,
+            self.workshop.evaluator(state.model),
+            state.memory,
+            self.data.test_set(phase),
+            heads,
+            self._source.names_of(self.protocol.order),
+        )
+        write_json(self.directory.record(phase.index), record)
         state.checkpoints.clear()
         LOGGER.info(
             "phase %d/%d done: %d classes, %s",
             phase.index,
-            self.context.protocol.num_phases,
+            self.protocol.num_phases,
             phase.num_seen,
-            ", ".join(f"{head} {value:.2%}" for head, value in accuracies.items()),
+            ", ".join(f"{head} {v:.2%}" for head, v in evaluate.accuracies(heads).items()),
+        )
+
+    def _export(self, state: PhaseState, means: np.ndarray, accuracies: dict[str, float]) -> None:
+        model = state.model
+        if self._strategy is not tf.distribute.get_strategy():
+            if self._exported_model is None:
+                self._exported_model = model.frozen_copy()
+            self._exported_model.copy_from(model)
+            model = self._exported_model
+        evaluate.export(
+            self.workshop,
+            self.directory,
+            self._source,
+            self.protocol.original_ids(state.phase.seen_classes),
+            state,
+            model,
+            means,
+            {
+                "protocol": results.protocol_fingerprint(self.settings, self.protocol),
+                "accuracy": accuracies,
+            },
         )
 
     def class_facts(self) -> dict[str, Any]:
@@ -315,67 +367,32 @@ class Experiment:
 
         To be asked for before the first phase ends, which makes training images go out of reach.
         """
-        return data_facts(self._source, self.context.protocol)
-
-    def _names(self, original_ids: Sequence[int]) -> list[str]:
-        return self._source.names_of(original_ids)
-
-    def _export(self, state: PhaseState, means: np.ndarray, accuracies: dict[str, float]) -> None:
-        phase, model = state.phase, state.model
-        if self.context.strategy is not tf.distribute.get_strategy():
-            # On one device, as whoever loads an export expects it.
-            if self._exported_model is None:
-                self._exported_model = model.frozen_copy()
-            self._exported_model.copy_from(model)
-            model = self._exported_model
-        ids = self.context.protocol.original_ids(phase.seen_classes)
-        export_phase(
-            directory=self.context.directory.export / export_name(self._settings.protocol.dataset),
-            version=phase.index + 1,
-            model=model,
-            predict=model,
-            classes=ExportedClasses(tuple(ids), tuple(self._names(ids))),
-            normalization=self.context.pipeline.normalization,
-            class_means=means,
-            metadata={
-                "phase": phase.index,
-                "protocol": results.protocol_fingerprint(self._settings, self.context.protocol),
-                "accuracy": accuracies,
-            },
-            warmup_images=np.array(state.memory.images[:1]),
-            fit_image=self._source.fit_image,
-        )
+        return data_facts(self._source, self.protocol)
 
     def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
-        records = [read_record(self.context.directory, phase) for phase in phases]
+        records = [read_record(self.directory, phase) for phase in phases]
         contents = {
             "summary": results.summarize(records),
-            "prediction_head": self.context.method.prediction_head,
-            "protocol": results.protocol_fingerprint(self._settings, self.context.protocol),
-            "class_order": list(self.context.protocol.order),
-            "class_names": self._names(self.context.protocol.order),
+            "prediction_head": self.method.prediction_head,
+            "protocol": results.protocol_fingerprint(self.settings, self.protocol),
+            "class_order": list(self.protocol.order),
+            "class_names": self._source.names_of(self.protocol.order),
             # Those that all phases were learned from: of a run that noted none nobody can tell.
-            DIGESTS: (noted_facts(self.context.directory) or {}).get(DIGESTS),
-            "settings": self._settings.results_settings(),
+            DIGESTS: (noted_facts(self.directory) or {}).get(DIGESTS),
+            "settings": self.settings.results_settings(),
             "phases": records,
             "packages": hardware.describe_packages(),
             "hardware": {
                 **hardware.describe_hardware(),
-                "replicas": self.context.strategy.num_replicas_in_sync,
+                "replicas": self._strategy.num_replicas_in_sync,
             },
         }
-        file = self.context.directory.results
+        file = self.directory.results
         if results.phases_written(file) != records:
             told = contents["settings"]
             data = {**told["data"], "id": results.data_id(contents)}
-            self.context.summaries.hyperparameters(
+            self._summaries.hyperparameters(
                 {**told, "data": data}, final_metrics(contents["summary"])
             )
         write_json(file, contents)
         return contents
-
-
-def _method_settings(settings: Settings) -> MethodSettings:
-    values = dataclasses.asdict(settings.training)
-    names = [field.name for field in dataclasses.fields(MethodSettings)]
-    return MethodSettings(**{name: values[name] for name in names})

@@ -9,27 +9,36 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.registry import imported, is_own
 from mnemonics_tf.settings import Settings, all_fields
 
 _MAX_NESTED_FLAGFILES = 10
 
 
-def define_flags(choices: Mapping[str, Sequence[str]]) -> None:
-    """Defines one absl flag for every setting.
+class _Names(flags.EnumParser):
+    """The names of a registry, or `package.module:Name`, a user's own."""
 
-    Args:
-        choices: for settings that name something from a registry: the names there are.
-    """
+    def parse(self, argument: str) -> str:
+        return argument if is_own(argument) else super().parse(argument)
+
+
+def define_flags() -> None:
+    """Defines one absl flag for every setting."""
     for _, field, default in all_fields(Settings()):
-        description = field.metadata["help"]
-        if field.name in choices:
-            flags.DEFINE_enum(field.name, default, list(choices[field.name]), description)
+        facts = field.metadata["facts"]
+        description = facts.help
+        if facts.registry:
+            names = [*imported(facts.registry, field.name), *facts.choices]
+            description += " Or one of your own: package.module:Name."
+            flags.DEFINE(_Names(names), field.name, default, description)
+        elif facts.choices:
+            flags.DEFINE_enum(field.name, default, list(facts.choices), description)
         elif isinstance(default, tuple):
             flags.DEFINE_list(field.name, [str(item) for item in default], description)
         elif isinstance(default, bool):

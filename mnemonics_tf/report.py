@@ -25,7 +25,8 @@ from mnemonics_tf.run.data_facts import (
     refuse_other_classes,
     refuse_other_data,
 )
-from mnemonics_tf.run.files import RunDirectory, check_path, temporary_name, write_text
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import check_path, temporary_name, write_text
 from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import RunSettings, Settings
 

@@ -13,41 +13,18 @@ from absl import app, flags, logging
 
 from mnemonics_tf import devices
 from mnemonics_tf import flags as settings_flags
-from mnemonics_tf.bilevel.outer_optimizer import OUTER_OPTIMIZERS
-from mnemonics_tf.bilevel.sweep import ESTIMATORS
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.selection import SELECTIONS
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.methods import METHODS
-from mnemonics_tf.models.incremental import SCOPES
-from mnemonics_tf.models.resnet import BACKBONES
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to
 from mnemonics_tf.phases.checks import settle
-from mnemonics_tf.phases.make_exemplars import EXEMPLARS
-from mnemonics_tf.phases.temporary_model import STARTS
 from mnemonics_tf.run import results
-from mnemonics_tf.run.files import RunDirectory, check_path
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
 from mnemonics_tf.settings import Settings
-from mnemonics_tf.training.precision import PRECISIONS
 
-settings_flags.define_flags(
-    {
-        "method": list(METHODS),
-        "exemplars": list(EXEMPLARS),
-        "mnemonics_start": list(SELECTIONS),
-        "inner_scope": list(SCOPES),
-        "inner_start": list(STARTS),
-        "meta_gradient": list(ESTIMATORS),
-        "outer_optimizer": list(OUTER_OPTIMIZERS),
-        "backbone": list(BACKBONES),
-        "mixed_precision": list(PRECISIONS),
-        "strategy": list(devices.STRATEGIES),
-        "jit_compile": list(devices.JIT_COMPILE),
-        "jit_compile_exemplars": list(devices.JIT_COMPILE),
-    }
-)
+settings_flags.define_flags()
 flags.adopt_module_key_flags(settings_flags)
 
 

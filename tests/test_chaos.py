@@ -9,7 +9,8 @@ from absl import flags
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.flags import settings_from_flags
-from mnemonics_tf.run.files import RunDirectory, write_arrays
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import write_arrays
 from tools.chaos import kill_again_and_again, plan_kills, table
 from tools.chaos_run import DEMO, EVALUATE, Moment, Runner, differences, moments, reached
 
@@ -34,7 +35,7 @@ def left_alone(parse, tmp_path) -> RunDirectory:
     flags.FLAGS.unparse_flags()
     experiment = Experiment(settings, load_digits(), tf.distribute.get_strategy())
     experiment.run()
-    return experiment.context.directory
+    return experiment.directory
 
 
 def test_a_killed_run_ends_like_one_left_alone(left_alone, tmp_path):
@@ -52,7 +53,7 @@ def test_kills_spread_over_all_stages(seed):
     plan = plan_kills(DEMO, 20, random.Random(seed))
     assert plan == sorted(set(plan))
     assert len(plan) == 20
-    found = {(moment.phase, STAGES[moment.stage][0]) for moment in plan if moment.stage < EVALUATE}
+    found = {(moment.phase, STAGES[moment.stage]) for moment in plan if moment.stage < EVALUATE}
     assert found >= {(0, "train"), (0, "exemplars")}
     assert found >= {(1, name) for name in ("train", "exemplars", "adjust", "finetune")}
     assert {moment.phase for moment in plan if moment.stage == EVALUATE} == {0, 1}

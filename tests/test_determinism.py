@@ -12,7 +12,6 @@ from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.phases.make_exemplars import select
-from mnemonics_tf.phases.train_model import train_model
 from mnemonics_tf.settings import ProtocolSettings, RunSettings, Settings, TrainingSettings
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), np.uint8)
@@ -81,12 +80,12 @@ def begun(tmp_path_factory) -> list[Begun]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tf.data, "AUTOTUNE", threads)
             experiment = Experiment(settings, load_digits(), tf.distribute.get_strategy())
-            context = experiment.context
-            state = experiment.begin_phase(context.protocol.phases[0])
+            state = experiment.begin_phase(experiment.protocol.phases[0])
             initial = state.model.state()
             if seed == 3:
-                train_model(context, state)
-            exemplars = select(context, state, state.training_set, "random", 20)
+                experiment.run_stage("train", state)
+            workshop, images = experiment.workshop, state.training_set
+            exemplars = select(workshop, state.phase, images, state.model, "random", 20)
         found.append(Begun(initial, state.model.state(), exemplars))
     return found
 

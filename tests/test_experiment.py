@@ -21,13 +21,8 @@ from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.phases.checks import make_protocol
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
-from mnemonics_tf.run.files import (
-    RunDirectory,
-    read_arrays,
-    read_json,
-    write_arrays,
-    write_json,
-)
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_json
 from mnemonics_tf.run.interruption import RunInterruptedError
 from mnemonics_tf.run.results import data_id, without_times
 from mnemonics_tf.settings import (
@@ -64,7 +59,7 @@ def make(settings: Settings) -> Experiment:
 
 
 def stages() -> list[str]:
-    return [name for name, _ in STAGES]
+    return list(STAGES)
 
 
 @dataclasses.dataclass
@@ -358,7 +353,7 @@ def killed(tmp_path_factory) -> Run:
     stopped.stop.requested = True
     with pytest.raises(RunInterruptedError):
         stopped.run()
-    assert stopped.checkpoints(stopped.context.protocol.phases[0]).latest().position == 1
+    assert stopped.checkpoints(stopped.protocol.phases[0]).latest().position == 1
     run_and_kill(settings, 0, "train", 2)
     run_and_kill(settings, 0, "adjust", 0)
     images = load_digits().training_counts()[make_protocol(SETTINGS, 10).order[8]] + 8 * 10
@@ -551,7 +546,7 @@ def test_hostile_checkpoints_are_a_clear_line(tmp_path):
     stopped.stop.requested = True
     with pytest.raises(RunInterruptedError):
         stopped.run()
-    checkpoints = stopped.checkpoints(stopped.context.protocol.phases[0])
+    checkpoints = stopped.checkpoints(stopped.protocol.phases[0])
     whole = checkpoints.latest()
     for snapshot in hostile_snapshots(whole).values():
         checkpoints.save(snapshot)

@@ -34,7 +34,7 @@ def test_flags_of_every_kind(parse):
     assert values.training.learning_rate == 0.25
     assert values.training.learning_rate_milestones == (0.25, 0.5)
     assert values.training.method == "joint"
-    assert values.mnemonics.inner_augmentation is False
+    assert values.inner.inner_augmentation is False
 
 
 def test_a_list_may_be_empty(parse):

@@ -16,13 +16,15 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.run import results
-from mnemonics_tf.run.files import RunDirectory, read_arrays, read_json
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_arrays, read_json
 from mnemonics_tf.run.interruption import RunInterruptedError
 from mnemonics_tf.settings import (
     DataSettings,
     ExemplarSettings,
-    MnemonicsSettings,
+    InnerSettings,
     ModelSettings,
+    OuterSettings,
     ProtocolSettings,
     RunSettings,
     Settings,
@@ -62,8 +64,9 @@ def settings_for(data_dir, run_dir, **protocol) -> Settings:
         ModelSettings(depth=8),
         TrainingSettings(base_epochs=2, epochs=1, finetune_epochs=0),
         ExemplarSettings(exemplars_per_class=5),
-        MnemonicsSettings(outer_steps=2, inner_steps=2, outer_batch_size=20),
-        DataSettings(image_size=32),
+        InnerSettings(inner_steps=2),
+        OuterSettings(outer_steps=2, outer_batch_size=20),
+        data=DataSettings(image_size=32),
     )
 
 
@@ -120,15 +123,13 @@ def test_small_classes_are_kept_whole(small_classes, tmp_path, caplog):
     settings = settings_for(
         small_classes, tmp_path / "run", phase_classes=str(tmp_path / "phases.txt")
     )
-    changes = {
-        "exemplar": ExemplarSettings(exemplars="mnemonics", exemplars_per_class=5),
-        "mnemonics": MnemonicsSettings(
-            outer_steps=2, inner_steps=2, outer_batch_size=9, adjust_old_exemplars=True
-        ),
-        "training": TrainingSettings(method="bic", base_epochs=1, epochs=1, finetune_epochs=1),
-    }
-    settings = Settings(
-        settings.run, settings.protocol, settings.model, data=settings.data, **changes
+    settings = settings.changed(
+        exemplars="mnemonics",
+        outer_batch_size=9,
+        adjust_old_exemplars=True,
+        method="bic",
+        base_epochs=1,
+        finetune_epochs=1,
     )
     with caplog.at_level("WARNING", logger="mnemonics_tf"):
         contents = run(settings)

@@ -19,7 +19,8 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
-from mnemonics_tf.run.files import RunDirectory, read_arrays, write_arrays
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_arrays, write_arrays
 from mnemonics_tf.run.resume import claim_directory, read_record, read_settings
 from mnemonics_tf.settings import RunSettings, Settings
 

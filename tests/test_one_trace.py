@@ -1,7 +1,5 @@
 """One model and one graph go through all phases: as good as new ones, and hardly any traces."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,40 +7,27 @@ import tensorflow as tf
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.source import InMemorySource
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.run.files import RunDirectory, read_arrays
-from mnemonics_tf.settings import (
-    ExemplarSettings,
-    MnemonicsSettings,
-    ModelSettings,
-    ProtocolSettings,
-    RunSettings,
-    Settings,
-    TrainingSettings,
-)
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_arrays
+from mnemonics_tf.settings import RunSettings, Settings
 from mnemonics_tf.tracing import TRACES
 
 LEARNED = {
-    "exemplar": ExemplarSettings("mnemonics", exemplars_per_class=4),
-    "mnemonics": MnemonicsSettings(
-        inner_start="pool",
-        pool_size=2,
-        inner_steps=3,
-        outer_steps=2,
-        validation_every=1,
-        adjust_old_exemplars=True,
-        adjust_steps=2,
-    ),
+    "exemplars": "mnemonics",
+    "inner_start": "pool",
+    "pool_size": 2,
+    "inner_steps": 3,
+    "outer_steps": 2,
+    "validation_every": 1,
+    "adjust_old_exemplars": True,
+    "adjust_steps": 2,
 }
 CASES = {
-    "lwf": {"training": {"method": "lwf"}},
-    "icarl in float16": {"training": {"method": "icarl", "mixed_precision": "float16"}},
-    "bic with transfer": {"training": {"method": "bic"}, "model": {"weight_transfer": True}},
-    "lucir with transfer and a pool": {
-        "training": {"method": "lucir"},
-        "model": {"weight_transfer": True},
-        **LEARNED,
-    },
-    "joint": {"training": {"method": "joint"}},
+    "lwf": {"method": "lwf"},
+    "icarl in float16": {"method": "icarl", "mixed_precision": "float16"},
+    "bic with transfer": {"method": "bic", "weight_transfer": True},
+    "lucir with transfer and a pool": {"method": "lucir", "weight_transfer": True, **LEARNED},
+    "joint": {"method": "joint"},
 }
 
 
@@ -73,17 +58,16 @@ def no_exports(monkeypatch):
     monkeypatch.setattr(Experiment, "_export", lambda *arguments: None)
 
 
-def settings_of(run_dir, groups: dict, num_phases: int, last_phase: int = -1, **run) -> Settings:
-    kinds = {"training": TrainingSettings(base_epochs=1, epochs=1, finetune_epochs=1)}
-    kinds |= {"model": ModelSettings(), "exemplar": ExemplarSettings(exemplars_per_class=4)}
-    chosen = {
-        group: dataclasses.replace(kinds[group], **values) if isinstance(values, dict) else values
-        for group, values in groups.items()
-    }
-    return Settings(
-        RunSettings(str(run_dir), last_phase=last_phase, **run),
-        ProtocolSettings(base_classes=2, num_phases=num_phases),
-        **{**kinds, **chosen},
+def settings_of(run_dir, values: dict, num_phases: int, **more) -> Settings:
+    return Settings(RunSettings(str(run_dir))).changed(
+        base_classes=2,
+        num_phases=num_phases,
+        base_epochs=1,
+        epochs=1,
+        finetune_epochs=1,
+        exemplars_per_class=4,
+        **values,
+        **more,
     )
 
 
@@ -94,10 +78,10 @@ def run(settings: Settings, source) -> RunDirectory:
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_process_equals_a_new_one_for_every_phase(tmp_path, case):
-    groups = CASES[case]
-    whole = run(settings_of(tmp_path / "whole", groups, 2), TinySource(4))
+    values = CASES[case]
+    whole = run(settings_of(tmp_path / "whole", values, 2), TinySource(4))
     for phase in range(3):
-        settings = settings_of(tmp_path / "apart", groups, 2, last_phase=phase)
+        settings = settings_of(tmp_path / "apart", values, 2, last_phase=phase)
         apart = run(settings, TinySource(4))
     for phase in range(3):
         for kind in (RunDirectory.model, RunDirectory.exemplars, RunDirectory.predictions):
@@ -116,8 +100,8 @@ def traced_by(settings: Settings, source) -> dict[str, int]:
 @pytest.mark.parametrize("jit_compile", ["off", "on"])
 def test_25_phases_trace_no_more_than_one(tmp_path, jit_compile):
     """Whatever the sizes of the classes, and with them those of the last batches."""
-    groups = {"training": {"batch_size": 8}, "model": {"weight_transfer": True}}
-    settings = settings_of(tmp_path / "run", groups, 25, jit_compile=jit_compile)
+    values = {"batch_size": 8, "weight_transfer": True}
+    settings = settings_of(tmp_path / "run", values, 25, jit_compile=jit_compile)
     counts = traced_by(settings, TinySource(27))
     feeds = [kind for kind in counts if kind.startswith(("train,", "finetune,"))]
     # Phase 0, the later phases with their old model and scales, the fine-tune.
@@ -130,10 +114,7 @@ def test_25_phases_trace_no_more_than_one(tmp_path, jit_compile):
 
 
 def test_learned_exemplars_of_later_phases_share_their_graphs(tmp_path):
-    learned = {
-        **LEARNED,
-        "mnemonics": dataclasses.replace(LEARNED["mnemonics"], inner_start="fresh_head"),
-    }
+    learned = {**LEARNED, "inner_start": "fresh_head"}
     few, many = (
         traced_by(settings_of(tmp_path / str(n), learned, n), TinySource(n + 2)) for n in (3, 6)
     )

@@ -6,9 +6,11 @@ import pytest
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.settings import (
+    AdjustmentSettings,
     DataSettings,
     ExemplarSettings,
-    MnemonicsSettings,
+    InnerSettings,
+    OuterSettings,
     ProtocolSettings,
     RunSettings,
     Settings,
@@ -26,7 +28,8 @@ CHANGED = Settings(
     RunSettings(run_dir="runs/with space", download=True, checkpoint_minutes=0.5),
     ProtocolSettings(class_order=tuple(range(10))[::-1], base_classes=6, num_phases=2),
     training=TrainingSettings(learning_rate_milestones=(), learning_rate=1 / 3, weight_decay=0.0),
-    mnemonics=MnemonicsSettings(inner_augmentation=False, adjust_old_exemplars=True),
+    inner=InnerSettings(inner_augmentation=False),
+    adjustment=AdjustmentSettings(adjust_old_exemplars=True),
 )
 
 
@@ -88,10 +91,10 @@ OUT_OF_RANGE = [
     wrong("training", learning_rate_milestones=(80.0, 120.0)),
     wrong("exemplar", exemplars_per_class=0),
     wrong("exemplar", exemplars_total=-1),
-    wrong("mnemonics", inner_steps=0),
-    wrong("mnemonics", inner_learning_rate=0.0),
-    wrong("mnemonics", outer_learning_rate=-1.0),
-    wrong("mnemonics", adjust_subsets=1),
+    wrong("inner", inner_steps=0),
+    wrong("inner", inner_learning_rate=0.0),
+    wrong("outer", outer_learning_rate=-1.0),
+    wrong("adjustment", adjust_subsets=1),
     wrong("run", checkpoint_minutes=-1.0),
     wrong("run", checkpoint_epochs=-1),
     wrong("run", checkpoint_outer_steps=-1),
@@ -108,7 +111,9 @@ def test_values_out_of_range(group, values, named):
         "data": DataSettings,
         "training": TrainingSettings,
         "exemplar": ExemplarSettings,
-        "mnemonics": MnemonicsSettings,
+        "inner": InnerSettings,
+        "outer": OuterSettings,
+        "adjustment": AdjustmentSettings,
     }
     with pytest.raises(UserError, match="pass ") as caught:
         Settings(**{group: kinds[group](**values)})

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from mnemonics_tf import train
-from mnemonics_tf.run.files import RunDirectory
+from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.settings import Settings
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]

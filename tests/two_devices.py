@@ -9,15 +9,17 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf import devices
+from mnemonics_tf.bilevel.objectives import OBJECTIVES
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.evaluation.evaluator import Evaluator
-from mnemonics_tf.methods.base import MethodSettings, cross_entropy
+from mnemonics_tf.methods.base import cross_entropy
 from mnemonics_tf.methods.lucir import LUCIR
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
-from mnemonics_tf.phases.replicated import ReplicatedTemporaryModel
-from mnemonics_tf.phases.temporary_model import BaseLevelSettings, TemporaryModel
+from mnemonics_tf.phases.replicated import Replicated
+from mnemonics_tf.phases.temporary_model import TemporaryModel
+from mnemonics_tf.settings import InnerSettings, OuterSettings, TrainingSettings
 from mnemonics_tf.training.loop import TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
 
@@ -46,7 +48,7 @@ def train(strategy, mixed_precision: str) -> dict[str, np.ndarray]:
     In float32 with LUCIR's loss, which counts the old images of all replicas.
     """
     model, old = make_models(strategy)
-    method = LUCIR(MethodSettings())
+    method = LUCIR(TrainingSettings())
     settings = OptimizationSettings(2, 0.05, (), 0.1, 0.9, 5e-4, False, 8)
 
     def loss_parts(batch, outputs, old_outputs):
@@ -73,16 +75,16 @@ def evaluate(strategy) -> dict[str, np.ndarray]:
     return {"features": outputs.features, "logits": outputs.logits}
 
 
-def meta_step(strategy, scope: str, batch_statistics: bool = False) -> dict[str, np.ndarray]:
+def meta_step(
+    strategy, scope: str, batch_statistics: bool = False, name: str = "unrolled_training"
+) -> dict[str, np.ndarray]:
     """A meta-gradient whose outer batch of 7 does not divide evenly."""
     model, _ = make_models(strategy)
-    settings = BaseLevelSettings(
-        scope, "sweep", 1, "fresh_head", 3, 0.1, 0.9, 0, batch_statistics, True
-    )
-    augmentation = AUGMENTATIONS["shift"]
-    temporary = TemporaryModel(model, settings, augmentation, NORMALIZATION.black, 0)
+    inner = InnerSettings(inner_scope=scope, inner_steps=3, inner_batch_statistics=batch_statistics)
+    network = TemporaryModel(model, inner, AUGMENTATIONS["shift"], NORMALIZATION.black, 0)
+    objective = OBJECTIVES[name](network, inner, OuterSettings(), 0)
     if strategy.num_replicas_in_sync > 1:
-        temporary = ReplicatedTemporaryModel(temporary, strategy)
+        objective = Replicated(objective, strategy)
     images = make_images(17)
     pixels = NORMALIZATION.normalize(images.images)
     outer = {"label": tf.constant(images.labels[10:])}
@@ -90,11 +92,11 @@ def meta_step(strategy, scope: str, batch_statistics: bool = False) -> dict[str,
         outer["feature"] = model.backbone(pixels[10:])
     else:
         outer["image"] = pixels[10:]
-    result = temporary.estimate(
+    value, gradient = objective.value_and_gradient(
         pixels[:10], images.labels[:10], np.ones(10, bool), outer, "exemplars", 0
     )
-    gradient = result.exemplar_gradient.numpy()
-    return {"loss": result.outer_loss.numpy(), "gradient": gradient / np.abs(gradient).max()}
+    gradient = gradient.numpy()
+    return {"loss": value.numpy(), "gradient": gradient / np.abs(gradient).max()}
 
 
 TASKS = {
@@ -104,6 +106,7 @@ TASKS = {
     "meta_step_all": lambda strategy: meta_step(strategy, "all"),
     "meta_step_statistics": lambda strategy: meta_step(strategy, "all", batch_statistics=True),
     "meta_step_classifier": lambda strategy: meta_step(strategy, "classifier"),
+    "class_means": lambda strategy: meta_step(strategy, "all", name="class_means"),
 }
 
 

@@ -30,10 +30,11 @@ from absl import app, flags
 from PIL import Image
 
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
-from mnemonics_tf.data.folder import FolderOptions, load_folder
+from mnemonics_tf.data.folder import load_folder
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.streamed import IMAGENET_MEAN, IMAGENET_STD
+from mnemonics_tf.settings import DataSettings
 
 _IMAGES = flags.DEFINE_integer("images", 1000, "How many files a turn reads.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each way gets its turn; 0: none.")
@@ -73,7 +74,7 @@ def make_images(root: pathlib.Path, count: int, size: tuple[int, int]) -> None:
 
 def training_pipeline(root: pathlib.Path, size: int = _SIZE) -> tuple[Pipeline, ImageSet]:
     """Returns our pipeline and the training images of a folder."""
-    source = load_folder(str(root), FolderOptions(size, False, 0.2, 0))
+    source = load_folder(str(root), DataSettings(size, False, 0.2, 0))
     normalization = Normalization(source.channel_mean, source.channel_std)
     pipeline = Pipeline(normalization, AUGMENTATIONS[source.augmentation], 0)
     return pipeline, source.training_set(range(len(source.class_names)))

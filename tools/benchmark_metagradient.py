@@ -157,6 +157,7 @@ def build_outer_step(case: dict):
     import numpy as np
     import tensorflow as tf
 
+    from mnemonics_tf import bilevel
     from mnemonics_tf.bilevel.problem import BilevelProblem
     from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 
@@ -180,12 +181,12 @@ def build_outer_step(case: dict):
         outer_loss=lambda parameters, outer_input: loss(parameters, *outer_input),
         learning_rate=case["learning_rate"],
     )
-    estimator = sweep.create(
+    estimator = bilevel.create(
         case["estimator"], problem, case["truncated_steps"], case["jit_compile"]
     )
     if on_features:
         encode = tf.function(model.backbone)
-        estimator = sweep.OnFeatures(estimator, model.backbone)
+        estimator = bilevel.OnFeatures(estimator, model.backbone)
 
     random = np.random.default_rng(0)
     exemplars = random.normal(size=(case["exemplars"], *image_shape)).astype(np.float32)

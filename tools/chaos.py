@@ -29,13 +29,8 @@ import numpy as np
 from absl import app, flags
 
 from mnemonics_tf.run import hardware
-from mnemonics_tf.run.files import (
-    RunDirectory,
-    read_arrays,
-    write_arrays,
-    write_json,
-    write_text,
-)
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_arrays, write_arrays, write_json, write_text
 from mnemonics_tf.run.interruption import EXIT_STATUS
 from tools.chaos_run import (
     DEMO,

@@ -18,7 +18,8 @@ import tensorflow as tf
 
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.experiment import STAGES
-from mnemonics_tf.run.files import RunDirectory, read_arrays, read_json
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_arrays, read_json
 from mnemonics_tf.run.results import without_times
 
 #: digits in two phases, with every stage of Algorithm 1 at work; a checkpoint at every position
@@ -64,7 +65,7 @@ class Moment:
     position: int
 
     def __str__(self) -> str:
-        names = [*(name for name, _ in STAGES), "evaluate"]
+        names = [*STAGES, "evaluate"]
         return f"phase {self.phase} {names[self.stage]} {self.position}"
 
 
@@ -78,7 +79,7 @@ def moments(demo: dict[str, Any]) -> list[Moment]:
             "adjust": demo["adjust_steps"] if phase else 0,
             "finetune": demo["finetune_epochs"] if phase else 0,
         }
-        for stage, (name, _) in enumerate(STAGES):
+        for stage, name in enumerate(STAGES):
             found += [Moment(phase, stage, k) for k in range(positions.get(name, 0) + 1)]
         found.append(Moment(phase, EVALUATE, 0))
     return found
@@ -86,7 +87,7 @@ def moments(demo: dict[str, Any]) -> list[Moment]:
 
 def reached(directory: RunDirectory) -> Moment:
     """Returns the newest moment that a run directory shows."""
-    names, phase = [*(name for name, _ in STAGES), "test"], 0
+    names, phase = [*STAGES, "test"], 0
     while directory.record(phase).exists():
         phase += 1
     for path in sorted(directory.phase(phase).glob("checkpoint-*.npz"), reverse=True):

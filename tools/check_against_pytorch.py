@@ -23,9 +23,10 @@ from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.methods.base import Method, MethodSettings
+from mnemonics_tf.methods.base import Method
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.run.files import read_arrays, write_arrays
+from mnemonics_tf.settings import TrainingSettings
 from mnemonics_tf.training.loop import TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
 
@@ -66,7 +67,7 @@ class Case:
 
 def make_case(name: str, transfer: bool) -> Case:
     """Returns method `name` in phase 1, with weight transfer or without."""
-    method = METHODS[name](MethodSettings())
+    method = METHODS[name](TrainingSettings())
     architecture = Architecture(
         "resnet_cifar", 8, (8, 8, 3), method.classifier, method.corrects_logits
     )

@@ -21,7 +21,6 @@ the whole next phase with these exemplars, before and after its fine-tune.
 next phase then makes its own as --exemplars says.
 """
 
-import dataclasses
 import pathlib
 import sys
 import time
@@ -42,13 +41,15 @@ from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_to
-from mnemonics_tf.phases.make_exemplars import make_new_exemplars
-from mnemonics_tf.phases.state import PhaseState, RunContext
+from mnemonics_tf.phases.finetune import finetune_model
+from mnemonics_tf.phases.make_exemplars import make_exemplars
+from mnemonics_tf.phases.state import PhaseState
 from mnemonics_tf.phases.temporary_model import fresh_weights
-from mnemonics_tf.phases.train_model import finetune_model, train_model
 from mnemonics_tf.randomness import numpy_generator
-from mnemonics_tf.run.files import RunDirectory, write_arrays, write_json
-from mnemonics_tf.run.resume import load_memory, same_base_classes
+from mnemonics_tf.run.data_facts import refuse_other_phase0
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import write_arrays, write_json
+from mnemonics_tf.run.resume import load_memory
 from mnemonics_tf.settings import Settings
 
 flags.adopt_module_key_flags(train)
@@ -85,23 +86,22 @@ def _compare() -> None:
     strategy = tf.distribute.get_strategy()
     donor = Experiment(wanted, source, strategy)
     # By these --phase0_from recognises the same data.
-    write_json(donor.context.directory.classes, donor.class_facts())
-    theta_0 = donor.begin_phase(donor.context.protocol.phases[0])
-    train_model(donor.context, theta_0)
+    write_json(donor.directory.classes, donor.class_facts())
+    theta_0 = donor.begin_phase(donor.protocol.phases[0])
+    donor.run_stage("train", theta_0)
 
     trial = _trial_settings(wanted)
     experiment = Experiment(trial, source, strategy)
-    context = experiment.context
-    state = experiment.begin_phase(context.protocol.phases[0])
+    state = experiment.begin_phase(experiment.protocol.phases[0])
     state.model.set_state(theta_0.model.state())
     started = time.monotonic()
-    unrounded = _make_exemplars(context, state)
-    figures = {"seconds": round(time.monotonic() - started, 1), "stages": state.figures}
-    exemplars = context.directory.exemplars(0)
+    unrounded = _make_exemplars(experiment, state)
+    figures = {"seconds": round(time.monotonic() - started, 1), "stages": state.metrics}
+    exemplars = experiment.directory.exemplars(0)
     exemplars.parent.mkdir(parents=True, exist_ok=True)
     state.memory.save(exemplars)
     trained = state.model.state()
-    figures |= _measure(context, state, unrounded)
+    figures |= _measure(experiment, state, unrounded)
     write_json(pathlib.Path(_OUTPUT.value), figures)
     for variant in _NEXT_PHASE.value:
         figures[f"next_phase_{variant}"] = _next_phase(
@@ -116,66 +116,70 @@ def _compare() -> None:
 def _trial_settings(wanted: Settings) -> Settings:
     """Returns the settings of what is measured: all its noise follows the exemplars' seed."""
     seed = wanted.exemplar.exemplar_seed
-    return dataclasses.replace(
-        wanted,
-        training=dataclasses.replace(wanted.training, finetune_base_phase=True),
-        protocol=dataclasses.replace(
-            wanted.protocol, seed=wanted.protocol.seed if seed < 0 else seed
-        ),
-        run=dataclasses.replace(wanted.run, phase0_from=""),
-    )
+    seed = wanted.protocol.seed if seed < 0 else seed
+    return wanted.changed(finetune_base_phase=True, seed=seed, phase0_from="")
 
 
-def _make_exemplars(context: RunContext, state: PhaseState) -> Exemplars | None:
+def _make_exemplars(experiment: Experiment, state: PhaseState) -> Exemplars | None:
     """Puts exemplars of phase 0 into the memory; returns them before rounding if they learned."""
+    phase, shape = state.phase, experiment.workshop.architecture.image_shape
     if not _EXEMPLARS_FROM.value:
-        return make_new_exemplars(context, state)
-    other = RunDirectory(_EXEMPLARS_FROM.value)
-    if not same_base_classes(context.directory, other):
-        raise UserError(
-            f"--exemplars_from={other.root}: its phase 0 has other classes or another class order; "
-            "pass a run with the same data and class order, or leave the flag out to make exemplars"
+        made = make_exemplars(
+            experiment.workshop,
+            phase,
+            state.training_set,
+            state.memory,
+            state.model,
+            state.stage("exemplars"),
         )
-    state.memory = load_memory(other, state.phase, context.architecture.image_shape)
+        state.memory, state.metrics["exemplars"] = made.memory, made.metrics or {}
+        return made.unrounded
+    other = RunDirectory(_EXEMPLARS_FROM.value)
+    refuse_other_phase0(
+        experiment.directory,
+        other,
+        "its exemplars can't be taken by --exemplars_from: pass a run with the same data and class "
+        "order, or leave the flag out to make exemplars",
+    )
+    state.memory = load_memory(other, phase, shape)
     return None
 
 
 def _measure(
-    context: RunContext, state: PhaseState, unrounded: Exemplars | None
+    experiment: Experiment, state: PhaseState, unrounded: Exemplars | None
 ) -> dict[str, float]:
-    test_set = context.data.test_set(state.phase)
-    means = state.evaluator.class_means(state.memory, state.phase.num_seen)
-    heads = state.evaluator.predict(test_set, means).heads
+    workshop, model = experiment.workshop, state.model
+    evaluator, test_set = workshop.evaluator(model), experiment.data.test_set(state.phase)
+    heads = experiment.predict(state.phase, model, state.memory)[0].heads
     exemplars = state.memory.as_image_set()
     figures = {
         "theta_0": accuracy(test_set.labels, heads["classifier"]),
         "nme": accuracy(test_set.labels, heads["nme"]),
         "probe": probe_accuracy(
-            state.evaluator.outputs(exemplars).features,
+            evaluator.outputs(exemplars).features,
             exemplars.labels,
-            state.evaluator.outputs(test_set).features,
+            evaluator.outputs(test_set).features,
             test_set.labels,
         ),
     }
     if not _FINETUNE.value:
         return figures
-    trained = state.model.state()
+    trained = model.state()
 
     def after_finetune(images: ImageSet) -> float:
-        finetune_model(context, state, images)
-        logits = state.evaluator.outputs(test_set).logits
-        state.model.set_state(trained)
+        finetune_model(workshop, state.phase, images, model, state.stage("finetune"))
+        logits = evaluator.outputs(test_set).logits
+        model.set_state(trained)
         return accuracy(test_set.labels, logits.argmax(axis=1))
 
     figures["finetuned"] = after_finetune(exemplars)
     if unrounded is not None:
-        pixels = context.pipeline.normalization.denormalize(tf.constant(unrounded.images))
+        pixels = workshop.pipeline.normalization.denormalize(tf.constant(unrounded.images))
         pixels = np.clip(pixels.numpy(), 0, 255)
         figures["finetuned_float"] = after_finetune(ArrayImageSet(pixels, unrounded.labels))
-    classifier = state.model.classifier
-    generator = numpy_generator(context.exemplar_seed, "fresh head")
-    for variable in classifier.variables:
-        variable.assign(fresh_weights(variable, generator, classifier))
+    generator = numpy_generator(workshop.exemplar_seed, "fresh head")
+    for variable in model.classifier.variables:
+        variable.assign(fresh_weights(variable, generator, model.classifier))
     return figures | {"fresh_head": after_finetune(exemplars)}
 
 
@@ -189,32 +193,28 @@ def _next_phase(
     """Returns the accuracies of both heads around the fine-tune that ends phase 1."""
     name = "transfer" if transfer else "plain"
     experiment = Experiment(
-        dataclasses.replace(
-            trial,
-            model=dataclasses.replace(trial.model, weight_transfer=transfer),
-            run=dataclasses.replace(trial.run, run_dir=f"{trial.run.run_dir}/{name}"),
-        ),
+        trial.changed(weight_transfer=transfer, run_dir=f"{trial.run.run_dir}/{name}"),
         source,
         tf.distribute.get_strategy(),
     )
-    context = experiment.context
-    for path in (context.directory.model(0), context.directory.exemplars(0)):
+    directory = experiment.directory
+    for path in (directory.model(0), directory.exemplars(0)):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_arrays(context.directory.model(0), theta_0)
-    memory.save(context.directory.exemplars(0))
-    state = experiment.begin_phase(context.protocol.phases[1])
+    write_arrays(directory.model(0), theta_0)
+    memory.save(directory.exemplars(0))
+    state = experiment.begin_phase(experiment.protocol.phases[1])
     figures = {}
-    for stage_name, stage in STAGES:
-        if stage_name == "finetune":
+    for stage in STAGES:
+        if stage == "finetune":
             figures["before_finetune"] = _old_new_all(experiment, state)
-        with state.timed(stage_name):
-            stage(context, state)
+        with state.timed(stage):
+            experiment.run_stage(stage, state)
     figures["after_finetune"] = _old_new_all(experiment, state)
-    return figures | {"seconds": state.seconds, "stages": state.figures}
+    return figures | {"seconds": state.seconds, "stages": state.metrics}
 
 
 def _old_new_all(experiment: Experiment, state: PhaseState) -> dict[str, dict[str, float]]:
-    predictions, _ = experiment.predict(state.phase, state.evaluator, state.memory)
+    predictions, _ = experiment.predict(state.phase, state.model, state.memory)
     labels = predictions.labels
     old = labels < state.phase.num_old
     return {

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.run.files import RunDirectory, read_json
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_json
 from tools.reproduce_table import Run
 
 _POLL_SECONDS = 1.0

@@ -10,8 +10,14 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.reporting.published import Choices, published_values
-from mnemonics_tf.run.files import RunDirectory, read_json, write_json, write_text
-from mnemonics_tf.settings import MnemonicsSettings
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_json, write_json, write_text
+from mnemonics_tf.settings import (
+    AdjustmentSettings,
+    InnerSettings,
+    OuterSettings,
+    ValidationSettings,
+)
 
 #: Methods that train exactly as another one does, bit for bit: iCaRL changes the head that LwF is
 #: read by and nothing else, and results.json holds both heads.
@@ -237,9 +243,11 @@ def _used(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings without those of exemplar learning where they decide nothing."""
     if settings.get("adjust_old_exemplars"):
         return settings
-    unused = {field.name for field in dataclasses.fields(MnemonicsSettings)}
+    groups = (InnerSettings, OuterSettings, ValidationSettings, AdjustmentSettings)
+    unused = {field.name for group in groups for field in dataclasses.fields(group)}
+    unused.add("mnemonics_start")
     if settings.get("exemplars") == "mnemonics":
-        unused = {name for name in unused if name.startswith("adjust_")}
+        unused = {field.name for field in dataclasses.fields(AdjustmentSettings)}
     unused.discard("adjust_old_exemplars")  # that it is off must be so in the grid too
     return {name: value for name, value in settings.items() if name not in unused}
 

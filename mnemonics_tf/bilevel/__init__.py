@@ -1,1 +1,91 @@
-"""How exemplars learn: the meta-gradient of the base level."""
+"""How exemplars learn: the meta-gradient, d(outer loss) / d(exemplars) through a model's SGD.
+
+The base level trains temporary parameters theta on the exemplars E for T steps, from zero velocity
+(Eq. 8, with a momentum mu that the paper leaves at 0):
+
+    v_{t+1}     = mu * v_t + grad_theta L_inner(theta_t; E[batch_t])
+    theta_{t+1} = theta_t - alpha * v_{t+1}
+
+The meta level asks how L_outer(theta_T) changes with every pixel of E (the gradient in Eq. 9 and
+10). Going backwards, with lambda and nu the derivatives of L_outer by theta and v, from
+lambda_T = dL_outer / dtheta_T and nu_T = 0:
+
+    a_t          = nu_{t+1} - alpha * lambda_{t+1}
+    p_t          = <grad_theta L_inner(theta_t; E[batch_t]), a_t>
+    dE[batch_t] += dp_t / dE                             (mixed product)
+    lambda_t     = lambda_{t+1} + dp_t / dtheta_t        (Hessian product)
+    nu_t         = mu * a_t
+
+The estimators differ in how, and how much of, this they compute:
+
+    sweep        exact; this recursion, keeping theta_0..theta_T and the activations of one step
+    unroll       exact; plain nested tapes, which keep the activations of all T steps
+    truncated    this recursion for the last K steps only
+    first_order  without Hessian product, and the mixed product as a difference of two gradients
+
+Read in this order: `problem` (the two losses), `meta_gradient` (what every estimator is asked),
+`base_level` (a step of Eq. 8), `sweep`, `unroll`, `first_order`, `on_features` (the estimators),
+`objectives` (what exemplars can be measured by), `outer_optimizer` (Eq. 9 and 10) and `learner`
+(the loop). All of it takes functions of arrays: it knows neither models, data sets nor runs.
+
+Source: Liu et al., "Mnemonics Training: Multi-Class Incremental Learning without Forgetting",
+CVPR 2020, Section 4.3.
+"""
+
+from collections.abc import Callable
+
+from mnemonics_tf.bilevel.first_order import first_order_products
+from mnemonics_tf.bilevel.meta_gradient import MetaGradient
+from mnemonics_tf.bilevel.on_features import OnFeatures
+from mnemonics_tf.bilevel.problem import BilevelProblem, MetaGradientResult
+from mnemonics_tf.bilevel.sweep import Sweep
+from mnemonics_tf.bilevel.unroll import Unroll
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.registry import find
+
+__all__ = [
+    "ESTIMATORS",
+    "BilevelProblem",
+    "MetaGradient",
+    "MetaGradientResult",
+    "OnFeatures",
+    "Sweep",
+    "Unroll",
+    "create",
+    "first_order_products",
+]
+
+#: Estimators by name: (problem, number of steps that `truncated` goes back, whether XLA compiles)
+#: -> estimator.
+ESTIMATORS: dict[str, Callable[[BilevelProblem, int, bool], MetaGradient]] = {
+    "sweep": lambda problem, truncated_steps, jit: Sweep(problem, jit_compile=jit),
+    "unroll": lambda problem, truncated_steps, jit: Unroll(problem, jit),
+    "truncated": lambda problem, truncated_steps, jit: Sweep(
+        problem, truncated_steps, jit_compile=jit
+    ),
+    "first_order": lambda problem, truncated_steps, jit: Sweep(
+        problem, products=first_order_products, jit_compile=jit
+    ),
+}
+
+
+def create(
+    name: str, problem: BilevelProblem, truncated_steps: int = 1, jit_compile: bool = False
+) -> MetaGradient:
+    """Builds an estimator.
+
+    Args:
+        name: one of `ESTIMATORS`, or `package.module:Name`.
+        problem: the two losses and the base level's learning rate.
+        truncated_steps: how many of the last inner steps `truncated` goes back; others ignore it.
+        jit_compile: whether XLA compiles the graphs, for a GPU.
+
+    Raises:
+        UserError: there is no such estimator, or `truncated_steps` is not positive.
+    """
+    if truncated_steps < 1:
+        raise UserError(
+            f"The truncated meta-gradient was told to go back {truncated_steps} inner steps: pass "
+            "1 or more."
+        )
+    return find(ESTIMATORS, name, "meta_gradient")(problem, truncated_steps, jit_compile)

@@ -6,6 +6,7 @@ What differs is which rows learn and what they are measured on.
 """
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -13,33 +14,17 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.bilevel.cost import Plan
-from mnemonics_tf.bilevel.outer_optimizer import OuterSettings, PixelOptimizer
-from mnemonics_tf.data.pipeline import Normalization
-from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.phases.temporary_model import TemporaryModelPool, balanced_order
+from mnemonics_tf.arrays import check_shapes
+from mnemonics_tf.bilevel.batches import balanced_order, split_balanced
+from mnemonics_tf.bilevel.objectives.base import Objective
+from mnemonics_tf.bilevel.outer_optimizer import PixelOptimizer
 from mnemonics_tf.randomness import numpy_generator
-from mnemonics_tf.run.files import check_shapes
+from mnemonics_tf.settings import OuterSettings, ValidationSettings
+
+LOGGER = logging.getLogger(__name__)
 
 #: a meta loss this many times the first one counts as diverged
 _DIVERGENCE = 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class LearningSettings:
-    """How exemplars learn, beside the base level and the optimiser.
-
-    Attributes:
-        exemplars_per_step: exemplars that train the temporary model of one outer step; 0 means all.
-        outer_batch_size: images that the temporary model is measured on.
-        validation_every: outer steps between two validations; the best exemplars are kept.
-        patience: validations without improvement after which learning stops; 0 means never.
-    """
-
-    exemplars_per_step: int
-    outer_batch_size: int
-    validation_every: int
-    patience: int
 
 
 @dataclasses.dataclass
@@ -62,7 +47,7 @@ class OuterData:
 
     Args:
         labels: of all there is to draw from, `[n]`.
-        load: maps rows `[m]` to `image` or `feature`, as `TemporaryModel.estimate` takes them.
+        load: maps rows `[m]` to `image` or `feature`, as objectives take them.
         batch_size: m.
         seed: decides which rows come when.
     """
@@ -91,16 +76,19 @@ class Companions:
     """What goes along with learning.
 
     Attributes:
-        report: called after every outer step with its number and figures.
+        report: called after every outer step with its number, its figures and the seconds it took.
         validate: score of exemplars, higher is better, on held-out training images; None leaves it
             out, and the newest exemplars are kept.
+        begin: called before the first step with the number of exemplars that learn, and of those
+            that stand in a step.
         save: called after every outer step with its number and a function that returns what a
             checkpoint must hold; it decides whether to call it.
         resume: the step and the arrays that `save` was given, to go on from there.
     """
 
-    report: Callable[[int, dict[str, float]], None]
+    report: Callable[[int, dict[str, float], float], None]
     validate: Callable[[np.ndarray], float] | None = None
+    begin: Callable[[int, int], None] | None = None
     save: Callable[[int, Callable[[], dict[str, np.ndarray]]], None] | None = None
     resume: tuple[int, dict[str, np.ndarray]] | None = None
 
@@ -137,28 +125,28 @@ class Course:
 
 
 class ExemplarLearner:
-    """Learns exemplars through a temporary model.
+    """Learns exemplars by an objective.
 
     Args:
-        temporary_models: compute meta-gradients.
-        settings: of the loop.
-        outer: of the meta level's optimiser.
-        normalization: gives the valid range of pixels.
+        objective: what they are measured by.
+        outer: of the meta level; its steps and learning rate are those of this learner.
+        validation: what chooses among exemplars while they learn.
+        valid_range: smallest and largest valid value of each channel, `[c]` each.
         seed: of the run.
     """
 
     def __init__(
         self,
-        temporary_models: TemporaryModelPool,
-        settings: LearningSettings,
+        objective: Objective,
         outer: OuterSettings,
-        normalization: Normalization,
+        validation: ValidationSettings,
+        valid_range: tuple[np.ndarray, np.ndarray],
         seed: int,
     ):
-        self._temporary_models = temporary_models
-        self._settings = settings
+        self._objective = objective
         self._outer = outer
-        self._normalization = normalization
+        self._validation = validation
+        self._valid_range = valid_range
         self._seed = seed
 
     def train_new(
@@ -181,8 +169,7 @@ class ExemplarLearner:
             rows = self._rows(np.arange(len(exemplars.labels)), exemplars.labels, *key, step)
             return rows, outer_data.batch(*key, step)
 
-        period = len(self._temporary_models)
-        return self._learn(exemplars, step_data, period, companions, *key)
+        return self._learn(exemplars, step_data, companions, *key)
 
     def adjust_old(
         self,
@@ -215,20 +202,18 @@ class ExemplarLearner:
             order = balanced_order(
                 exemplars.labels[others], numpy_generator(self._seed, *key, step, "outer")
             )
-            chosen = others[order[: self._settings.outer_batch_size]]
+            chosen = others[order[: self._outer.outer_batch_size]]
             outer = {
                 "image": tf.constant(exemplars.images[chosen]),
                 "label": tf.constant(exemplars.labels[chosen]),
             }
             return rows, outer
 
-        # A subset may have a row more than another: graphs are traced for either number.
-        period = math.lcm(len(self._temporary_models), num_subsets)
-        return self._learn(exemplars, step_data, period, companions, *key)
+        return self._learn(exemplars, step_data, companions, *key)
 
     def _rows(self, candidates: np.ndarray, labels: np.ndarray, *key: str | int) -> np.ndarray:
         """Returns the class-balanced rows that train the temporary model of one outer step."""
-        size = self._settings.exemplars_per_step or len(candidates)
+        size = self._outer.exemplars_per_step or len(candidates)
         order = balanced_order(labels[candidates], numpy_generator(self._seed, *key, "rows"))
         return np.sort(candidates[order[:size]])
 
@@ -242,8 +227,7 @@ class ExemplarLearner:
             companions: what goes along.
         """
         shape = exemplars.images.shape
-        normalization = self._normalization
-        optimizer = PixelOptimizer(self._outer, shape, normalization.black, normalization.white)
+        optimizer = PixelOptimizer(self._outer, shape, *self._valid_range)
         if not companions.resume:
             course = Course([], [], exemplars.images.copy())
             self._validate(course, exemplars, companions.validate, 0)
@@ -255,34 +239,34 @@ class ExemplarLearner:
         optimizer.set_state(state)
         return optimizer, start, Course.from_state(state)
 
-    def _learn(self, exemplars, step_data, period: int, companions: Companions, *key) -> Course:
+    def _learn(self, exemplars, step_data, companions: Companions, *key) -> Course:
         """Takes the outer steps.
 
         Args:
             exemplars: of which some learn.
             step_data: maps an outer step to its rows of the exemplars and its outer batch.
-            period: outer steps after which one has the model and the shapes of the first again.
             companions: what goes along.
             *key: names what is learned and the phase.
         """
         optimizer, start, course = self._begin(exemplars, companions)
-        plan = Plan(str(key[0]), self._outer.steps - start, tracing=period)
 
-        def estimate(step, rows, outer):
+        def measure(step, rows, outer):
             images = tf.constant(exemplars.images[rows])
             labels, learning = exemplars.labels[rows], exemplars.learns[rows]
-            return self._temporary_models.estimate(images, labels, learning, outer, *key, step)
+            value, gradient = self._objective.value_and_gradient(
+                images, labels, learning, outer, *key, step
+            )
+            return float(value), gradient.numpy()
 
         def state() -> dict[str, np.ndarray]:
             return {"images": exemplars.images, **optimizer.state(), **course.state()}
 
-        for step in range(start, self._outer.steps):
+        for step in range(start, self._outer.outer_steps):
             started = time.monotonic()
             rows, outer = step_data(step)
-            if step == start:
-                plan.announce(int(exemplars.learns.sum()), len(rows))
-            result = estimate(step, rows, outer)
-            loss, gradient = float(result.outer_loss), result.exemplar_gradient.numpy()
+            if step == start and companions.begin:
+                companions.begin(int(exemplars.learns.sum()), len(rows))
+            loss, gradient = measure(step, rows, outer)
             course.stopped = _trouble(loss, gradient, course.meta_losses)
             if course.stopped:
                 LOGGER.warning("exemplar learning stopped at step %d: %s", step, course.stopped)
@@ -291,11 +275,10 @@ class ExemplarLearner:
             learning = exemplars.learns[rows]
             optimizer.apply(exemplars.images, rows[learning], gradient[learning], step)
             seconds = time.monotonic() - started
-            plan.step_done(seconds)
             figures = {"meta_loss": loss, "images_per_second": len(rows) / seconds}
-            companions.report(step + 1, figures)
-            last = step + 1 == self._outer.steps
-            if last or (step + 1) % self._settings.validation_every == 0:
+            companions.report(step + 1, figures, seconds)
+            last = step + 1 == self._outer.outer_steps
+            if last or (step + 1) % self._validation.validation_every == 0:
                 self._validate(course, exemplars, companions.validate, step + 1)
                 if self._out_of_patience(course):
                     course.stopped = "held-out accuracy no longer rises"
@@ -316,29 +299,11 @@ class ExemplarLearner:
         course.validations.append((step, score))
 
     def _out_of_patience(self, course: Course) -> bool:
-        if not self._settings.patience or not course.validations:
+        if not self._validation.patience or not course.validations:
             return False
         scores = [score for _, score in course.validations]
         best = max(step for step, score in enumerate(scores) if score == max(scores))
-        return len(scores) - 1 - best >= self._settings.patience
-
-
-def split_balanced(
-    labels: np.ndarray, num_subsets: int, generator: np.random.Generator
-) -> np.ndarray:
-    """Returns the subset `[n]` of each row, as many rows of a class in each as can be.
-
-    Args:
-        labels: `[n]`.
-        num_subsets: k of Eq. 10 and the paragraph after it.
-        generator: decides which row comes into which subset.
-    """
-    subset = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        # A random first subset spreads what does not divide evenly over the subsets.
-        subset[members] = (np.arange(len(members)) + generator.integers(num_subsets)) % num_subsets
-    return subset
+        return len(scores) - 1 - best >= self._validation.patience
 
 
 def _trouble(loss: float, gradient: np.ndarray, losses: list[float]) -> str | None:

@@ -1,38 +1,20 @@
 """The meta level's optimisers: gradient descent on pixels, some images at a time (Eq. 9, 10)."""
 
-import dataclasses
-
 import numpy as np
 
-#: how pixels are moved
-OUTER_OPTIMIZERS = ("adam", "sgd")
+from mnemonics_tf.settings import OuterSettings
 
 _ADAM_DECAY = (0.9, 0.999)
 _ADAM_EPSILON = 1e-12  # meta-gradients of single pixels are near 1e-6, below Adam's usual 1e-7
 
 
-@dataclasses.dataclass(frozen=True)
-class OuterSettings:
-    """The meta level.
+def learning_rate_at(settings: OuterSettings, step: int) -> float:
+    """Returns the learning rate of outer step `step` (from 0).
 
-    Attributes:
-        optimizer: `adam` or `sgd`.
-        learning_rate: beta_1 of Eq. 9, in units of the normalised pixels.
-        momentum: of SGD.
-        halvings: how often the learning rate is halved, at even distances (the paper: 4 times,
-            every 10 of 50 epochs).
-        steps: how many outer steps there are.
+    It is halved at even distances (the paper: 4 times, every 10 of 50 epochs).
     """
-
-    optimizer: str
-    learning_rate: float
-    momentum: float
-    halvings: int
-    steps: int
-
-    def learning_rate_at(self, step: int) -> float:
-        """Returns the learning rate of outer step `step` (from 0)."""
-        return self.learning_rate * 0.5 ** (step * (self.halvings + 1) // max(self.steps, 1))
+    halvings, steps = settings.outer_halvings, max(settings.outer_steps, 1)
+    return settings.outer_learning_rate * 0.5 ** (step * (halvings + 1) // steps)
 
 
 class PixelOptimizer:
@@ -58,7 +40,7 @@ class PixelOptimizer:
         self._settings = settings
         self._lowest, self._highest = lowest, highest
         self._first = np.zeros(shape, np.float32)
-        self._second = np.zeros(shape if settings.optimizer == "adam" else (0,), np.float32)
+        self._second = np.zeros(shape if settings.outer_optimizer == "adam" else (0,), np.float32)
         self._counts = np.zeros(shape[0], np.int64)
 
     def apply(self, images: np.ndarray, rows: np.ndarray, gradient: np.ndarray, step: int) -> None:
@@ -71,12 +53,12 @@ class PixelOptimizer:
             step: the outer step, for the learning rate.
         """
         self._counts[rows] += 1
-        rate = self._settings.learning_rate_at(step)
+        rate = learning_rate_at(self._settings, step)
         direction = self._adam(rows, gradient) if self._second.size else self._sgd(rows, gradient)
         images[rows] = np.clip(images[rows] - rate * direction, self._lowest, self._highest)
 
     def _sgd(self, rows, gradient):
-        self._first[rows] = self._settings.momentum * self._first[rows] + gradient
+        self._first[rows] = self._settings.outer_momentum * self._first[rows] + gradient
         return self._first[rows]
 
     def _adam(self, rows, gradient):

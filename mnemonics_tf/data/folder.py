@@ -1,6 +1,5 @@
 """Folders of images: class/name.jpg, with or without a split into training and test part."""
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,27 +12,13 @@ from mnemonics_tf.data.storage import FileStorage
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.settings import DataSettings
+
+#: height and width that images are brought to where nobody asks for another
+SIZE = 224
 
 
-@dataclasses.dataclass(frozen=True)
-class FolderOptions:
-    """How to read a folder of images.
-
-    Attributes:
-        image_size: height and width that images are brought to.
-        skip_broken: leave broken files out, instead of stopping.
-        test_share: share of each class's images that become the test part, where the folder has
-            no split of its own.
-        split_seed: decides which ones.
-    """
-
-    image_size: int
-    skip_broken: bool
-    test_share: float
-    split_seed: int
-
-
-def load_folder(data_dir: str, options: FolderOptions) -> StreamedSource:
+def load_folder(data_dir: str, options: DataSettings) -> StreamedSource:
     """Lists and checks the images below a folder.
 
     Args:
@@ -74,7 +59,11 @@ def load_folder(data_dir: str, options: FolderOptions) -> StreamedSource:
             )
     storage = FileStorage(root)
     source = StreamedSource(
-        "folder", names, (storage, training), (storage, test), view_of(options.image_size)
+        "folder",
+        names,
+        (storage, training),
+        (storage, test),
+        view_of(options.image_size or SIZE),
     )
     source.origin = origin
     return source
@@ -105,7 +94,7 @@ def _by_class(files: Mapping[str, bool], paths: Mapping[str, list[str]]) -> dict
 
 
 def _split(
-    files: Mapping[int, Files], names: Sequence[str], options: FolderOptions
+    files: Mapping[int, Files], names: Sequence[str], options: DataSettings
 ) -> tuple[dict[int, Files], dict[int, Files]]:
     """Splits every class by itself; a class's split depends on its own name and files only."""
     training, test = {}, {}

@@ -1,63 +1,42 @@
 """The registry of the data sources we know."""
 
-import dataclasses
 from collections.abc import Callable
 
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.settings import Settings
+from mnemonics_tf.registry import find
+from mnemonics_tf.settings import DataSettings, Settings
 
 #: before the name of a data set, in --dataset: one that TensorFlow Datasets knows
 TFDS_PREFIX = "tfds:"
 
 
-@dataclasses.dataclass(frozen=True)
-class SourceOptions:
-    """How sources of images of any size read them; the others have one size and refuse another.
-
-    Attributes:
-        image_size: height and width that images are brought to; 0 is the source's own choice.
-        skip_broken: leave broken images out, instead of stopping.
-        test_share: share of each class's images that become the test part, where a folder has no
-            split of its own.
-        split_seed: decides which ones.
-    """
-
-    image_size: int = 0
-    skip_broken: bool = False
-    test_share: float = 0.2
-    split_seed: int = 1993
-
-
 # The factories import late: naming a source must not cost the imports of all the others.
 
 
-def _cifar100(data_dir: str, download: bool, options: SourceOptions) -> DataSource:
+def _cifar100(data_dir: str, download: bool, options: DataSettings) -> DataSource:
     from mnemonics_tf.data import cifar
 
     _refuse_size("cifar100", options)
     return cifar.load_cifar100(data_dir, download)
 
 
-def _digits(data_dir: str, download: bool, options: SourceOptions) -> DataSource:
+def _digits(data_dir: str, download: bool, options: DataSettings) -> DataSource:
     from mnemonics_tf.data import digits
 
     _refuse_size("digits", options)
     return digits.load_digits()
 
 
-def _folder(data_dir: str, download: bool, options: SourceOptions) -> DataSource:
+def _folder(data_dir: str, download: bool, options: DataSettings) -> DataSource:
     from mnemonics_tf.data import folder
 
-    wanted = folder.FolderOptions(
-        options.image_size or 224, options.skip_broken, options.test_share, options.split_seed
-    )
-    return folder.load_folder(data_dir, wanted)
+    return folder.load_folder(data_dir, options)
 
 
-def _imagenet(name: str) -> Callable[[str, bool, SourceOptions], DataSource]:
-    def load(data_dir: str, download: bool, options: SourceOptions) -> DataSource:
+def _imagenet(name: str) -> Callable[[str, bool, DataSettings], DataSource]:
+    def load(data_dir: str, download: bool, options: DataSettings) -> DataSource:
         from mnemonics_tf.data import imagenet
 
         return imagenet.load_imagenet(
@@ -67,14 +46,14 @@ def _imagenet(name: str) -> Callable[[str, bool, SourceOptions], DataSource]:
     return load
 
 
-def _npz(data_dir: str, download: bool, options: SourceOptions) -> DataSource:
+def _npz(data_dir: str, download: bool, options: DataSettings) -> DataSource:
     from mnemonics_tf.data import npz
 
     _refuse_size("npz", options)
     return npz.load_npz(data_dir)
 
 
-def _refuse_size(name: str, options: SourceOptions) -> None:
+def _refuse_size(name: str, options: DataSettings) -> None:
     if options.image_size:
         raise UserError(
             f"--image_size={options.image_size}: the images of {name} have one size and are not "
@@ -82,7 +61,7 @@ def _refuse_size(name: str, options: SourceOptions) -> None:
         )
 
 
-SOURCES: dict[str, Callable[[str, bool, SourceOptions], DataSource]] = {
+SOURCES: dict[str, Callable[[str, bool, DataSettings], DataSource]] = {
     "cifar100": _cifar100,
     "digits": _digits,
     "folder": _folder,
@@ -93,12 +72,13 @@ SOURCES: dict[str, Callable[[str, bool, SourceOptions], DataSource]] = {
 
 
 def create(
-    name: str, data_dir: str, download: bool, options: SourceOptions | None = None
+    name: str, data_dir: str, download: bool, options: DataSettings | None = None
 ) -> DataSource:
     """Opens the data source registered under `name`.
 
     Args:
-        name: a key of `SOURCES`, or `tfds:NAME` for a set that TensorFlow Datasets knows.
+        name: a key of `SOURCES`, `tfds:NAME` for a set that TensorFlow Datasets knows, or
+            `package.module:Name` for a function of one's own like those in `SOURCES`.
         data_dir: the folder that holds the data (or, where the source says so, the data itself).
         download: whether the source may fetch missing data from the network.
         options: how images of any size are read.
@@ -106,7 +86,7 @@ def create(
     Raises:
         UserError: if there is no such source, or its data is missing or damaged.
     """
-    options = options or SourceOptions()
+    options = options or DataSettings()
     if name.startswith(TFDS_PREFIX):
         from mnemonics_tf.data import prepared
 
@@ -117,13 +97,8 @@ def create(
             options.image_size,
             options.skip_broken,
         )
-    elif name in SOURCES:
-        source = SOURCES[name](data_dir, download, options)
     else:
-        raise UserError(
-            f"unknown data source {name!r}; known ones: {', '.join(sorted(SOURCES))}, and "
-            f"{TFDS_PREFIX}NAME for a set that TensorFlow Datasets knows"
-        )
+        source = find(SOURCES, name, "dataset")(data_dir, download, options)
     LOGGER.info("%s", described(source))
     return source
 
@@ -145,5 +120,5 @@ def open_source(settings: Settings) -> DataSource:
     Raises:
         UserError: if there is no such source, or its data is missing or damaged.
     """
-    options = SourceOptions(**dataclasses.asdict(settings.data))
-    return create(settings.protocol.dataset, settings.run.data_dir, settings.run.download, options)
+    run = settings.run
+    return create(settings.protocol.dataset, run.data_dir, run.download, settings.data)

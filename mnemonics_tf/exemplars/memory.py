@@ -1,135 +1,179 @@
 """The exemplar memory: what is kept of classes that have passed, within a budget."""
 
-import dataclasses
 import pathlib
-import tempfile
+from collections.abc import Mapping
 
 import numpy as np
 
 from mnemonics_tf.data.image_set import ArrayImageSet, MappedImageSet
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.run import files
+from mnemonics_tf.exemplars.codecs import CODECS, Codec
+from mnemonics_tf.exemplars.storage import CodeStorage, PixelStorage, encoded, from_arrays
+from mnemonics_tf.registry import find
 from mnemonics_tf.run.files import read_arrays, write_arrays
-
-_COPIED_AT_ONCE = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """How many exemplars may be kept (paper, Section 5.1).
-
-    Attributes:
-        per_class: setting (1): a fixed number for every class; None when `total` rules.
-        total: setting (2): a fixed number in all, shared evenly by the classes seen; older classes
-            give up exemplars as new ones arrive.
-    """
-
-    per_class: int | None = None
-    total: int | None = None
-
-    def __post_init__(self):
-        if (self.per_class is None) == (self.total is None):
-            raise UserError(
-                f"exemplars per class {self.per_class} and in total {self.total}: pass exactly one "
-                "of --exemplars_per_class and --exemplars_total"
-            )
-
-    def quota(self, num_seen: int) -> int:
-        """Returns how many exemplars a class may have once `num_seen` classes are known.
-
-        Raises:
-            UserError: if not even one exemplar a class fits.
-        """
-        quota = self.per_class if self.total is None else self.total // num_seen
-        if quota < 1:
-            raise UserError(
-                f"--exemplars_total={self.total} leaves no exemplar for each of {num_seen} "
-                f"classes: pass at least {num_seen}"
-            )
-        return quota
 
 
 class ExemplarMemory:
-    """Images and labels of the exemplars, a class after the other, best first within a class.
+    """Exemplars and their labels, a class after the other, best first within a class.
 
-    Many large images are kept on disk: a memory of more than `MAPPED_BYTES` lies in a file of
-    its own (nameless, so that it goes with the memory) or in the file it was read from.
+    Args:
+        images: uint8 `[n, h, w, c]`.
+        labels: `[n]`, ascending.
+        directory: where files for many images are made.
+        codec: what exemplars are stored as, by its name.
 
     Attributes:
-        images: uint8 `[n, h, w, c]`, memory-mapped if there are many.
         labels: int32 `[n]`, ascending.
-        directory: where files for many images are made.
+        codec: by its name.
+
+    Raises:
+        UserError: if images and labels do not belong together, or the codec can't store them.
     """
 
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray, directory: pathlib.Path | None = None
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        directory: pathlib.Path | None = None,
+        codec: str = "pixels",
     ):
-        self.directory = directory
-        self.images = images
-        self.labels = labels.astype(np.int32)
         if images.dtype != np.uint8 or len(images) != len(labels) or np.any(np.diff(labels) < 0):
             raise UserError(
                 f"an exemplar memory of dtype {images.dtype}, {len(images)} images and "
                 f"{len(labels)} labels; expected uint8 images with ascending labels"
             )
+        self.labels = labels.astype(np.int32)
+        self.codec = codec
+        coder = _coder(codec)
+        self._storage: PixelStorage | CodeStorage = (
+            PixelStorage(images, directory)
+            if coder.stores_pixels
+            else CodeStorage(coder, encoded(coder, images, labels), images.shape[1:])
+        )
 
     @classmethod
     def empty(
-        cls, image_shape: tuple[int, int, int], directory: pathlib.Path | None = None
+        cls,
+        image_shape: tuple[int, int, int],
+        directory: pathlib.Path | None = None,
+        codec: str = "pixels",
     ) -> "ExemplarMemory":
         """Returns a memory without exemplars."""
-        return cls(np.zeros((0, *image_shape), np.uint8), np.zeros([0], np.int32), directory)
+        images = np.zeros((0, *image_shape), np.uint8)
+        return cls(images, np.zeros([0], np.int32), directory, codec)
 
     @classmethod
-    def load(cls, path: pathlib.Path) -> "ExemplarMemory":
-        """Reads what `save` wrote."""
-        arrays = read_arrays(path)
-        if not {"images", "labels"} <= set(arrays):
-            raise UserError(f"{path} holds {sorted(arrays)}; expected images and labels")
-        images, labels = arrays["images"], arrays["labels"]
-        numbers = labels.dtype.kind in "iu" and labels.ndim == 1
-        within = numbers and bool(np.all((labels >= 0) & (labels <= np.iinfo(np.int32).max)))
-        if images.ndim != 4 or not within:
+    def load(cls, path: pathlib.Path, codec: str | None = None) -> "ExemplarMemory":
+        """Reads what `save` wrote.
+
+        Args:
+            path: of the file.
+            codec: a user's own, if it is one; those that there are are known by the file.
+
+        Raises:
+            UserError: if the file is missing or damaged, or of another codec.
+        """
+        return cls.from_arrays(read_arrays(path), str(path), path.parent, codec)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        place: str,
+        directory: pathlib.Path | None = None,
+        codec: str | None = None,
+    ) -> "ExemplarMemory":
+        """Returns the memory that `arrays` described.
+
+        Args:
+            arrays: as read.
+            place: where they come from, for messages.
+            directory: where files for many images are made.
+            codec: as for `load`.
+
+        Raises:
+            UserError: if they are those of no memory, or of another codec.
+        """
+        stored = str(arrays.get("codec", "pixels"))
+        if stored not in CODECS and stored != codec:
             raise UserError(
-                f"{path} holds images of shape {images.shape} and labels {labels.dtype} of shape "
-                f"{labels.shape}; expected [n, height, width, channels] and a whole number from 0 "
-                "up for each: put the right file back"
+                f"{place} is stored by the codec {stored!r}, which is none of "
+                f"{', '.join(CODECS)}: pass it as --codec"
             )
-        return cls(arrays["images"], arrays["labels"], path.parent)
+        _check_labels(arrays.get("labels"), place)
+        try:
+            if stored == "pixels" and arrays["images"].ndim != 4:
+                raise ValueError(f"images are {arrays['images'].shape}, not [n, h, w, c]")
+            if stored == "pixels":
+                return cls(arrays["images"], arrays["labels"], directory)
+            storage = from_arrays(_coder(stored), arrays, directory)
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
+            raise UserError(
+                f"{place} holds {sorted(arrays)}; expected exemplars and labels ({error})"
+            ) from error
+        return cls._of(storage, arrays["labels"], stored)
+
+    @classmethod
+    def _of(
+        cls, storage: PixelStorage | CodeStorage, labels: np.ndarray, codec: str
+    ) -> "ExemplarMemory":
+        memory = cls.__new__(cls)
+        memory.labels, memory.codec, memory._storage = labels.astype(np.int32), codec, storage
+        return memory
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns what a file must hold; that of plain pixels is what it always was."""
+        named = {} if self.codec == "pixels" else {"codec": np.array(self.codec)}
+        return {**self._storage.arrays(), "labels": self.labels, **named}
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the memory as an .npz, atomically."""
-        write_arrays(path, {"images": self.images, "labels": self.labels})
+        write_arrays(path, self.arrays())
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
+    def images(self) -> np.ndarray:
+        """The exemplars as they will be seen, uint8 `[n, h, w, c]`; decoded at every call.
+
+        Raises:
+            UserError: if codes from a file hold other images than the file says.
+        """
+        images = self._storage.images
+        if images.shape != (len(self), *self.image_shape):
+            raise UserError(
+                f"stored exemplars are damaged: there are codes of {images.shape} pixels, and "
+                f"{len(self)} labels of images {self.image_shape}: put the right file back"
+            )
+        return images
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(height, width, channels)."""
+        return self._storage.image_shape
+
+    @property
     def bytes_used(self) -> int:
-        """Bytes of the stored images, as the same number of plain images would take."""
-        return self.images.nbytes
+        """Bytes of what is stored; a label is its exemplar's position and costs nothing."""
+        return self._storage.num_bytes
 
     def as_image_set(self) -> ArrayImageSet | MappedImageSet:
         """Returns the exemplars for a pipeline."""
-        if isinstance(self.images, np.memmap):
-            return MappedImageSet(self.images, self.labels)
-        return ArrayImageSet(self.images, self.labels)
+        images = self.images
+        kind = MappedImageSet if isinstance(images, np.memmap) else ArrayImageSet
+        return kind(images, self.labels)
 
     def extended(self, images: np.ndarray, labels: np.ndarray) -> "ExemplarMemory":
         """Returns a memory with exemplars of new classes appended (Algorithm 1, line 20)."""
-        joined = self._allocate(len(self) + len(images))
-        _copy(self.images, joined[: len(self)])
-        joined[len(self) :] = images
-        return self._with(joined, np.concatenate([self.labels, labels]))
+        joined = np.concatenate([self.labels, labels])
+        return self._of(self._storage.extended(images, labels), joined, self.codec)
 
     def with_images(self, images: np.ndarray, rows: np.ndarray | None = None) -> "ExemplarMemory":
         """Returns a memory in which the exemplars at `rows`, or all, have other pixels."""
-        if rows is None:
-            return self._with(images, self.labels)
-        changed = self._allocate(len(self))
-        _copy(self.images, changed)
-        changed[rows] = images
-        return self._with(changed, self.labels)
+        rows = np.arange(len(self)) if rows is None else rows
+        storage = self._storage.replaced(images, rows, self.labels)
+        return self._of(storage, self.labels, self.codec)
 
     def trimmed(self, quota: int) -> "ExemplarMemory":
         """Returns at most `quota` exemplars a class, the first ones (Algorithm 1, line 17)."""
@@ -137,25 +181,19 @@ class ExemplarMemory:
         keep = np.flatnonzero(np.arange(len(self)) - starts < quota)
         if len(keep) == len(self):
             return self
-        kept = self._allocate(len(keep))
-        _copy(self.images, kept, keep)
-        return self._with(kept, self.labels[keep])
-
-    def _with(self, images: np.ndarray, labels: np.ndarray) -> "ExemplarMemory":
-        return ExemplarMemory(images, labels, self.directory)
-
-    def _allocate(self, count: int) -> np.ndarray:
-        shape = (count, *self.images.shape[1:])
-        if self.directory is None or int(np.prod(shape)) < files.MAPPED_BYTES:
-            return np.empty(shape, np.uint8)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        # The mapping keeps the file in being.
-        with tempfile.TemporaryFile(dir=self.directory) as file:
-            return np.memmap(file, np.uint8, "w+", shape=shape)
+        return self._of(self._storage.kept(keep, self.labels), self.labels[keep], self.codec)
 
 
-def _copy(source: np.ndarray, target: np.ndarray, rows: np.ndarray | None = None) -> None:
-    """Copies images, at `rows` or all, a few at a time."""
-    for start in range(0, len(target), _COPIED_AT_ONCE):
-        part = slice(start, start + _COPIED_AT_ONCE)
-        target[part] = source[part] if rows is None else source[rows[part]]
+def _coder(name: str) -> Codec:
+    return find(CODECS, name, "codec")()
+
+
+def _check_labels(labels: np.ndarray | None, place: str) -> None:
+    if labels is None:
+        raise UserError(f"{place} holds no labels of exemplars: put the right file back")
+    numbers = labels.dtype.kind in "iu" and labels.ndim == 1
+    if not numbers or np.any(labels < 0) or np.any(labels > np.iinfo(np.int32).max):
+        raise UserError(
+            f"{place} holds labels {labels.dtype} of shape {labels.shape}; expected a whole number "
+            "from 0 up for each exemplar: put the right file back"
+        )

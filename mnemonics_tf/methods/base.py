@@ -9,27 +9,7 @@ import tensorflow as tf
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.models.classifiers import MASKED
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
-
-
-@dataclasses.dataclass(frozen=True)
-class MethodSettings:
-    """The numbers that losses depend on.
-
-    Attributes:
-        classification_weight: lambda of Eq. 5; the distillation loss has weight 1 - lambda.
-        temperature: tau of Eq. 1b.
-        less_forget_weight: LUCIR's lambda_base.
-        ranking_margin: LUCIR's m.
-        ranking_classes: LUCIR's K.
-        correction_share: share of the exemplars that BiC holds out to fit its correction.
-    """
-
-    classification_weight: float = 0.5
-    temperature: float = 2.0
-    less_forget_weight: float = 5.0
-    ranking_margin: float = 0.5
-    ranking_classes: int = 2
-    correction_share: float = 0.1
+from mnemonics_tf.settings import TrainingSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +45,7 @@ class Method:
     corrects_logits: bool = False
     freezes_old_classes: bool = False
 
-    def __init__(self, settings: MethodSettings):
+    def __init__(self, settings: TrainingSettings):
         self.settings = settings
 
     def loss_parts(

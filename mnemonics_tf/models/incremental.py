@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.arrays import check_shapes
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.classifiers import (
     CLASSIFIERS,
@@ -20,7 +21,6 @@ from mnemonics_tf.models.classifiers import (
 from mnemonics_tf.models.layers import PlainWeights, WeightTransferConvolution
 from mnemonics_tf.models.resnet import BACKBONES
 from mnemonics_tf.randomness import derive_seed
-from mnemonics_tf.run.files import check_shapes
 
 #: what the inner loop of exemplar learning may train
 SCOPES = ("all", "transfer", "classifier")

@@ -1,4 +1,4 @@
-"""What became of exemplars that learned: figures for results.json, curves and images to look at."""
+"""What became of exemplars that learned: metrics for results.json, curves and images to look at."""
 
 import dataclasses
 from typing import Any
@@ -7,13 +7,12 @@ import numpy as np
 
 from mnemonics_tf.bilevel.learner import Course
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
-from mnemonics_tf.evaluation.evaluator import unit_length
+from mnemonics_tf.evaluation.evaluator import Evaluator, unit_length
 from mnemonics_tf.evaluation.probe import margins
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.classifiers import CosineClassifier
-from mnemonics_tf.models.incremental import Outputs
+from mnemonics_tf.models.incremental import IncrementalModel, Outputs
 from mnemonics_tf.monitoring.summaries import Summaries
-from mnemonics_tf.phases.state import PhaseState
 
 #: classes of which TensorBoard shows an exemplar
 _CLASSES_SHOWN = 10
@@ -41,12 +40,17 @@ class Change:
 
 
 def measure_change(
-    state: PhaseState, before: ExemplarMemory, after: ExemplarMemory, changed: np.ndarray
+    model: IncrementalModel,
+    evaluator: Evaluator,
+    before: ExemplarMemory,
+    after: ExemplarMemory,
+    changed: np.ndarray,
 ) -> Change:
     """Compares exemplars before and after they learned.
 
     Args:
-        state: of the phase, with Theta_i.
+        model: Theta_i.
+        evaluator: of it.
         before: the memory as it was.
         after: the same exemplars, with what was learned.
         changed: which of them learned, bool `[n]`.
@@ -54,7 +58,7 @@ def measure_change(
     start, end = (
         ArrayImageSet(memory.images[changed], memory.labels[changed]) for memory in (before, after)
     )
-    outputs_start, outputs_end = state.evaluator.outputs(start), state.evaluator.outputs(end)
+    outputs_start, outputs_end = evaluator.outputs(start), evaluator.outputs(end)
     pixels = end.images.astype(np.float32) - start.images
     features = unit_length(outputs_end.features) - unit_length(outputs_start.features)
     return Change(
@@ -62,21 +66,21 @@ def measure_change(
         end,
         np.sqrt(np.square(pixels).mean(axis=(1, 2, 3))),
         np.linalg.norm(features, axis=1),
-        _margins(state, start.labels, outputs_start),
-        _margins(state, end.labels, outputs_end),
+        _margins(model, start.labels, outputs_start),
+        _margins(model, end.labels, outputs_end),
     )
 
 
-def feature_margins(state: PhaseState, images: ImageSet) -> np.ndarray:
+def feature_margins(model: IncrementalModel, evaluator: Evaluator, images: ImageSet) -> np.ndarray:
     """Returns images' distances `[n]` to Theta_i's nearest decision boundary in feature space.
 
     For a cosine classifier it is the distance of L2-normalised features and weights.
     """
-    return _margins(state, images.labels, state.evaluator.outputs(images))
+    return _margins(model, images.labels, evaluator.outputs(images))
 
 
-def _margins(state: PhaseState, labels: np.ndarray, outputs: Outputs) -> np.ndarray:
-    classifier = state.model.classifier
+def _margins(model: IncrementalModel, labels: np.ndarray, outputs: Outputs) -> np.ndarray:
+    classifier = model.classifier
     kernel, logits = classifier.seen_kernel(), outputs.logits
     if isinstance(classifier, CosineClassifier):
         kernel = unit_length(kernel.T).T
@@ -84,7 +88,7 @@ def _margins(state: PhaseState, labels: np.ndarray, outputs: Outputs) -> np.ndar
     return margins(labels, logits, kernel)
 
 
-def figures(course: Course, change: Change) -> dict[str, Any]:
+def metrics(course: Course, change: Change) -> dict[str, Any]:
     """Returns what results.json says of exemplars that learned; means over the exemplars."""
     return {
         "count": len(change.end),

@@ -2,15 +2,18 @@
 
 import dataclasses
 import itertools
+import pathlib
 from collections.abc import Sequence
 
 from mnemonics_tf.data.phase_classes import ids_of_phases, settled
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, class_order
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.phases.make_exemplars import check_adjustment, make_budget
+from mnemonics_tf.phases.adjust_exemplars import check_adjustment
+from mnemonics_tf.run.checkpoints import Snapshot
 from mnemonics_tf.settings import Settings
 
 
@@ -69,7 +72,7 @@ def warn_of_small_classes(
         protocol: what is learned when.
         source: tells how many images there are.
     """
-    budget = make_budget(settings)
+    budget = make_budget(settings.exemplar)
     counts = source.training_counts_of(protocol.order)
     for phase in protocol.phases:
         quota = budget.quota(phase.num_seen)
@@ -101,12 +104,12 @@ def check_method(
     Raises:
         UserError: names the flags to pass instead.
     """
-    name, budget = settings.training.method, make_budget(settings)
+    name, budget = settings.training.method, make_budget(settings.exemplar)
     in_vain = [
         flag
         for flag, passed in (
             ("--exemplars=mnemonics", settings.exemplar.exemplars == "mnemonics"),
-            ("--adjust_old_exemplars", settings.mnemonics.adjust_old_exemplars),
+            ("--adjust_old_exemplars", settings.adjustment.adjust_old_exemplars),
         )
         if passed and method.keeps_past_data
     ]
@@ -128,4 +131,23 @@ def check_method(
             )
     for before in protocol.phases[:-1]:
         fewest = min(budget.quota(before.num_seen), *counts[before.seen_classes])
-        check_adjustment(settings.mnemonics, int(fewest))
+        check_adjustment(settings.adjustment, int(fewest))
+
+
+def check_snapshot(snapshot: Snapshot, stages: Sequence[str], directory: pathlib.Path) -> None:
+    """Refuses a checkpoint of a stage that this version does not have.
+
+    Args:
+        snapshot: of a phase.
+        stages: that there are.
+        directory: of the phase.
+
+    Raises:
+        UserError: names the way out.
+    """
+    if snapshot.stage not in stages:
+        raise UserError(
+            f"the checkpoint in {directory} is of a stage {snapshot.stage!r}, which this version "
+            f"does not have: go on with the version that wrote it, or remove {directory} to begin "
+            "the phase again"
+        )

@@ -1,43 +1,30 @@
-"""Drifted copies of Theta_i: weights whose features are not quite those of Theta_i."""
+"""A pool of networks: Theta_i and copies whose features are not quite those of Theta_i."""
+
+from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
+from mnemonics_tf.bilevel.objectives.base import Objective
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import concatenate
+from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.phases.state import PhaseState, RunContext
+from mnemonics_tf.phases.finetune import classification_alone, finetune_settings
 from mnemonics_tf.phases.temporary_model import fresh_weights
-from mnemonics_tf.phases.train_model import classification_alone, finetune_settings, training_loop
+from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
 
 
-def copy_of(context: RunContext, model: IncrementalModel) -> IncrementalModel:
-    """Returns a model of its own variables like `model`; the run has one, for all phases."""
-    key = ("copy", id(model), model.classifier.capacity)
-    if key not in context.temporary_models:
-        classes = model.classifier
-        with context.strategy.scope():
-            context.temporary_models[key] = IncrementalModel(
-                context.architecture,
-                classes.num_old,
-                classes.num_new,
-                context.exemplar_seed,
-                classes.capacity,
-            )
-    copy = context.temporary_models[key]
-    copy.copy_from(model)
-    return copy
-
-
 def drifted_copies(
-    context: RunContext,
-    state: PhaseState,
+    workshop: Workshop,
+    phase: Phase,
+    model: IncrementalModel,
     copy: IncrementalModel,
     images: ImageSet,
     old: ImageSet,
     quota: int,
-    size: int,
 ) -> list[dict[str, np.ndarray]]:
     """Returns the weights of Theta_i and of copies that have gone through parts of a fine-tune.
 
@@ -48,34 +35,77 @@ def drifted_copies(
     The paper starts from Theta_i alone (Section 4.3); a pool is this project's addition.
 
     Args:
-        context: of the run.
-        state: of the phase; read only.
+        workshop: of the run.
+        phase: which.
+        model: Theta_i; read only.
         copy: of Theta_i; is trained for each of them, in turn.
         images: D_i.
         old: the old exemplars.
         quota: images of a new class that a copy sees.
-        size: of the pool, Theta_i included.
     """
-    states = [state.model.state()]
-    settings = finetune_settings(context)
+    size = workshop.settings.inner.pool_size  # Theta_i included
+    states = [model.state()]
+    settings = finetune_settings(workshop)
     for k in range(1, size):
-        copy.copy_from(state.model)
-        generator = numpy_generator(context.exemplar_seed, "drift", state.phase.index, k)
+        copy.copy_from(model)
+        generator = numpy_generator(workshop.exemplar_seed, "drift", phase.index, k)
         for variable in copy.classifier.variables:
             variable.assign(fresh_weights(variable, generator, copy.classifier))
-        rows = [
-            generator.permutation(images.indices_of(new))[:quota] for new in state.phase.new_classes
-        ]
+        rows = [generator.permutation(images.indices_of(new))[:quota] for new in phase.new_classes]
         seen = concatenate([images.subset(np.concatenate(rows)), old])
         # Not in 16 bits, as all of exemplar learning; all copies of all phases share the loop.
-        loop = training_loop(
-            context, "drift", copy, None, classification_alone, settings, plain=True
+        loop = workshop.training_loop(
+            "drift", copy, None, classification_alone, settings, plain=True
         )
         epochs = max(1, round(settings.epochs * k / (size - 1)))
         for epoch in range(epochs):
-            figures = loop.run_epoch(seen, epoch, "drift", state.phase.index, k)
+            figures = loop.run_epoch(seen, epoch, "drift", phase.index, k)
         LOGGER.info(
             "drifted copy %d of %d: %d epochs, loss %.3g", k, size - 1, epochs, figures["loss"]
         )
         states.append(copy.state())
     return states
+
+
+class InTurn:
+    """An objective whose network has other weights in every outer step, in turn.
+
+    Args:
+        objective: around `model`.
+        model: takes on the weights.
+        members: states of the model; empty where it has those of the only member all the time.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        model: IncrementalModel,
+        members: Sequence[dict[str, np.ndarray]] = (),
+    ):
+        self._objective = objective
+        self._model = model
+        self._members = members
+
+    def value_and_gradient(
+        self,
+        exemplars: tf.Tensor,
+        labels: np.ndarray,
+        learning: np.ndarray,
+        outer: dict[str, tf.Tensor],
+        *key: str | int,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what the objective does, for the member whose turn it is.
+
+        Args:
+            exemplars: as there.
+            labels: as there.
+            learning: as there.
+            outer: as there, but `feature` is that of every member, `[m, members, d]`.
+            *key: as there; its last part is the outer step, which decides whose turn it is.
+        """
+        turn = key[-1] % max(1, len(self._members))
+        if "feature" in outer:
+            outer = outer | {"feature": outer["feature"][:, turn]}
+        if self._members:
+            self._model.set_state(self._members[turn])
+        return self._objective.value_and_gradient(exemplars, labels, learning, outer, *key)

@@ -1,4 +1,4 @@
-"""What the parts of a run share: the run's fixed context, and a phase's changing state."""
+"""What changes while a phase runs, and what accompanies its stages: resuming and saving."""
 
 import contextlib
 import dataclasses
@@ -8,78 +8,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from mnemonics_tf import devices
-from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.image_set import ImageSet
-from mnemonics_tf.data.pipeline import Pipeline
-from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
+from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.methods.base import Method
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.monitoring.progress import StageProgress
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
-from mnemonics_tf.run.files import RunDirectory
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
-from mnemonics_tf.settings import Settings
+from mnemonics_tf.settings import RunSettings
 from mnemonics_tf.tracing import TRACES
-from mnemonics_tf.training.loop import TrainingLoop
-
-
-@dataclasses.dataclass(frozen=True)
-class RunContext:
-    """What stays the same from the first phase to the last.
-
-    Attributes:
-        settings: of the run.
-        protocol: which class comes when.
-        data: the gate to the phases' images.
-        method: how the model learns.
-        architecture: of the model.
-        pipeline: makes batches.
-        strategy: the distribution strategy everything runs in.
-        directory: where everything is written.
-        summaries: for TensorBoard.
-        loops: model-level training loops, whose graphs go through all phases.
-        temporary_models: the same for exemplar learning.
-    """
-
-    settings: Settings
-    protocol: ClassIncrementalProtocol
-    data: PhaseData
-    method: Method
-    architecture: Architecture
-    pipeline: Pipeline
-    strategy: tf.distribute.Strategy
-    directory: RunDirectory
-    summaries: Summaries
-    loops: dict[tuple, TrainingLoop] = dataclasses.field(default_factory=dict)
-    temporary_models: dict[tuple, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def exemplar_seed(self) -> int:
-        """The seed of exemplar choice and learning."""
-        seed = self.settings.exemplar.exemplar_seed
-        return self.seed if seed < 0 else seed
-
-    @property
-    def jit_compile(self) -> bool:
-        """Whether XLA compiles training steps and evaluation."""
-        return devices.compiles(self.settings.run.jit_compile)
-
-    @property
-    def jit_compile_exemplars(self) -> bool:
-        """Whether XLA compiles the inner loop of exemplar learning."""
-        single = self.strategy.num_replicas_in_sync == 1
-        return single and devices.compiles(self.settings.run.jit_compile_exemplars)
-
-    @property
-    def seed(self) -> int:
-        """The seed of everything but the class order."""
-        return self.settings.protocol.seed
 
 
 @dataclasses.dataclass
@@ -91,27 +31,31 @@ class PhaseState:
         training_set: D_i, in reach until the phase ends.
         old_model: Theta_{i-1}, frozen; None in phase 0.
         model: Theta_i.
-        evaluator: runs Theta_i as it stands.
         memory: the exemplars, old ones first and new ones once they are made.
         checkpoints: snapshots of this phase.
         stop: tells whether the program was asked to stop.
+        run: settings of where and how.
+        num_phases: N.
+        summaries: for TensorBoard.
         resume: the snapshot this process began with, until its stage has gone on from it.
         seconds: time spent, by stage, over all processes that worked on the phase; that of tracing
             and compiling is counted as `tracing` instead.
-        figures: what stages found worth recording, by stage.
+        metrics: what stages found worth recording, by stage.
     """
 
     phase: Phase
     training_set: ImageSet
     old_model: IncrementalModel | None
     model: IncrementalModel
-    evaluator: Evaluator
     memory: ExemplarMemory
     checkpoints: PhaseCheckpoints
     stop: StopRequest
+    run: RunSettings
+    num_phases: int
+    summaries: Summaries
     resume: Snapshot | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    figures: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     _clock: tuple[str, float, float] | None = None
     _saved: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -146,16 +90,19 @@ class PhaseState:
         self._add_elapsed()
         groups = {
             "model": self.model.state(),
-            "memory": {"images": self.memory.images, "labels": self.memory.labels},
+            "memory": self.memory.arrays(),
             "seconds": {name: np.array(value) for name, value in self.seconds.items()},
-            "figures": {"json": np.array(json.dumps(self.figures))},
+            "metrics": {"json": np.array(json.dumps(self.metrics))},
         }
         self.checkpoints.save(Snapshot(stage, position, {**groups, **(extra or {})}))
         self._saved = time.monotonic()
 
+    def stage(self, name: str) -> "Stage":
+        """Returns what accompanies the stage of this name."""
+        return Stage(self, name)
+
     def save_if_due(
         self,
-        minutes: float,
         due: bool,
         stage: str,
         position: int,
@@ -164,7 +111,6 @@ class PhaseState:
         """Writes a checkpoint if one is due, or a stop was asked for.
 
         Args:
-            minutes: how old the newest may be.
             due: whether one is due whatever the newest's age.
             stage: as for `save_snapshot`.
             position: as for `save_snapshot`.
@@ -174,7 +120,8 @@ class PhaseState:
             RunInterruptedError: if a stop was asked for; the checkpoint is written.
         """
         stops = self.stop.agreed()
-        if stops or due or time.monotonic() - self._saved > 60 * minutes:
+        age = time.monotonic() - self._saved
+        if stops or due or age > 60 * self.run.checkpoint_minutes:
             self.save_snapshot(stage, position, extra())
         if stops:
             raise RunInterruptedError
@@ -188,13 +135,78 @@ class PhaseState:
         self.resume = snapshot
         try:
             self.model.set_state(snapshot.groups["model"], "the checkpoint of the model")
-            memory = snapshot.groups["memory"]
-            self.memory = ExemplarMemory(memory["images"], memory["labels"], self.memory.directory)
+            self.memory = ExemplarMemory.from_arrays(
+                snapshot.groups["memory"],
+                "the checkpoint of the exemplars",
+                self.checkpoints.directory,
+                self.memory.codec,
+            )
             seconds = snapshot.groups["seconds"]
             self.seconds = {name: float(value) for name, value in seconds.items()}
-            self.figures = json.loads(str(snapshot.groups["figures"]["json"]))
+            self.metrics = json.loads(str(snapshot.groups["metrics"]["json"]))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"the checkpoint of phase {self.phase.index} does not hold what this version "
                 f"writes ({type(error).__name__}: {error}): remove it, or pass another --run_dir"
             ) from error
+
+
+class Stage:
+    """What accompanies one stage of a phase: where it goes on, its progress and its checkpoints.
+
+    Args:
+        state: of the phase.
+        name: of the stage.
+
+    Attributes:
+        name: of the stage.
+        summaries: for TensorBoard.
+    """
+
+    def __init__(self, state: PhaseState, name: str):
+        self.name = name
+        self.summaries = state.summaries
+        self._state = state
+
+    @property
+    def resumed(self) -> Snapshot | None:
+        """The checkpoint within this stage that it goes on from, or None at its beginning."""
+        snapshot = self._state.resume
+        return snapshot if snapshot and snapshot.position else None
+
+    def note(self, metrics: dict[str, Any]) -> None:
+        """Keeps what is worth recording of the stage, in its checkpoints too."""
+        self._state.metrics[self.name] = metrics
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """What was noted last, by an earlier process perhaps."""
+        return self._state.metrics.get(self.name, {})
+
+    def progress(self, total: int, start: float = 0, unit: str = "epoch") -> StageProgress:
+        """Returns what reports how far the stage is.
+
+        Args:
+            total: how many epochs or steps it has.
+            start: where this process begins.
+            unit: what is counted.
+        """
+        phase = self._state.phase.index
+        return StageProgress(phase, self._state.num_phases, self.name, total, start, unit)
+
+    def save_if_due(
+        self, every: int, done: int, position: int, extra: Callable[[], dict[str, dict]]
+    ) -> None:
+        """Writes a checkpoint if one is due, or a stop was asked for.
+
+        Args:
+            every: how many of `done` make one due; 0: time alone.
+            done: epochs or steps done as a whole; 0 within one.
+            position: from which the stage would go on.
+            extra: returns the groups of arrays of the stage's own.
+
+        Raises:
+            RunInterruptedError: if a stop was asked for; the checkpoint is written.
+        """
+        due = bool(every) and done > 0 and done % every == 0
+        self._state.save_if_due(due, self.name, position, extra)

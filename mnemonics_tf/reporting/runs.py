@@ -14,7 +14,8 @@ from mnemonics_tf.reporting.contents import trouble
 from mnemonics_tf.reporting.published import Choices
 from mnemonics_tf.run import results
 from mnemonics_tf.run.data_facts import DIGESTS
-from mnemonics_tf.run.files import RunDirectory, check_path, read_json
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import check_path, read_json
 from mnemonics_tf.run.records import refuse_contradictions
 
 #: settings in which the runs of one group may differ

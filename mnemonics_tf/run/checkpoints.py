@@ -33,10 +33,13 @@ class PhaseCheckpoints:
     Args:
         directory: of the phase.
         owner: names the run and the phase; snapshots of others are refused.
+
+    Attributes:
+        directory: of the phase.
     """
 
     def __init__(self, directory: pathlib.Path, owner: str):
-        self._directory = directory
+        self.directory = directory
         self._owner = owner
         self._damaged: list[pathlib.Path] = []
 
@@ -56,7 +59,7 @@ class PhaseCheckpoints:
         arrays["owner"] = np.array(self._owner)
         numbers = [int(path.stem.split("-")[1]) for path in self._files()]
         number = max(numbers, default=-1) + 1
-        write_arrays(self._directory / f"checkpoint-{number:06d}.npz", arrays)
+        write_arrays(self.directory / f"checkpoint-{number:06d}.npz", arrays)
         for path in self._damaged:
             path.unlink(missing_ok=True)
         for path in self._files()[:-2]:
@@ -89,8 +92,8 @@ class PhaseCheckpoints:
             return snapshot
         if files:
             raise UserError(
-                f"no checkpoint in {self._directory} is whole; "
-                f"remove {self._directory} to start the phase again"
+                f"no checkpoint in {self.directory} is whole; "
+                f"remove {self.directory} to start the phase again"
             )
         return None
 
@@ -98,10 +101,10 @@ class PhaseCheckpoints:
         """Removes all snapshots, and what killed writes left, once the phase is done."""
         for path in self._files():
             path.unlink()
-        remove_leftovers(self._directory)
+        remove_leftovers(self.directory)
 
     def _files(self) -> list[pathlib.Path]:
-        named = self._directory.glob("checkpoint-" + "[0-9]" * 6 + ".npz")
+        named = self.directory.glob("checkpoint-" + "[0-9]" * 6 + ".npz")
         return sorted(path for path in named if path.is_file())
 
 

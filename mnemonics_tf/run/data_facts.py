@@ -2,7 +2,7 @@
 
 Noted are the classes of every phase by name, the number of training images of each, and a digest of
 the training and of the test images. What digests cover, and what they can miss, the sources say:
-`FileStorage`, `RecordStorage` and `InMemorySource`. Versions before noted no digests.
+`FileStorage`, `RecordStorage`, `InMemorySource`, `DataSource`. Versions before noted no digests.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from mnemonics_tf.data.source import PARTS, DataSource
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.run import schema
-from mnemonics_tf.run.files import RunDirectory, read_json
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_json
 
 DIGESTS = "data_digests"
 
@@ -117,23 +118,20 @@ def refuse_other_data(
             LOGGER.warning("%s: %s", directory.root, wrong or unclear)
 
 
-def refuse_other_phase0(mine: RunDirectory, other: RunDirectory) -> None:
-    """Refuses to take phase 0 from a run on other data; warns where that can't be told.
+def refuse_other_phase0(mine: RunDirectory, other: RunDirectory, remedy: str) -> None:
+    """Refuses to take from the phase 0 of a run on other data; warns where that can't be told.
 
     Later phases need not have the same classes; but all training images must be the same, as those
     of the later ones are in the mean and deviation by which some sources normalise.
 
     Args:
         mine: the run that takes it, its data noted.
-        other: the run whose model is taken.
+        other: the run whose model or exemplars are taken.
+        remedy: what to do, for the message.
 
     Raises:
         OtherDataError: tells what was noted of both.
     """
-    remedy = (
-        "its model can't be taken by --phase0_from: pass a run on the data of --data_dir, or leave "
-        "the flag out to train phase 0 here"
-    )
     theirs, ours = noted_facts(other), noted_facts(mine)
     if theirs is None or ours is None:
         _warn_of_missing_digest(other if theirs is None else mine)
@@ -148,7 +146,7 @@ def refuse_other_phase0(mine: RunDirectory, other: RunDirectory) -> None:
         if wrong and part == "training":
             _refuse(other, wrong, remedy)
         elif wrong or unclear:
-            LOGGER.warning("--phase0_from=%s: %s", other.root, wrong or unclear)
+            LOGGER.warning("%s: %s", other.root, wrong or unclear)
 
 
 def _warn_of_missing_digest(directory: RunDirectory) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import HEADS, Predictions
 from mnemonics_tf.run import schema
-from mnemonics_tf.run.files import RunDirectory, read_arrays
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_arrays
 from mnemonics_tf.run.schema import Shape
 
 _FIGURE = schema.optional(schema.number(finite=False))

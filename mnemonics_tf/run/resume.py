@@ -10,7 +10,8 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.run.data_facts import noted_facts, refuse_other_data
-from mnemonics_tf.run.files import RunDirectory, read_json, write_json, write_text
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_json, write_json, write_text
 from mnemonics_tf.run.records import record_shape, refuse_contradictions
 from mnemonics_tf.settings import Settings
 
@@ -166,15 +167,24 @@ def read_record(directory: RunDirectory, phase: Phase) -> dict[str, Any]:
 
 
 def load_memory(
-    directory: RunDirectory, phase: Phase, image_shape: tuple[int, int, int]
+    directory: RunDirectory,
+    phase: Phase,
+    image_shape: tuple[int, int, int],
+    codec: str | None = None,
 ) -> ExemplarMemory:
     """Returns the exemplar memory as it was at the end of a phase.
+
+    Args:
+        directory: of the run.
+        phase: which.
+        image_shape: of its images.
+        codec: the run's, which may be a user's own.
 
     Raises:
         UserError: if it is missing, damaged, or holds other classes or images than the run's.
     """
     path = directory.exemplars(phase.index)
-    memory = ExemplarMemory.load(path)
+    memory = ExemplarMemory.load(path, codec)
     check_memory(path, memory, phase.num_seen, image_shape)
     return memory
 
@@ -194,7 +204,7 @@ def check_memory(
         UserError: if it holds other classes or images.
     """
     labels = set(memory.labels.tolist())
-    shape = memory.images.shape[1:]
+    shape = memory.image_shape
     is_image = len(shape) == 3 and min(shape) > 0 and shape[-1] in (1, 3)
     if labels != set(range(num_seen)) or shape != tuple(image_shape) or not is_image:
         raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf import devices
-from mnemonics_tf.run.files import RunDirectory
+from mnemonics_tf.run.directory import RunDirectory
 
 #: 64-bit words in one message between workers
 _WORDS = 2**23

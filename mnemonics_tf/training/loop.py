@@ -82,7 +82,7 @@ class TrainingLoop:
         settings: of the optimiser.
         pipeline: makes batches.
         strategy: the distribution strategy.
-        mixed_precision: one of `PRECISIONS`.
+        mixed_precision: `off`, `bfloat16` or `float16`.
         jit_compile: whether XLA compiles the step, on one device.
         kind: what is trained, for counting traces.
         agree: makes all workers use one number of steps.

@@ -2,9 +2,6 @@
 
 import tensorflow as tf
 
-#: values of --mixed_precision
-PRECISIONS = ("off", "bfloat16", "float16")
-
 _FIRST_SCALE = 2.0**15
 _STEPS_TO_DOUBLE = 2000
 

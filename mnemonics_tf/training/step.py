@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.arrays import check_shapes
 from mnemonics_tf.methods.base import MeanOver
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
 from mnemonics_tf.models.layers import statistics_over
-from mnemonics_tf.run.files import check_shapes
 from mnemonics_tf.tracing import TracedFunction
 from mnemonics_tf.training.optimization import OptimizationSettings, l2_gradients, make_optimizer
 from mnemonics_tf.training.precision import LossScale, count_not_finite
@@ -33,7 +33,7 @@ class TrainingStep:
         loss_parts: the loss, by part and example.
         settings: of the optimiser.
         strategy: the distribution strategy.
-        mixed_precision: one of `PRECISIONS`.
+        mixed_precision: `off`, `bfloat16` or `float16`.
         jit_compile: whether XLA compiles the step. Only on one device: several ones talk to each
             other within it, for the statistics of normalisation.
 

@@ -6,13 +6,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.bilevel import sweep
+from mnemonics_tf import bilevel
 from mnemonics_tf.bilevel.problem import BilevelProblem
 
+
+def first_order(problem):
+    return bilevel.Sweep(problem, products=bilevel.first_order_products)
+
+
 EXACT = {
-    "sweep": sweep.ReverseSweep,
-    "unroll": sweep.Unroll,
-    "truncated": lambda problem: sweep.ReverseSweep(problem, last_steps=100),
+    "sweep": bilevel.Sweep,
+    "unroll": bilevel.Unroll,
+    "truncated": lambda problem: bilevel.Sweep(problem, last_steps=100),
 }
 
 

@@ -1,21 +1,18 @@
 import math
-import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnemonics_tf.bilevel.batches import split_balanced
 from mnemonics_tf.bilevel.learner import (
     Companions,
     ExemplarLearner,
     Exemplars,
-    LearningSettings,
     OuterData,
-    split_balanced,
 )
-from mnemonics_tf.bilevel.outer_optimizer import OuterSettings
-from mnemonics_tf.bilevel.problem import MetaGradientResult
 from mnemonics_tf.data.pipeline import Normalization
+from mnemonics_tf.settings import OuterSettings, ValidationSettings
 
 NORMALIZATION = Normalization((0.5, 0.4), (0.25, 0.2))
 SHAPE = (4, 4, 2)
@@ -30,35 +27,31 @@ class Bowl:
     Every call is kept.
     """
 
-    def __init__(self, lead=None, members=1):
+    def __init__(self, lead=None):
         self.calls = []
         self._lead = lead or {}
-        self._members = members
 
-    def __len__(self):
-        return self._members
-
-    def estimate(self, exemplars, labels, learning, outer, *key):
+    def value_and_gradient(self, exemplars, labels, learning, outer, *key):
         self.calls.append({"images": exemplars.numpy(), "labels": labels, "key": key, **outer})
         loss = tf.reduce_mean(tf.square(exemplars - TARGET))
         gradient = 2 * (exemplars - TARGET) / len(labels)
-        loss, gradient = self._lead.get(key[-1], lambda *given: given)(loss, gradient)
-        return MetaGradientResult(loss, gradient, tf.zeros(1), [])
+        return self._lead.get(key[-1], lambda *given: given)(loss, gradient)
 
 
 def make_learner(model, steps=6, seed=0, **changes) -> ExemplarLearner:
-    fields = {
+    outer = {
         "exemplars_per_step": 0,
         "outer_batch_size": 100,
-        "validation_every": 2,
-        "patience": 0,
+        "outer_learning_rate": 0.05,
+        "outer_halvings": 0,
+        "outer_steps": steps,
     }
+    validation = {"validation_every": 2, "patience": 0}
+    for name, value in changes.items():
+        (validation if name in validation else outer)[name] = value
+    valid_range = (NORMALIZATION.black, NORMALIZATION.white)
     return ExemplarLearner(
-        model,
-        LearningSettings(**(fields | changes)),
-        OuterSettings("adam", 0.05, 0.9, 0, steps),
-        NORMALIZATION,
-        seed,
+        model, OuterSettings(**outer), ValidationSettings(**validation), valid_range, seed
     )
 
 
@@ -74,8 +67,8 @@ def make_outer(labels=OUTER_LABELS, seed=0) -> OuterData:
     return OuterData(labels, lambda rows: {"row": tf.constant(rows)}, 6, seed)
 
 
-def silent(step, figures):
-    del step, figures
+def silent(step, figures, seconds):
+    del step, figures, seconds
 
 
 def train(learner, exemplars, validate=None, report=silent, outer=None):
@@ -92,7 +85,7 @@ def test_learning_lowers_the_meta_loss_and_reports_every_step():
     course = train(
         make_learner(Bowl()),
         exemplars,
-        report=lambda step, figures: reports.append((step, figures)),
+        report=lambda step, figures, seconds: reports.append((step, figures)),
     )
     assert len(course.meta_losses) == 6
     assert np.all(np.diff(course.meta_losses) < 0)
@@ -107,44 +100,16 @@ def test_every_outer_step_is_taken_once():
     assert [call["key"] for call in model.calls] == [("exemplars", 2, step) for step in range(6)]
 
 
-@pytest.mark.parametrize("start", [0, 1])
-@pytest.mark.parametrize(
-    ("members", "num_subsets", "told_after"), [(1, 0, 2), (3, 0, 4), (2, 3, 7)]
-)
-def test_the_plan_is_told_first_and_its_cost_after_the_graphs_are_traced(
-    caplog, start, members, num_subsets, told_after
-):
-    told, saved = {}, {}
-
-    def report(step, figures):
-        told[step] = caplog.messages[-1]
-
-    def save(step, state):
-        saved[step] = {name: values.copy() for name, values in state().items()}
-
-    def learn(resume=None):
-        caplog.clear()
-        learner = make_learner(Bowl(members=members), steps=10, exemplars_per_step=6)
-        companions = Companions(report, save=save, resume=resume)
-        if num_subsets:
-            learner.adjust_old(make_exemplars(6), num_subsets, companions, "adjust", 2)
-        else:
-            learner.train_new(make_exemplars(6), make_outer(), companions, "exemplars", 2)
-
-    with caplog.at_level("INFO", "mnemonics_tf"):
-        learn()
-        if start:
-            told.clear()
-            learn((start, saved[start]))
-    name = "adjust" if num_subsets else "exemplars"
-    plan = f"{name}: 18 exemplars, 6 in a step; outer steps ahead: {10 - start}"
-    measured = start + told_after
-    assert [told[step] for step in range(start + 1, measured)] == [plan] * (told_after - 1)
-    cost = (
-        rf"{name}: an outer step takes \S+ s, the {10 - measured} left about \S+ s; peak memory .*"
+def test_what_is_about_to_be_done_is_told_before_the_first_step():
+    told = []
+    companions = Companions(
+        lambda step, figures, seconds: told.append((step, seconds > 0)),
+        begin=lambda learning, in_a_step: told.append((learning, in_a_step)),
     )
-    for step in range(measured, 11):
-        assert re.fullmatch(cost, told[step])
+    learner = make_learner(Bowl(), steps=2, exemplars_per_step=6)
+    exemplars = make_exemplars(fixed_classes=[1])
+    learner.train_new(exemplars, make_outer(), companions, "exemplars", 2)
+    assert told == [(8, 6), (1, True), (2, True)]
 
 
 def test_rows_that_do_not_learn_stand_beside_the_others_bit_for_bit():
@@ -267,13 +232,13 @@ def test_learning_goes_on_from_what_was_saved(stopped_at):
     def run(resume=None):
         exemplars, saved, now = make_exemplars(), {}, [resume[0] if resume else 0]
 
-        def report(step, figures):
+        def report(step, figures, seconds):
             now[0] = step
 
         def save(step, state):
             saved[step] = {name: values.copy() for name, values in state().items()}
 
-        companions = Companions(report, lambda images: scores[now[0]], save, resume)
+        companions = Companions(report, lambda images: scores[now[0]], save=save, resume=resume)
         learner = make_learner(Bowl(), exemplars_per_step=6)
         course = learner.train_new(exemplars, make_outer(), companions, "exemplars", 2)
         return course, exemplars.images, saved

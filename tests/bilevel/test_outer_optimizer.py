@@ -2,7 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from mnemonics_tf.bilevel.outer_optimizer import OuterSettings, PixelOptimizer
+from mnemonics_tf.bilevel.outer_optimizer import PixelOptimizer, learning_rate_at
+from mnemonics_tf.settings import OuterSettings
 
 SHAPE = (3, 4, 4, 2)
 LOWEST = np.array([-2.0, -1.0], np.float32)
@@ -11,8 +12,8 @@ ALL = np.arange(3)
 
 
 def settings(**changes) -> OuterSettings:
-    fields = {"optimizer": "adam", "learning_rate": 0.01, "momentum": 0.9} | changes
-    return OuterSettings(**({"halvings": 0, "steps": 8} | fields))
+    fields = {"learning_rate": 0.01, "halvings": 0, "steps": 8} | changes
+    return OuterSettings(**{f"outer_{name}": value for name, value in fields.items()})
 
 
 def make_optimizer(**changes) -> PixelOptimizer:
@@ -90,13 +91,13 @@ def test_pixels_stay_valid_channel_by_channel(name):
 
 
 def test_the_paper_halves_every_10_of_50_steps():
-    rates = [settings(halvings=4, steps=50).learning_rate_at(step) for step in range(50)]
+    rates = [learning_rate_at(settings(halvings=4, steps=50), step) for step in range(50)]
     expected = np.repeat([0.01, 0.005, 0.0025, 0.00125, 0.000625], 10)
     np.testing.assert_allclose(rates, expected)
 
 
 def test_no_halvings_keep_the_rate():
-    assert {settings(halvings=0, steps=7).learning_rate_at(step) for step in range(7)} == {0.01}
+    assert {learning_rate_at(settings(halvings=0, steps=7), step) for step in range(7)} == {0.01}
 
 
 def test_the_step_decides_the_rate_of_a_move():

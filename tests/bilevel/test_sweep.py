@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnemonics_tf import errors
-from mnemonics_tf.bilevel import sweep
+from mnemonics_tf import bilevel, errors
 from mnemonics_tf.bilevel.problem import BilevelProblem
 from tests.bilevel.metagradient_cases import (
     EXACT,
@@ -15,6 +14,7 @@ from tests.bilevel.metagradient_cases import (
     Case,
     cosine,
     directional_differences,
+    first_order,
     gradient_by_tapes,
     relative_error,
     train,
@@ -89,10 +89,10 @@ def _block(hessian, alpha, mu):
 @pytest.mark.parametrize(
     ("build", "kept"),
     [
-        (sweep.ReverseSweep, {}),
-        (sweep.Unroll, {}),
-        (lambda problem: sweep.ReverseSweep(problem, last_steps=2), {"first_step": 3}),
-        (sweep.FirstOrder, {"keep_hessian": False}),
+        (bilevel.Sweep, {}),
+        (bilevel.Unroll, {}),
+        (lambda problem: bilevel.Sweep(problem, last_steps=2), {"first_step": 3}),
+        (first_order, {"keep_hessian": False}),
     ],
     ids=["sweep", "unroll", "truncated", "first_order"],
 )
@@ -103,13 +103,13 @@ def test_estimators_match_the_closed_form_of_a_quadratic(build, kept, momentum):
     np.testing.assert_allclose(result.final_parameters[0], theta, rtol=1e-12)
     np.testing.assert_allclose(result.outer_loss, np.sum((theta - case.outer_input) ** 2) / 2)
     # A central difference is exact on a quadratic, up to rounding over a step of about 1e-5.
-    tolerance = 1e-9 if build is sweep.FirstOrder else 1e-13
+    tolerance = 1e-9 if build is first_order else 1e-13
     np.testing.assert_allclose(result.exemplar_gradient, expected, rtol=0, atol=tolerance)
 
 
 def test_an_exemplar_in_no_batch_has_no_gradient():
     case, _ = quadratic_case(0.0)
-    gradient = case.estimate(sweep.ReverseSweep(case.problem)).exemplar_gradient.numpy()
+    gradient = case.estimate(bilevel.Sweep(case.problem)).exemplar_gradient.numpy()
     assert np.all(gradient[5] == 0)
     assert np.all(np.any(gradient[:5] != 0, axis=1))
 
@@ -176,7 +176,7 @@ def test_exact_estimators_match_finite_differences(build, network_and_difference
 def test_result_tells_the_course_of_the_base_level():
     case = network_case(momentum=0.9)
     outer_loss, parameters = train(case, case.exemplars)
-    for build in (*EXACT.values(), sweep.FirstOrder):
+    for build in (*EXACT.values(), first_order):
         result = case.estimate(build(case.problem))
         np.testing.assert_allclose(result.outer_loss, outer_loss, rtol=1e-12)
         for actual, expected in zip(result.final_parameters, parameters, strict=True):
@@ -194,8 +194,8 @@ def test_result_tells_the_course_of_the_base_level():
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_sweep_equals_unroll(momentum):
     case = network_case(momentum)
-    actual = case.estimate(sweep.ReverseSweep(case.problem)).exemplar_gradient
-    unroll = case.estimate(sweep.Unroll(case.problem)).exemplar_gradient
+    actual = case.estimate(bilevel.Sweep(case.problem)).exemplar_gradient
+    unroll = case.estimate(bilevel.Unroll(case.problem)).exemplar_gradient
     assert relative_error(actual, unroll) < 1e-10
 
 
@@ -203,7 +203,7 @@ def test_sweep_equals_unroll(momentum):
 @pytest.mark.parametrize("last_steps", [1, 3])
 def test_truncated_equals_tapes_around_the_last_steps(last_steps, momentum):
     case = network_case(momentum)
-    estimator = sweep.create("truncated", case.problem, truncated_steps=last_steps)
+    estimator = bilevel.create("truncated", case.problem, truncated_steps=last_steps)
     expected = gradient_by_tapes(case, first_differentiable_step=4 - last_steps)
     assert relative_error(case.estimate(estimator).exemplar_gradient, expected) < 1e-12
     assert relative_error(gradient_by_tapes(case), expected) > 1e-2
@@ -213,7 +213,7 @@ def test_truncated_equals_tapes_around_the_last_steps(last_steps, momentum):
 def test_first_order_is_the_gradient_without_hessian(dtype, tolerance):
     case = network_case(momentum=0.5, dtype=dtype)
     expected = gradient_by_tapes(case, keep_hessian=False)
-    actual = case.estimate(sweep.FirstOrder(case.problem)).exemplar_gradient
+    actual = case.estimate(first_order(case.problem)).exemplar_gradient
     assert relative_error(actual, expected) < tolerance
     exact = gradient_by_tapes(case)
     assert relative_error(expected, exact) > 1e-2
@@ -224,15 +224,15 @@ def test_first_order_starts_from_parameters_at_zero():
     case, curvature = quadratic_case(0.0)
     case = dataclasses.replace(case, parameters=[tf.zeros(4, tf.float64)], batches=case.batches[:1])
     _, expected = quadratic_solution(case, curvature, keep_hessian=False)
-    actual = case.estimate(sweep.FirstOrder(case.problem)).exemplar_gradient
+    actual = case.estimate(first_order(case.problem)).exemplar_gradient
     assert relative_error(actual, expected) < 1e-8
 
 
-@pytest.mark.parametrize("name", sweep.ESTIMATORS)
+@pytest.mark.parametrize("name", bilevel.ESTIMATORS)
 def test_compiled_estimators_give_the_same_gradient(name):
     case, _ = quadratic_case(momentum=0.9)
     plain, compiled = (
-        case.estimate(sweep.create(name, case.problem, 2, jit_compile))
+        case.estimate(bilevel.create(name, case.problem, 2, jit_compile))
         for jit_compile in (False, True)
     )
     assert relative_error(compiled.exemplar_gradient, plain.exemplar_gradient) < 1e-7
@@ -247,14 +247,14 @@ def test_compiling_is_done_by_xla_alone():
         return loss + 0.0 * tf.py_function(lambda: 0.0, [], tf.float64)
 
     problem = dataclasses.replace(case.problem, inner_loss=uncompilable_loss)
-    case.estimate(sweep.create("sweep", problem))
+    case.estimate(bilevel.create("sweep", problem))
     with pytest.raises(tf.errors.InvalidArgumentError, match="[Cc]ompil"):
-        case.estimate(sweep.create("sweep", problem, jit_compile=True))
+        case.estimate(bilevel.create("sweep", problem, jit_compile=True))
 
 
 def test_a_compiled_sweep_through_a_network_is_exact():
     case = network_case(momentum=0.9)
-    compiled = sweep.create("sweep", case.problem, jit_compile=True)
+    compiled = bilevel.create("sweep", case.problem, jit_compile=True)
     gradient = case.estimate(compiled).exemplar_gradient
     assert relative_error(gradient, gradient_by_tapes(case)) < 1e-10
 
@@ -267,7 +267,7 @@ def test_single_precision_agrees_with_double(build):
     assert relative_error(actual, gradient_by_tapes(double)) < 1e-5
 
 
-@pytest.mark.parametrize("build", [*EXACT.values(), sweep.FirstOrder])
+@pytest.mark.parametrize("build", [*EXACT.values(), first_order])
 def test_gradient_scale_scales_the_gradient_alone(build):
     case = network_case()
     scaled = case.with_problem(gradient_scale=1000.0)
@@ -279,7 +279,7 @@ def test_gradient_scale_scales_the_gradient_alone(build):
     np.testing.assert_allclose(result.outer_loss, plain_result.outer_loss)
 
 
-@pytest.mark.parametrize("build", [*EXACT.values(), sweep.FirstOrder])
+@pytest.mark.parametrize("build", [*EXACT.values(), first_order])
 def test_new_values_and_more_steps_are_not_traced_again(build):
     traces = []
     case = network_case()
@@ -315,19 +315,17 @@ def test_new_values_and_more_steps_are_not_traced_again(build):
 def test_variables_are_read_and_left_alone():
     case = network_case()
     variables = [tf.Variable(parameter) for parameter in case.parameters]
-    result = dataclasses.replace(case, parameters=variables).estimate(
-        sweep.ReverseSweep(case.problem)
-    )
+    result = dataclasses.replace(case, parameters=variables).estimate(bilevel.Sweep(case.problem))
     np.testing.assert_allclose(result.exemplar_gradient, gradient_by_tapes(case), rtol=1e-9)
     for variable, parameter in zip(variables, case.parameters, strict=True):
         np.testing.assert_array_equal(variable, parameter)
 
 
 def sweep_on_features(problem):
-    return sweep.OnFeatures(sweep.ReverseSweep(problem), tf.tanh, chunk_size=2)
+    return bilevel.OnFeatures(bilevel.Sweep(problem), tf.tanh, chunk_size=2)
 
 
-@pytest.mark.parametrize("build", [sweep.ReverseSweep, sweep.Unroll, sweep_on_features])
+@pytest.mark.parametrize("build", [bilevel.Sweep, bilevel.Unroll, sweep_on_features])
 def test_only_learning_exemplars_have_a_gradient(build):
     case = network_case()
     whole = case.estimate(build(case.problem)).exemplar_gradient.numpy()
@@ -351,7 +349,7 @@ def test_on_features_equals_the_gradient_through_the_encoder(chunk_size):
         return case.problem.inner_loss(parameters, encode(images), labels, step_input)
 
     expected = gradient_by_tapes(case.with_problem(inner_loss=inner_loss_of_images))
-    estimator = sweep.OnFeatures(sweep.ReverseSweep(case.problem), encode, chunk_size)
+    estimator = bilevel.OnFeatures(bilevel.Sweep(case.problem), encode, chunk_size)
     result = case.estimate(estimator)
     assert relative_error(result.exemplar_gradient, expected) < 1e-12
 
@@ -374,10 +372,10 @@ def test_on_features_equals_the_gradient_through_the_encoder(chunk_size):
 def test_arguments_that_do_not_fit_are_refused(changes, message):
     case = dataclasses.replace(network_case(), **changes)
     with pytest.raises(ValueError, match=message):
-        case.estimate(sweep.ReverseSweep(case.problem))
+        case.estimate(bilevel.Sweep(case.problem))
 
 
-@pytest.mark.parametrize("build", [*EXACT.values(), sweep.FirstOrder])
+@pytest.mark.parametrize("build", [*EXACT.values(), first_order])
 def test_exemplars_cut_off_from_the_loss_are_refused(build):
     case = network_case()
 
@@ -393,10 +391,12 @@ def test_exemplars_cut_off_from_the_loss_are_refused(build):
 def test_registry_builds_every_estimator_and_names_them_in_its_error():
     case = network_case()
     exact = gradient_by_tapes(case)
-    for name in sweep.ESTIMATORS:
-        estimator = sweep.create(name, case.problem, truncated_steps=3)
+    for name in bilevel.ESTIMATORS:
+        estimator = bilevel.create(name, case.problem, truncated_steps=3)
         assert cosine(case.estimate(estimator).exemplar_gradient, exact) > 0.8, name
-    with pytest.raises(errors.UserError, match="'sweeep'.*sweep, unroll, truncated, first_order"):
-        sweep.create("sweeep", case.problem)
+    with pytest.raises(
+        errors.UserError, match="=sweeep: known are sweep, unroll, truncated, first_order"
+    ):
+        bilevel.create("sweeep", case.problem)
     with pytest.raises(errors.UserError, match="-1 inner steps"):
-        sweep.create("truncated", case.problem, truncated_steps=-1)
+        bilevel.create("truncated", case.problem, truncated_steps=-1)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnemonics_tf.bilevel import sweep
+from mnemonics_tf import bilevel
 from mnemonics_tf.bilevel.problem import BilevelProblem
 from mnemonics_tf.models import layers
 from mnemonics_tf.models.incremental import SCOPES, Architecture, IncrementalModel
@@ -59,7 +59,7 @@ def test_resnet_matches_finite_differences(scope, double_precision):
     directions = random_directions(case.exemplars.shape, 6)
     # Short enough that no ReLU changes sides (at 1e-3 some do, and the differences mean nothing).
     differences = directional_differences(case, directions, 3e-5)
-    for build in (sweep.ReverseSweep, sweep.Unroll):
+    for build in (bilevel.Sweep, bilevel.Unroll):
         gradient = case.estimate(build(case.problem)).exemplar_gradient.numpy()
         error = relative_error(directions.reshape(6, -1) @ gradient.ravel(), differences)
         assert error < 1e-6, build

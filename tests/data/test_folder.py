@@ -12,15 +12,16 @@ from mnemonics_tf.data import checking, decoding, sources
 from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.decoding import MAX_PIXELS
-from mnemonics_tf.data.folder import FolderOptions, load_folder
+from mnemonics_tf.data.folder import load_folder
 from mnemonics_tf.data.image_set import MixedImageSet, naming_broken_files
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.settings import DataSettings
 from tests.data.image_files import encode, make_folder, smooth_image
 
-OPTIONS = FolderOptions(image_size=16, skip_broken=False, test_share=0.25, split_seed=1)
-SKIPPING = FolderOptions(image_size=16, skip_broken=True, test_share=0.25, split_seed=1)
+OPTIONS = DataSettings(image_size=16, skip_broken=False, test_share=0.25, split_seed=1)
+SKIPPING = DataSettings(image_size=16, skip_broken=True, test_share=0.25, split_seed=1)
 
 SPLIT = {"train/cat": 4, "train/dog": 3, "val/cat": 2, "val/dog": 1}
 
@@ -54,7 +55,7 @@ def test_a_folder_without_a_split_is_split_within_each_class(tmp_path):
     assert len(set(keys(training)) | set(keys(test))) == 22
     again = load_folder(str(tmp_path), OPTIONS)
     assert keys(again.test_set([0, 1, 2])) == keys(test)
-    other = FolderOptions(16, False, 0.25, split_seed=2)
+    other = DataSettings(16, False, 0.25, split_seed=2)
     assert keys(load_folder(str(tmp_path), other).test_set([0, 1, 2])) != keys(test)
 
 
@@ -225,7 +226,7 @@ def test_what_is_left_out_is_counted(tmp_path, caplog):
     (root / "b" / "scan.TIF").write_bytes(b"")
     (root / "loose.png").write_bytes(encode(smooth_image(), "PNG"))
     with caplog.at_level(logging.INFO, logger="mnemonics_tf"):
-        source = sources.create("folder", str(root), False, sources.SourceOptions(16))
+        source = sources.create("folder", str(root), False, DataSettings(16))
     for words in (
         "5 image files in sub-folders of class folders (first: a/more/000.JPEG)",
         "2 broken links (first: c)",
@@ -241,7 +242,7 @@ def test_what_is_left_out_is_counted(tmp_path, caplog):
 def test_a_second_test_part_is_told_of(tmp_path, caplog):
     make_folder(tmp_path, {**SPLIT, "test/cat": 3, "extra/dog": 2})
     with caplog.at_level(logging.INFO, logger="mnemonics_tf"):
-        source = sources.create("folder", str(tmp_path), False, sources.SourceOptions(16))
+        source = sources.create("folder", str(tmp_path), False, DataSettings(16))
     assert source.test_counts().tolist() == [2, 1]
     assert "3 image files in test/ (the parts are train, val)" in caplog.text
     assert "2 image files in extra/" in caplog.text
@@ -262,7 +263,7 @@ def test_tiny_imagenet_as_it_comes(tmp_path, caplog):
     rows = ("000.JPEG\tn02", "001.JPEG\tn01\t0\t0\t9\t9", "002.JPEG\tn02", "gone.JPEG\tn01")
     (tmp_path / "val" / "val_annotations.txt").write_text("\n".join(rows) + "\n")
     with caplog.at_level(logging.INFO, logger="mnemonics_tf"):
-        source = sources.create("folder", str(tmp_path), False, sources.SourceOptions(16))
+        source = sources.create("folder", str(tmp_path), False, DataSettings(16))
     assert source.class_names == ("n01", "n02")
     assert keys(source.training_set([1]))[0] == "train/n02/images/000.JPEG"
     assert keys(source.test_set([0, 1])) == [f"val/images/00{i}.JPEG" for i in (1, 0, 2)]
@@ -329,7 +330,7 @@ def test_no_folder(data_dir):
 def test_number_of_threads_does_not_matter(tmp_path, image_size):
     """Small images are cropped in batches, large ones while they decode."""
     root = make_folder(tmp_path, {"a": 12, "b": 12}, (140, 120))
-    options = FolderOptions(image_size, False, 0.25, 1)
+    options = DataSettings(image_size, False, 0.25, 1)
     source = load_folder(str(root), options)
     normalization = Normalization(source.channel_mean, source.channel_std)
     pipeline = Pipeline(normalization, AUGMENTATIONS[source.augmentation], 0)

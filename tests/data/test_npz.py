@@ -7,7 +7,7 @@ import pytest
 from mnemonics_tf.data import npz, sources
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.phases.checks import make_protocol
-from mnemonics_tf.settings import ProtocolSettings, Settings
+from mnemonics_tf.settings import DataSettings, ProtocolSettings, Settings
 
 
 def arrays(**changes) -> dict[str, np.ndarray]:
@@ -154,6 +154,6 @@ def test_no_file(tmp_path):
 
 
 def test_images_of_one_size_are_not_resized(tmp_path):
-    options = sources.SourceOptions(image_size=32)
+    options = DataSettings(image_size=32)
     with pytest.raises(UserError, match="--image_size=32"):
         sources.create("npz", str(tmp_path / "none.npz"), False, options)

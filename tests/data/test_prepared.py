@@ -10,8 +10,8 @@ import tensorflow as tf
 from mnemonics_tf.data import prepared, records, sources
 from mnemonics_tf.data.records import index_records
 from mnemonics_tf.data.source import InMemorySource
-from mnemonics_tf.data.sources import SourceOptions
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.settings import DataSettings
 from tests.data.image_files import encode, smooth_image
 
 NAMES = ["ant", "bee", "cow"]
@@ -49,7 +49,7 @@ def prepare(folder: pathlib.Path, size: int | None, features: dict | None = None
 
 
 def load(folder: pathlib.Path, image_size: int = 20, **options):
-    return sources.create("tfds:made_up", str(folder), False, SourceOptions(image_size, **options))
+    return sources.create("tfds:made_up", str(folder), False, DataSettings(image_size, **options))
 
 
 def assert_holds(source, parts: dict, classes: range = range(3), test: str = "test") -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mnemonics_tf.data import sources
-from mnemonics_tf.data.source import InMemorySource
+from mnemonics_tf.data.source import DataSource, InMemorySource
 from mnemonics_tf.errors import UserError
 
 
@@ -114,3 +114,16 @@ def test_a_pixel_more_or_less_is_another_digest():
     assert make_source(training).digests == digests
     moved = {0: training[0][:2], 1: np.concatenate([training[0][2:], training[1]]), 2: training[2]}
     assert make_source(moved).digests != digests
+
+
+def test_a_source_of_ones_own_has_a_digest_without_ado():
+    class Own(Source):
+        _digest = DataSource._digest
+
+    def own(value: int) -> dict[str, str]:
+        parts = ({c: images_of(c + value * (c == k), 3) for c in range(2)} for k in (0, 1))
+        return Own(*parts, ["a", "b"]).digests
+
+    assert own(0) == own(0)
+    assert set(own(0)) == {"training", "test"}
+    assert all(own(0)[part] != own(1)[part] for part in own(0))

@@ -4,7 +4,8 @@ import tensorflow as tf
 
 from mnemonics_tf.data.image_set import MappedImageSet
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.memory import Budget, ExemplarMemory
+from mnemonics_tf.exemplars.budget import Budget
+from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.run import files
 
 

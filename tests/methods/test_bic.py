@@ -10,7 +10,7 @@ from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.methods.base import MethodSettings, cross_entropy, distillation
+from mnemonics_tf.methods.base import cross_entropy, distillation
 from mnemonics_tf.methods.bic import BiC, fit_correction
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel, Outputs
 from mnemonics_tf.run.files import read_arrays
@@ -39,7 +39,7 @@ def test_parts_are_weighed_by_the_share_of_old_classes(num_old, num_phases):
     logits = tf.constant(3 * generator.normal(size=(5, 10)))
     old_logits = tf.constant(3 * generator.normal(size=(5, phase.num_old)))
     labels = tf.constant([0, 3, 9, 8, 1])
-    parts = BiC(MethodSettings()).loss_parts(
+    parts = BiC(TrainingSettings()).loss_parts(
         {"label": labels}, Outputs(None, logits), Outputs(None, old_logits)
     )
     rho = {4: 0.4, 6: 0.8}[num_old]
@@ -152,7 +152,7 @@ class Run:
     fits: list[Fit]
 
     def correction(self, phase: int) -> tuple[np.ndarray, np.ndarray]:
-        arrays = read_arrays(self.experiment.context.directory.model(phase))
+        arrays = read_arrays(self.experiment.directory.model(phase))
         return arrays["correction/gain"], arrays["correction/offset"]
 
 
@@ -196,7 +196,7 @@ def run(tmp_path_factory) -> Run:
 
 
 def test_held_out_images_are_balanced_and_not_trained_on(run):
-    counts = load_digits().training_counts()[list(run.experiment.context.protocol.order)]
+    counts = load_digits().training_counts()[list(run.experiment.protocol.order)]
     assert len(run.fits) == 2
     for phase, fit in zip((1, 2), run.fits, strict=True):
         num_seen = 8 + phase

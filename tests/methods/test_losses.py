@@ -3,9 +3,10 @@ import pytest
 import tensorflow as tf
 
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.methods.base import MethodSettings, cross_entropy, distillation
+from mnemonics_tf.methods.base import cross_entropy, distillation
 from mnemonics_tf.models.classifiers import MASKED
 from mnemonics_tf.models.incremental import Outputs
+from mnemonics_tf.settings import TrainingSettings
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -30,7 +31,7 @@ def distillation_by_definition(logits, old_logits, temperature) -> list[float]:
 
 
 def parts_of(method: str, weight: float, old_logits, logits, labels) -> dict[str, np.ndarray]:
-    method = METHODS[method](MethodSettings(classification_weight=weight, temperature=2.0))
+    method = METHODS[method](TrainingSettings(classification_weight=weight, temperature=2.0))
     outputs = Outputs(None, tf.constant(logits))
     old_outputs = None if old_logits is None else Outputs(None, tf.constant(old_logits))
     parts = method.loss_parts({"label": tf.constant(labels)}, outputs, old_outputs)
@@ -133,7 +134,7 @@ def widened(logits: np.ndarray) -> tf.Tensor:
 def test_classes_that_were_not_seen_count_nowhere(method):
     logits, old_logits = (random(6, n, seed=n).astype(np.float32) for n in (5, 3))
     labels = np.array([0, 4, 2, 2, 1, 3])
-    method = METHODS[method](MethodSettings())
+    method = METHODS[method](TrainingSettings())
     narrow = Outputs(None, tf.constant(logits)), Outputs(None, tf.constant(old_logits))
     watched, num_seen = widened(logits), (tf.constant(5.0), tf.constant(3.0))
     with tf.GradientTape() as tape:

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
-from mnemonics_tf.methods.base import MethodSettings
 from mnemonics_tf.methods.lucir import LUCIR, less_forget, margin_ranking
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel, Outputs
+from mnemonics_tf.settings import TrainingSettings
 from tools.check_against_pytorch import OPTIMIZATION, make_case, split_kernel, step
 
 PHASE = ClassIncrementalProtocol(range(6), 3, 1).phases[1]  # 3 old classes, 3 new ones
@@ -63,7 +63,7 @@ def test_margin_ranking_of_each_example(top):
     np.testing.assert_allclose(ranking, [*by_row[:2], 0.0, by_row[2]], atol=1e-6)
     outputs = Outputs(tf.constant(np.ones([4, 3], np.float32)), tf.constant(COSINES))
     old_outputs = Outputs(outputs.features, None, num_seen=3.0)
-    method = LUCIR(MethodSettings(ranking_classes=top))
+    method = LUCIR(TrainingSettings(ranking_classes=top))
     part = method.loss_parts(make_batch(), outputs, old_outputs)["margin_ranking"]
     assert part.examples.numpy().tolist() == [True, True, False, True]
     assert part.values[part.examples].numpy().mean() == pytest.approx(mean, rel=1e-6)
@@ -84,7 +84,7 @@ def test_fewer_new_classes_than_ranked_ones():
 
 @pytest.mark.parametrize(("base", "classes", "num_old"), [(5.0, 6, 3), (10.0, 8, 6)])
 def test_parts_with_their_factors(base, classes, num_old):
-    method = LUCIR(MethodSettings(less_forget_weight=base))
+    method = LUCIR(TrainingSettings(less_forget_weight=base))
     generator = np.random.default_rng(0)
     cosines = generator.uniform(-1, 1, (3, classes)).astype(np.float32)
     outputs = Outputs(tf.constant(FEATURES), tf.constant(4 * cosines), tf.constant(4.0))
@@ -103,7 +103,7 @@ def test_parts_with_their_factors(base, classes, num_old):
 
 def test_phase_0_has_the_classification_alone():
     outputs = Outputs(None, tf.constant(COSINES), tf.constant(1.0))
-    parts = LUCIR(MethodSettings()).loss_parts(make_batch(), outputs, None)
+    parts = LUCIR(TrainingSettings()).loss_parts(make_batch(), outputs, None)
     assert set(parts) == {"classification"}
 
 
@@ -114,7 +114,7 @@ def test_a_batch_without_old_images():
     with tf.GradientTape() as tape:
         tape.watch(watched)
         outputs = Outputs(features, watched, tf.constant(1.0))
-        parts = LUCIR(MethodSettings()).loss_parts(
+        parts = LUCIR(TrainingSettings()).loss_parts(
             make_batch(labels), outputs, Outputs(features, None, num_seen=3.0)
         )
         ranking = tf.reduce_sum(parts["margin_ranking"].values)
@@ -160,7 +160,7 @@ def test_new_classes_start_at_the_mean_of_their_features():
     kernel = generator.normal(size=(64, 6)).astype(np.float32)
     model.classifier.set_kernel(kernel)
     features = {label: generator.normal(1, 1, (5, 64)) for label in (3, 4, 5)}
-    LUCIR(MethodSettings()).initialise_new_classes(model, PHASE, features.__getitem__)
+    LUCIR(TrainingSettings()).initialise_new_classes(model, PHASE, features.__getitem__)
 
     expected = kernel.copy()
     old_norm = np.mean([np.sqrt(np.sum(kernel[:, k] ** 2)) for k in range(3)])
@@ -175,6 +175,6 @@ def test_phase_0_is_not_imprinted():
     model = IncrementalModel(architecture, 0, 3, seed=0)
     before = model.state()
     phase = ClassIncrementalProtocol(range(3), 3, 0).phases[0]
-    LUCIR(MethodSettings()).initialise_new_classes(model, phase, features_of=None)
+    LUCIR(TrainingSettings()).initialise_new_classes(model, phase, features_of=None)
     for path, value in model.state().items():
         np.testing.assert_array_equal(value, before[path])

@@ -13,16 +13,15 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import HEADS
+from mnemonics_tf.exemplars.selection import SELECTIONS
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.methods.base import MeanOver, Method, MethodSettings
+from mnemonics_tf.methods.base import MeanOver, Method
 from mnemonics_tf.models.classifiers import CLASSIFIERS
 from mnemonics_tf.models.incremental import Outputs
-from mnemonics_tf.phases.make_exemplars import EXEMPLARS
 from mnemonics_tf.settings import (
-    ExemplarSettings,
-    MnemonicsSettings,
+    AdjustmentSettings,
     ModelSettings,
     ProtocolSettings,
     RunSettings,
@@ -40,7 +39,7 @@ GUIDE = ROOT / "docs" / "adding_a_method.md"
 
 @pytest.mark.parametrize("name", METHODS)
 def test_parts_are_one_finite_number_per_example(name):
-    method = METHODS[name](MethodSettings())
+    method = METHODS[name](TrainingSettings())
     assert method.classifier in CLASSIFIERS
     assert method.prediction_head in HEADS
     generator = np.random.default_rng(0)
@@ -70,40 +69,35 @@ def digits():
     return load_digits()
 
 
-def prepare(digits, tmp_path, **groups) -> Experiment:
+def prepare(digits, tmp_path, **values) -> Experiment:
     """Makes an experiment without starting it."""
-    settings = Settings(
-        RunSettings(run_dir=str(tmp_path / "run")),
-        groups.get("protocol", ProtocolSettings(base_classes=8, num_phases=2)),
-        groups.get("model", ModelSettings()),
-        groups.get("training", TrainingSettings()),
-        groups.get("exemplar", ExemplarSettings()),
-        groups.get("mnemonics", MnemonicsSettings()),
-    )
+    values = {"base_classes": 8, "num_phases": 2} | values
+    settings = Settings(RunSettings(run_dir=str(tmp_path / "run"))).changed(**values)
     experiment = Experiment(settings, digits, tf.distribute.get_strategy())
     assert not (tmp_path / "run").exists()
     return experiment
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("exemplars", EXEMPLARS)
+@pytest.mark.parametrize("exemplars", [*SELECTIONS, "mnemonics"])
 @pytest.mark.parametrize("adjust", [False, True])
 def test_every_combination_is_taken_or_refused(digits, tmp_path, method, exemplars, adjust):
     in_vain = ["--exemplars=mnemonics"] * (exemplars == "mnemonics")
     in_vain += ["--adjust_old_exemplars"] * adjust
     for transfer, finetune_epochs in itertools.product([False, True], [0, 1]):
-        groups = {
-            "model": ModelSettings(weight_transfer=transfer),
-            "training": TrainingSettings(method=method, finetune_epochs=finetune_epochs),
-            "exemplar": ExemplarSettings(exemplars=exemplars),
-            "mnemonics": MnemonicsSettings(adjust_old_exemplars=adjust),
+        values = {
+            "weight_transfer": transfer,
+            "method": method,
+            "finetune_epochs": finetune_epochs,
+            "exemplars": exemplars,
+            "adjust_old_exemplars": adjust,
         }
         if method == "joint" and in_vain:
             expected = f"--method=joint with {' and '.join(in_vain)}: this method trains on all"
             with pytest.raises(UserError, match=expected):
-                prepare(digits, tmp_path, **groups)
+                prepare(digits, tmp_path, **values)
         else:
-            prepare(digits, tmp_path, **groups)
+            prepare(digits, tmp_path, **values)
 
 
 @pytest.mark.parametrize(
@@ -116,19 +110,19 @@ def test_every_combination_is_taken_or_refused(digits, tmp_path, method, exempla
     ids=["one exemplar", "all exemplars", "total budget"],
 )
 def test_bic_needs_more_exemplars_than_it_holds_out(digits, tmp_path, training, exemplar, reason):
-    groups = {"exemplar": ExemplarSettings(**exemplar)}
-    prepare(digits, tmp_path, training=TrainingSettings(method="lwf", **training), **groups)
+    prepare(digits, tmp_path, method="lwf", **training, **exemplar)
     with pytest.raises(UserError, match=f"--method=bic {reason}"):
-        prepare(digits, tmp_path, training=TrainingSettings(method="bic", **training), **groups)
+        prepare(digits, tmp_path, method="bic", **training, **exemplar)
 
 
 def test_bic_without_later_phases_needs_no_exemplars(digits, tmp_path):
     prepare(
         digits,
         tmp_path,
-        protocol=ProtocolSettings(base_classes=10, num_phases=0),
-        training=TrainingSettings(method="bic"),
-        exemplar=ExemplarSettings(exemplars_per_class=1),
+        base_classes=10,
+        num_phases=0,
+        method="bic",
+        exemplars_per_class=1,
     )
 
 
@@ -162,11 +156,6 @@ def test_the_guide_names_every_member_of_a_method():
         assert f"`{member}" in text, member
 
 
-def test_every_number_of_a_method_is_a_flag():
-    numbers = {field.name for field in dataclasses.fields(MethodSettings)}
-    assert numbers <= {field.name for field in dataclasses.fields(TrainingSettings)}
-
-
 # Flag files
 
 
@@ -182,7 +171,7 @@ def test_flag_files_of_the_paper_s_tables(parse, monkeypatch, name):
     assert (plain.exemplar.exemplars, with_plug_in.exemplar.exemplars) == ("herding", "mnemonics")
     for settings, plugged in ((plain, False), (with_plug_in, True)):
         assert settings.model == ModelSettings(depth=32, weight_transfer=plugged)
-        assert settings.mnemonics == MnemonicsSettings(adjust_old_exemplars=plugged)
+        assert settings.adjustment == AdjustmentSettings(adjust_old_exemplars=plugged)
         assert settings.protocol == ProtocolSettings("cifar100", base_classes=50, num_phases=5)
         assert (settings.training.base_epochs, settings.training.epochs) == (160, 160)
     assert plain.run.run_dir != with_plug_in.run.run_dir

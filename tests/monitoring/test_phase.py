@@ -12,11 +12,14 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.monitoring import projector
-from mnemonics_tf.run.files import RunDirectory, read_json
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_json
 from mnemonics_tf.settings import (
+    AdjustmentSettings,
     ExemplarSettings,
-    MnemonicsSettings,
+    InnerSettings,
     ModelSettings,
+    OuterSettings,
     ProtocolSettings,
     RunSettings,
     Settings,
@@ -34,7 +37,9 @@ def run(tmp_path_factory) -> RunDirectory:
         ModelSettings(weight_transfer=True),
         TrainingSettings(base_epochs=1, epochs=1, finetune_epochs=1),
         ExemplarSettings(exemplars="mnemonics", exemplars_per_class=4),
-        MnemonicsSettings(inner_steps=2, outer_steps=2, adjust_old_exemplars=True, adjust_steps=2),
+        InnerSettings(inner_steps=2),
+        OuterSettings(outer_steps=2),
+        adjustment=AdjustmentSettings(adjust_old_exemplars=True, adjust_steps=2),
     )
     for _ in range(2):  # the second time all phases are done, and nothing is written twice
         Experiment(settings, load_digits(), tf.distribute.get_strategy()).run()

@@ -9,24 +9,18 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnemonics_tf import devices
-from mnemonics_tf.bilevel.problem import MetaGradientResult
+from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.monitoring.summaries import Summaries
-from mnemonics_tf.phases import make_exemplars
-from mnemonics_tf.phases.make_exemplars import (
-    adjust_old_exemplars,
-    make_budget,
-    make_new_exemplars,
-    trim_memory,
-)
-from mnemonics_tf.phases.temporary_model import TemporaryModel
+from mnemonics_tf.phases import make_exemplars as make_exemplars_module
+from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
+from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.run.files import write_arrays
 from mnemonics_tf.settings import (
     ExemplarSettings,
-    MnemonicsSettings,
     ProtocolSettings,
     RunSettings,
     Settings,
@@ -36,19 +30,17 @@ PER_CLASS = 3
 BASE = Settings(
     protocol=ProtocolSettings(base_classes=4, num_phases=2),
     exemplar=ExemplarSettings(exemplars="mnemonics", exemplars_per_class=PER_CLASS),
-    mnemonics=MnemonicsSettings(
-        mnemonics_start="random",
-        inner_steps=2,
-        inner_learning_rate=0.1,
-        outer_steps=2,
-        outer_learning_rate=0.1,
-        outer_batch_size=1000,
-        exemplars_per_step=0,
-        adjust_old_exemplars=True,
-        adjust_steps=4,
-        adjust_learning_rate=0.1,
-        validation_every=1,
-    ),
+).changed(
+    mnemonics_start="random",
+    inner_steps=2,
+    outer_steps=2,
+    outer_learning_rate=0.1,
+    outer_batch_size=1000,
+    exemplars_per_step=0,
+    adjust_old_exemplars=True,
+    adjust_steps=4,
+    adjust_learning_rate=0.1,
+    validation_every=1,
 )
 
 
@@ -59,22 +51,35 @@ class Stage:
     experiment: Experiment
     states: list
 
-    def enter(self, phase: int, exemplar=None, **mnemonics):
-        """Returns context and state of a phase that nothing has touched yet."""
-        settings = dataclasses.replace(
-            BASE,
-            run=self.experiment.context.settings.run,
-            exemplar=dataclasses.replace(BASE.exemplar, **(exemplar or {})),
-            mnemonics=dataclasses.replace(BASE.mnemonics, **mnemonics),
-        )
-        context = dataclasses.replace(self.experiment.context, settings=settings)
-        return context, dataclasses.replace(self.states[phase], figures={})
+    def enter(self, phase: int, **values):
+        """Returns workshop and state of a phase that nothing has touched yet."""
+        settings = dataclasses.replace(BASE, run=self.experiment.settings.run).changed(**values)
+        workshop = dataclasses.replace(self.experiment.workshop, settings=settings)
+        return workshop, dataclasses.replace(self.states[phase], metrics={})
 
-    def after_new_exemplars(self, exemplar=None, **mnemonics):
+    def after_new_exemplars(self, **values):
         """Returns phase 1 with E_1 in the memory, chosen at random."""
-        context, state = self.enter(1, {"exemplars": "random"} | (exemplar or {}), **mnemonics)
-        make_new_exemplars(context, state)
-        return context, state
+        workshop, state = self.enter(1, **({"exemplars": "random"} | values))
+        make(workshop, state)
+        return workshop, state
+
+
+def make(workshop, state):
+    """Makes the new exemplars and keeps them, as a run does."""
+    stage, images = state.stage("exemplars"), state.training_set
+    made = make_exemplars(workshop, state.phase, images, state.memory, state.model, stage)
+    state.memory = made.memory
+    if made.metrics:
+        stage.note(made.metrics)
+
+
+def adjust(workshop, state):
+    """Adjusts the old exemplars and keeps them, as a run does."""
+    stage = state.stage("adjust")
+    adjusted = adjust_exemplars(workshop, state.phase, state.memory, state.model, stage)
+    state.memory = adjusted[0]
+    if adjusted[1]:
+        stage.note(adjusted[1])
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +87,7 @@ def stage(tmp_path_factory):
     run = RunSettings(run_dir=str(tmp_path_factory.mktemp("run")))
     settings = dataclasses.replace(BASE, run=run)
     experiment = Experiment(settings, load_digits(), tf.distribute.get_strategy())
-    phases, directory = experiment.context.protocol.phases, experiment.context.directory
+    phases, directory = experiment.protocol.phases, experiment.directory
     first = experiment.begin_phase(phases[0])
     chosen = np.concatenate(
         [first.training_set.indices_of(label)[:PER_CLASS] for label in range(4)]
@@ -95,38 +100,32 @@ def stage(tmp_path_factory):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What temporary models are asked; each pixel is told to grow darker."""
+    """What the objective is asked; each pixel is told to grow darker."""
     recorded = []
 
-    def estimate(self, exemplars, labels, learning, outer, *key):
+    def value_and_gradient(self, exemplars, labels, learning, outer, *key):
         recorded.append({"exemplars": exemplars.numpy(), "labels": labels, "key": key, **outer})
-        return MetaGradientResult(tf.constant(1.0), tf.ones_like(exemplars), tf.zeros(1), [])
+        return tf.constant(1.0), tf.ones_like(exemplars)
 
-    monkeypatch.setattr(TemporaryModel, "estimate", estimate)
+    monkeypatch.setattr(UnrolledTraining, "value_and_gradient", value_and_gradient)
     return recorded
 
 
-def pixels(context, images) -> list[bytes]:
+def pixels(workshop, images) -> list[bytes]:
     """Normalised images as something that can be looked up."""
-    stored = context.pipeline.normalization.to_uint8(tf.constant(images)).numpy()
+    stored = workshop.pipeline.normalization.to_uint8(tf.constant(images)).numpy()
     return [image.tobytes() for image in stored]
-
-
-def test_budget():
-    assert make_budget(BASE).quota(50) == PER_CLASS
-    total = dataclasses.replace(BASE, exemplar=ExemplarSettings(exemplars_total=100))
-    assert make_budget(total).quota(50) == 2
 
 
 @pytest.mark.parametrize("selection", ["random", "herding"])
 def test_selected_exemplars_are_training_images(stage, selection):
-    context, state = stage.enter(0, {"exemplars": selection})
-    make_new_exemplars(context, state)
+    workshop, state = stage.enter(0, exemplars=selection)
+    make(workshop, state)
     assert state.memory.labels.tolist() == np.repeat(range(4), PER_CLASS).tolist()
     images = {image.tobytes(): label for image, label in training_images(state)}
     for image, label in zip(state.memory.images, state.memory.labels, strict=True):
         assert images[image.tobytes()] == label
-    assert "exemplars" not in state.figures
+    assert "exemplars" not in state.metrics
 
 
 def training_images(state):
@@ -134,23 +133,23 @@ def training_images(state):
 
 
 def test_learned_exemplars_are_valid_images_of_their_classes(stage, calls):
-    context, state = stage.enter(0)
-    make_new_exemplars(context, state)
+    workshop, state = stage.enter(0)
+    make(workshop, state)
     assert state.memory.images.dtype == np.uint8
     assert state.memory.images.shape == (4 * PER_CLASS, 8, 8, 1)
     assert state.memory.labels.tolist() == np.repeat(range(4), PER_CLASS).tolist()
     # Two steps of up to 0.1, that is of 0.1 x 0.3764 x 255 = 9.6 grey levels.
-    start = context.pipeline.normalization.to_uint8(tf.constant(calls[0]["exemplars"])).numpy()
+    start = workshop.pipeline.normalization.to_uint8(tf.constant(calls[0]["exemplars"])).numpy()
     moved = start.astype(int) - state.memory.images
     assert np.all(moved[start > 30] > 5)
     assert np.all(moved >= 0)
 
 
 def test_figures_can_be_written_and_hold_no_long_lists(stage, calls, monkeypatch):
-    monkeypatch.setattr(make_exemplars, "probe_accuracy", lambda *arguments: 0.5)
-    context, state = stage.enter(0, outer_steps=450, validation_every=225)
-    make_new_exemplars(context, state)
-    figures = json.loads(json.dumps(state.figures["exemplars"], allow_nan=False))
+    monkeypatch.setattr(make_exemplars_module, "probe_accuracy", lambda *arguments: 0.5)
+    workshop, state = stage.enter(0, outer_steps=450, validation_every=225)
+    make(workshop, state)
+    figures = json.loads(json.dumps(state.metrics["exemplars"], allow_nan=False))
     assert figures["count"] == 4 * PER_CLASS
     assert figures["steps"] == 450
     assert len(figures["meta_loss"]) <= 200
@@ -166,15 +165,15 @@ def test_held_out_images_are_never_candidates(stage, calls, monkeypatch):
     """They come neither into the memory nor into the data that exemplars learn from."""
     judged = []
     monkeypatch.setattr(
-        make_exemplars,
+        make_exemplars_module,
         "probe_accuracy",
         lambda features, labels, held_out, held_out_labels: judged.append(held_out_labels) or 0.5,
     )
-    context, state = stage.enter(0, inner_scope="transfer", validation_share=0.2)
-    make_new_exemplars(context, state)
-    outer = set(pixels(context, calls[0]["image"]))
+    workshop, state = stage.enter(0, inner_scope="transfer", validation_share=0.2)
+    make(workshop, state)
+    outer = set(pixels(workshop, calls[0]["image"]))
     everything = [image.tobytes() for image, _ in training_images(state)]
-    assert set(pixels(context, calls[0]["exemplars"])) <= outer
+    assert set(pixels(workshop, calls[0]["exemplars"])) <= outer
     assert outer <= set(everything)
     assert len(calls[0]["label"]) + len(judged[0]) == len(everything)
     counts = np.bincount(state.training_set.labels)
@@ -184,27 +183,27 @@ def test_held_out_images_are_never_candidates(stage, calls, monkeypatch):
 
 
 def test_few_images_leave_enough_candidates(stage, calls):
-    context, state = stage.enter(0, {"exemplars_per_class": 10}, validation_share=0.9)
+    workshop, state = stage.enter(0, exemplars_per_class=10, validation_share=0.9)
     members = [state.training_set.indices_of(label)[:12] for label in range(4)]
     state.training_set = state.training_set.subset(np.concatenate(members))
-    make_new_exemplars(context, state)
+    make(workshop, state)
     assert np.bincount(state.memory.labels).tolist() == [10] * 4
     assert np.bincount(calls[0]["label"]).tolist() == [10] * 4
 
 
 def test_without_held_out_images_the_newest_exemplars_stay(stage, calls):
-    context, state = stage.enter(0, validation_share=0.0)
-    make_new_exemplars(context, state)
-    assert state.figures["exemplars"]["validations"] == []
-    assert "held_out_accuracy" not in state.figures["exemplars"]
+    workshop, state = stage.enter(0, validation_share=0.0)
+    make(workshop, state)
+    assert state.metrics["exemplars"]["validations"] == []
+    assert "held_out_accuracy" not in state.metrics["exemplars"]
     assert len(calls[0]["label"]) == len(state.training_set)
 
 
 @pytest.mark.parametrize("beside", [True, False])
 def test_old_exemplars_stand_beside_new_ones_unchanged(stage, calls, beside):
-    context, state = stage.enter(1, train_beside_old=beside)
+    workshop, state = stage.enter(1, train_beside_old=beside)
     old = state.memory.images.copy()
-    make_new_exemplars(context, state)
+    make(workshop, state)
     np.testing.assert_array_equal(state.memory.images[: len(old)], old)
     assert state.memory.labels.tolist() == np.repeat(range(7), PER_CLASS).tolist()
     expected = range(7) if beside else range(4, 7)
@@ -215,10 +214,11 @@ def test_old_exemplars_stand_beside_new_ones_unchanged(stage, calls, beside):
 
 def test_a_pool_of_drifted_copies_takes_turns(stage, calls):
     pool = {"inner_start": "pool", "pool_size": 2, "train_beside_old": True}
-    context, state = stage.enter(1, validation_share=0.0, **pool)
-    make_new_exemplars(context, state)
+    workshop, state = stage.enter(1, validation_share=0.0, **pool)
+    make(workshop, state)
+    evaluator = workshop.evaluator(state.model)
     of_theta = [
-        state.evaluator.outputs(images).features.sum(axis=0)
+        evaluator.outputs(images).features.sum(axis=0)
         for images in (state.training_set, state.memory.as_image_set().subset(np.arange(12)))
     ]
     steps = [call for call in calls if call["key"][-1] in (0, 1)]
@@ -234,46 +234,46 @@ def test_a_pool_of_drifted_copies_takes_turns(stage, calls):
 
 def test_what_does_not_fit_into_memory_is_refused_before_work(stage, calls, monkeypatch):
     monkeypatch.setattr(devices, "memory", lambda: 1000)
-    context, state = stage.enter(0)
+    workshop, state = stage.enter(0)
     with pytest.raises(UserError, match="--outer_batch_size"):
-        make_new_exemplars(context, state)
+        make(workshop, state)
     assert calls == []
 
 
 def test_adjustment_changes_old_exemplars_alone(stage, calls):
-    context, state = stage.after_new_exemplars()
+    workshop, state = stage.after_new_exemplars()
     before = state.memory
-    adjust_old_exemplars(context, state)
+    adjust(workshop, state)
     old = before.labels < 4
     np.testing.assert_array_equal(state.memory.labels, before.labels)
     np.testing.assert_array_equal(state.memory.images[~old], before.images[~old])
     changed = np.any(state.memory.images[old] != before.images[old], axis=(1, 2, 3))
     assert np.all(changed)
     assert state.memory.images.dtype == np.uint8
-    assert state.figures["adjust"]["count"] == 4 * PER_CLASS
+    assert state.metrics["adjust"]["count"] == 4 * PER_CLASS
 
 
 @pytest.mark.parametrize(("rate", "warned"), [(1e-5, True), (0.1, False)])
 def test_an_adjustment_that_rounding_takes_away_is_told(stage, calls, caplog, rate, warned):
-    context, state = stage.after_new_exemplars(adjust_learning_rate=rate)
+    workshop, state = stage.after_new_exemplars(adjust_learning_rate=rate)
     before = state.memory.images
     caplog.clear()
     with caplog.at_level("WARNING", "mnemonics_tf"):
-        adjust_old_exemplars(context, state)
+        adjust(workshop, state)
     assert np.array_equal(state.memory.images, before) == warned
     assert any("--adjust_learning_rate" in message for message in caplog.messages) == warned
 
 
 def test_an_adjusted_subset_is_measured_on_its_complement(stage, calls):
-    context, state = stage.after_new_exemplars()
+    workshop, state = stage.after_new_exemplars()
     everything = sorted(
         image.tobytes()
         for image, label in zip(state.memory.images, state.memory.labels, strict=True)
         if label < 4
     )
-    adjust_old_exemplars(context, state)
+    adjust(workshop, state)
     first = calls[0]
-    inner, outer = pixels(context, first["exemplars"]), pixels(context, first["image"])
+    inner, outer = pixels(workshop, first["exemplars"]), pixels(workshop, first["image"])
     assert sorted(inner + outer) == everything
     assert set(first["labels"]) == set(first["label"].numpy()) == set(range(4))
 
@@ -281,53 +281,39 @@ def test_an_adjusted_subset_is_measured_on_its_complement(stage, calls):
 @pytest.mark.parametrize("changes", [{"adjust_old_exemplars": False}, {}])
 def test_no_adjustment_in_phase_0_or_unless_asked_for(stage, calls, changes):
     if changes:
-        context, state = stage.after_new_exemplars(**changes)
+        workshop, state = stage.after_new_exemplars(**changes)
     else:
-        context, state = stage.enter(0, {"exemplars": "random"})
-        make_new_exemplars(context, state)
+        workshop, state = stage.enter(0, exemplars="random")
+        make(workshop, state)
     before = state.memory
-    adjust_old_exemplars(context, state)
+    adjust(workshop, state)
     assert state.memory is before
     assert calls == []
 
 
 def test_one_exemplar_a_class_cannot_be_split(stage, calls):
-    context, state = stage.after_new_exemplars({"exemplars_per_class": 1})
+    workshop, state = stage.after_new_exemplars(exemplars_per_class=1)
     state.memory = state.memory.trimmed(1)
     before = state.memory
     with pytest.raises(UserError) as error:
-        adjust_old_exemplars(context, state)
+        adjust(workshop, state)
     for words in ("2 subsets", "1 exemplars", "--adjust_subsets", "--skip_adjustment_if_too_few"):
         assert words in str(error.value)
     assert "--noadjust_old_exemplars" in str(error.value)
 
-    settings = context.settings
-    skipping = dataclasses.replace(settings.mnemonics, skip_adjustment_if_too_few=True)
-    context = dataclasses.replace(
-        context, settings=dataclasses.replace(settings, mnemonics=skipping)
-    )
-    adjust_old_exemplars(context, state)
+    skipping = workshop.settings.changed(skip_adjustment_if_too_few=True)
+    adjust(dataclasses.replace(workshop, settings=skipping), state)
     assert state.memory is before
     assert calls == []
-
-
-def test_trimming_follows_the_budget_of_the_classes_seen(stage):
-    context, state = stage.after_new_exemplars()
-    total = dataclasses.replace(BASE.exemplar, exemplars_total=15)
-    context = dataclasses.replace(
-        context, settings=dataclasses.replace(context.settings, exemplar=total)
-    )
-    trim_memory(context, state)
-    assert state.memory.labels.tolist() == np.repeat(range(7), 2).tolist()
 
 
 def test_the_exemplar_seed_decides_learned_exemplars(stage):
     """With true meta-gradients, through everything that is random about them."""
 
     def learned(seed):
-        context, state = stage.enter(0, {"exemplar_seed": seed}, inner_batch_size=6)
-        make_new_exemplars(context, state)
-        return state.memory.images, state.figures["exemplars"]["meta_loss"]
+        workshop, state = stage.enter(0, exemplar_seed=seed, inner_batch_size=6)
+        make(workshop, state)
+        return state.memory.images, state.metrics["exemplars"]["meta_loss"]
 
     (first, losses), (again, same_losses), (other, _) = learned(1), learned(1), learned(2)
     np.testing.assert_array_equal(first, again)
@@ -336,10 +322,10 @@ def test_the_exemplar_seed_decides_learned_exemplars(stage):
 
 
 def test_learning_and_adjustment_show_in_tensorboard(stage, calls, tmp_path):
-    context, state = stage.enter(1)
-    context = dataclasses.replace(context, summaries=Summaries(tmp_path))
-    make_new_exemplars(context, state)
-    adjust_old_exemplars(context, state)
+    workshop, state = stage.enter(1)
+    state.summaries = Summaries(tmp_path)
+    make(workshop, state)
+    adjust(workshop, state)
     found = EventAccumulator(str(tmp_path)).Reload()
     shown = ("pixel_distance", "margin_start", "margin_end", "start_end_difference")
     assert set(found.Tags()["tensors"]) == {

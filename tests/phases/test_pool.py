@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.phases.pool import copy_of, drifted_copies
+from mnemonics_tf.phases.pool import drifted_copies
 from mnemonics_tf.settings import ProtocolSettings, RunSettings, Settings, TrainingSettings
 from mnemonics_tf.tracing import TRACES
 
@@ -21,21 +21,21 @@ def phase(tmp_path_factory):
         training=TrainingSettings(finetune_epochs=2, finetune_learning_rate=0.05),
     )
     experiment = Experiment(settings, load_digits(), tf.distribute.get_strategy())
-    return experiment.context, experiment.begin_phase(experiment.context.protocol.phases[0])
+    return experiment.workshop, experiment.begin_phase(experiment.protocol.phases[0])
 
 
-def copies(context, state, size, seed=0):
-    exemplar = dataclasses.replace(context.settings.exemplar, exemplar_seed=seed)
-    settings = dataclasses.replace(context.settings, exemplar=exemplar)
-    context = dataclasses.replace(context, settings=settings)
-    nothing, copy = state.memory.as_image_set(), copy_of(context, state.model)
-    return drifted_copies(context, state, copy, state.training_set, nothing, 4, size)
+def copies(workshop, state, size, seed=0):
+    settings = workshop.settings.changed(exemplar_seed=seed, pool_size=size)
+    workshop = dataclasses.replace(workshop, settings=settings)
+    nothing, copy = state.memory.as_image_set(), workshop.copy_of(state.model)
+    images = state.training_set
+    return drifted_copies(workshop, state.phase, state.model, copy, images, nothing, 4)
 
 
 def test_the_first_is_the_model_itself_and_nothing_happens_to_it(phase):
-    context, state = phase
+    workshop, state = phase
     before = state.model.state()
-    states = copies(context, state, 3)
+    states = copies(workshop, state, 3)
     assert len(states) == 3
     for found in (states[0], state.model.state()):
         for name, values in found.items():
@@ -43,10 +43,10 @@ def test_the_first_is_the_model_itself_and_nothing_happens_to_it(phase):
 
 
 def test_copies_drift_ever_further_from_its_features(phase):
-    context, state = phase
+    workshop, state = phase
     images = state.training_set.load_all().astype(np.float32) / 255
     model, features = state.model.frozen_copy(), []
-    for weights in copies(context, state, 3):
+    for weights in copies(workshop, state, 3):
         model.set_state(weights)
         features.append(model.backbone(images).numpy())
     distances = [np.linalg.norm(other - features[0]) for other in features[1:]]

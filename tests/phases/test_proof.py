@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.phases.make_exemplars import make_new_exemplars
-from mnemonics_tf.phases.temporary_model import TemporaryModel
-from mnemonics_tf.phases.train_model import train_model
+from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.settings import (
     ExemplarSettings,
-    MnemonicsSettings,
+    InnerSettings,
+    OuterSettings,
     ProtocolSettings,
     RunSettings,
     Settings,
     TrainingSettings,
+    ValidationSettings,
 )
 
 # Half of the smallest gain over random exemplars, measured with seeds 0 to 4 (test accuracy):
@@ -39,18 +40,11 @@ SETTINGS = Settings(
     protocol=ProtocolSettings(base_classes=10, num_phases=0),
     training=TrainingSettings(base_epochs=2, learning_rate=0.05),
     exemplar=ExemplarSettings(exemplars="random", exemplars_per_class=1),
-    mnemonics=MnemonicsSettings(
-        mnemonics_start="random",
-        inner_steps=30,
-        inner_learning_rate=0.1,
-        inner_momentum=0.9,
-        inner_augmentation=False,
-        outer_steps=40,
-        outer_learning_rate=0.05,
-        outer_halvings=2,
-        outer_batch_size=200,
-        validation_share=0.0,
+    inner=InnerSettings(inner_steps=30, inner_augmentation=False),
+    outer=OuterSettings(
+        outer_steps=40, outer_learning_rate=0.05, outer_halvings=2, outer_batch_size=200
     ),
+    validation=ValidationSettings(validation_share=0.0),
 )
 
 
@@ -60,26 +54,30 @@ class Digits:
     def __init__(self, run_dir):
         settings = dataclasses.replace(SETTINGS, run=RunSettings(run_dir=str(run_dir)))
         self._experiment = Experiment(settings, load_digits(), tf.distribute.get_strategy())
-        phase = self._experiment.context.protocol.phases[0]
+        phase = self._experiment.protocol.phases[0]
         self._state = self._experiment.begin_phase(phase)
-        train_model(self._experiment.context, self._state)
-        self._test_set = self._experiment.context.data.test_set(phase)
-        self._test_features = self._state.evaluator.outputs(self._test_set).features
+        self._experiment.run_stage("train", self._state)
+        self._test_set = self._experiment.data.test_set(phase)
+        self._evaluator = self._experiment.workshop.evaluator(self._state.model)
+        self._test_features = self._evaluator.outputs(self._test_set).features
 
     def accuracy(self, exemplars: str, seed: int) -> float:
         """Test accuracy of a fresh classifier that saw exemplars of this kind, and nothing else."""
-        chosen = ExemplarSettings(exemplars, exemplar_seed=seed, exemplars_per_class=1)
-        context = self._experiment.context
-        context = dataclasses.replace(
-            context, settings=dataclasses.replace(context.settings, exemplar=chosen)
+        workshop, state = self._experiment.workshop, self._state
+        settings = workshop.settings.changed(
+            exemplars=exemplars, mnemonics_start="random", exemplar_seed=seed
         )
-        state = dataclasses.replace(self._state, figures={})
-        make_new_exemplars(context, state)
-        assert state.memory.labels.tolist() == list(range(10))
-        features = state.evaluator.outputs(state.memory.as_image_set()).features
-        return probe_accuracy(
-            features, state.memory.labels, self._test_features, self._test_set.labels
-        )
+        memory = make_exemplars(
+            dataclasses.replace(workshop, settings=settings),
+            state.phase,
+            state.training_set,
+            state.memory,
+            state.model,
+            state.stage("exemplars"),
+        ).memory
+        assert memory.labels.tolist() == list(range(10))
+        features = self._evaluator.outputs(memory.as_image_set()).features
+        return probe_accuracy(features, memory.labels, self._test_features, self._test_set.labels)
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +86,14 @@ def digits(tmp_path_factory):
 
 
 def replaced_gradient(monkeypatch, replace):
-    estimate = TemporaryModel.estimate
+    estimate = UnrolledTraining.estimate
 
     def estimate_with_another_gradient(*arguments):
         result = estimate(*arguments)
         gradient = result.exemplar_gradient.numpy()
         return dataclasses.replace(result, exemplar_gradient=tf.constant(replace(gradient)))
 
-    monkeypatch.setattr(TemporaryModel, "estimate", estimate_with_another_gradient)
+    monkeypatch.setattr(UnrolledTraining, "estimate", estimate_with_another_gradient)
 
 
 def noise_like(gradient: np.ndarray) -> np.ndarray:

@@ -4,35 +4,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnemonics_tf.bilevel import sweep
+from mnemonics_tf import bilevel
+from mnemonics_tf.bilevel.batches import balanced_order
+from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
 from mnemonics_tf.bilevel.problem import MetaGradientResult
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
-from mnemonics_tf.models.incremental import SCOPES, Architecture, IncrementalModel
-from mnemonics_tf.phases.temporary_model import (
-    BaseLevelSettings,
-    TemporaryModel,
-    balanced_order,
-    fresh_weights,
-)
+from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.phases.temporary_model import TemporaryModel, fresh_weights
+from mnemonics_tf.settings import InnerSettings, OuterSettings
 
+SCOPES = ("all", "transfer", "classifier")
 LABELS = np.array([0, 1, 2, 3, 0, 1, 2, 3])
 BLACK = np.array([-1.5, -2.0, -1.0])
 
 
-def settings(**changes) -> BaseLevelSettings:
-    fields = {
-        "scope": "classifier",
-        "estimator": "sweep",
-        "truncated_steps": 2,
-        "start": "fresh_head",
-        "steps": 2,
-        "learning_rate": 0.5,
-        "momentum": 0.9,
-        "batch_size": 4,
-        "batch_statistics": False,
-        "augment": True,
-    }
-    return BaseLevelSettings(**(fields | changes))
+def settings(**changes) -> InnerSettings:
+    fields = {"steps": 2, "learning_rate": 0.5, "batch_size": 4} | changes
+    return InnerSettings(**{f"inner_{name}": value for name, value in fields.items()})
 
 
 def make_model(classifier: str = "cosine") -> IncrementalModel:
@@ -51,10 +39,12 @@ def make_model(classifier: str = "cosine") -> IncrementalModel:
     return model
 
 
-def make_temporary_model(base: BaseLevelSettings, model=None, seed: int = 0) -> TemporaryModel:
-    return TemporaryModel(
-        model or make_model(), base, AUGMENTATIONS["crop_mirror"], BLACK, seed=seed
-    )
+def make_objective(
+    base: InnerSettings, model=None, seed: int = 0, jit_compile: bool = False
+) -> UnrolledTraining:
+    augmentation = AUGMENTATIONS["crop_mirror"]
+    network = TemporaryModel(model or make_model(), base, augmentation, BLACK, seed=seed)
+    return UnrolledTraining(network, base, OuterSettings(), seed, jit_compile)
 
 
 def data(dtype=np.float32):
@@ -63,7 +53,7 @@ def data(dtype=np.float32):
     return exemplars, random.normal(size=(12, 8, 8, 3)).astype(dtype), np.arange(12) % 4
 
 
-def estimate(temporary_model: TemporaryModel, *key, exemplars=None):
+def estimate(objective: UnrolledTraining, *key, exemplars=None):
     own, outer_images, outer_labels = data()
     exemplars = own if exemplars is None else exemplars
     outer = {
@@ -72,7 +62,7 @@ def estimate(temporary_model: TemporaryModel, *key, exemplars=None):
     }
     key = key or ("exemplars", 0, 0)
     learning = np.ones(len(LABELS), bool)
-    return temporary_model.estimate(tf.constant(exemplars), LABELS, learning, outer, *key)
+    return objective.estimate(tf.constant(exemplars), LABELS, learning, outer, *key)
 
 
 # --- the gradient --------------------------------------------------------------------------------
@@ -84,10 +74,10 @@ def test_the_gradient_is_compiled_on_demand(jit_compile, monkeypatch):
 
     def create(name, problem, truncated_steps, jit_compile):
         asked.append(jit_compile)
-        return sweep.ReverseSweep(problem)
+        return bilevel.Sweep(problem)
 
-    monkeypatch.setattr(sweep, "create", create)
-    make_temporary_model(settings(jit_compile=jit_compile))
+    monkeypatch.setattr(bilevel, "create", create)
+    make_objective(settings(), jit_compile=jit_compile)
     assert asked == [jit_compile]
 
 
@@ -104,14 +94,14 @@ def test_gradient_matches_finite_differences(changes, double_precision):
     rate = 1.0 if changes["scope"] == "classifier" else 0.02
     model = make_model()
     before = model.state()
-    temporary_model = make_temporary_model(settings(learning_rate=rate, **changes), model)
+    objective = make_objective(settings(learning_rate=rate, **changes), model)
     exemplars = data(np.float64)[0]
-    result = estimate(temporary_model, exemplars=exemplars)
+    result = estimate(objective, exemplars=exemplars)
     gradient = result.exemplar_gradient.numpy()
     random, step = np.random.default_rng(7), 3e-5
     for direction in random.normal(size=(3, *exemplars.shape)) / np.sqrt(exemplars.size):
         ahead, behind = (
-            float(estimate(temporary_model, exemplars=exemplars + sign * direction).outer_loss)
+            float(estimate(objective, exemplars=exemplars + sign * direction).outer_loss)
             for sign in (step, -step)
         )
         difference = (ahead - behind) / (2 * step)
@@ -128,7 +118,7 @@ def test_outer_data_may_come_as_features():
     exemplars, outer_images, outer_labels = data()
     features, label = model.backbone(outer_images), tf.constant(outer_labels)
     results = [
-        make_temporary_model(settings(), model).estimate(
+        make_objective(settings(), model).estimate(
             tf.constant(exemplars),
             LABELS,
             np.ones(len(LABELS), bool),
@@ -144,11 +134,11 @@ def test_outer_data_may_come_as_features():
 def test_a_model_that_changed_is_seen():
     """The run trains one model for many phases; nothing of it may be frozen into a graph."""
     model = make_model()
-    temporary_model = make_temporary_model(settings(), model)
-    before = float(estimate(temporary_model).outer_loss)
+    objective = make_objective(settings(), model)
+    before = float(estimate(objective).outer_loss)
     kernel = next(model.convolutions()).kernel
     kernel.assign(0.5 * kernel.value + 0.1)
-    assert abs(float(estimate(temporary_model).outer_loss) - before) > 1e-4
+    assert abs(float(estimate(objective).outer_loss) - before) > 1e-4
 
 
 # --- where and on what the inner loop runs -------------------------------------------------------
@@ -164,14 +154,14 @@ def recorded(monkeypatch):
             calls.append(arguments)
             return MetaGradientResult(tf.constant(0.0), arguments["exemplars"], tf.zeros(1), [])
 
-    monkeypatch.setattr(sweep, "create", lambda *_: Recorder())
+    monkeypatch.setattr(bilevel, "create", lambda *_: Recorder())
     return calls
 
 
 def start_of(recorded, base, model, *key):
     """What the base level starts from, by variable."""
-    estimate(make_temporary_model(base, model), *key)
-    variables = model.scope_variables(base.scope)
+    estimate(make_objective(base, model), *key)
+    variables = model.scope_variables(base.inner_scope)
     return {
         variable.path: np.array(value)
         for variable, value in zip(variables, recorded[-1]["parameters"], strict=True)
@@ -223,7 +213,7 @@ def test_fresh_weights_are_drawn_as_the_layer_draws_them():
 
 
 def batches_of(recorded, **changes) -> np.ndarray:
-    estimate(make_temporary_model(settings(scope="all", **changes)))
+    estimate(make_objective(settings(scope="all", **changes)))
     return recorded[-1]["batches"]
 
 
@@ -254,7 +244,7 @@ def test_seed_and_key_decide_what_is_random(recorded):
     base, model = settings(scope="transfer"), make_model()
     runs = [(0, 0, 3), (0, 0, 3), (0, 0, 4), (0, 1, 3), (1, 0, 3)]  # seed, phase, outer step
     for seed, *key in runs:
-        estimate(make_temporary_model(base, model, seed), "exemplars", *key)
+        estimate(make_objective(base, model, seed), "exemplars", *key)
     first, again, *others = recorded
     for name in ("batches", "step_inputs"):
         np.testing.assert_array_equal(first[name], again[name])
@@ -265,7 +255,7 @@ def test_seed_and_key_decide_what_is_random(recorded):
 
 
 def test_every_inner_step_augments_anew(recorded):
-    estimate(make_temporary_model(settings(scope="transfer", steps=5)))
+    estimate(make_objective(settings(scope="transfer", steps=5)))
     seeds = recorded[-1]["step_inputs"].numpy()
     assert len(np.unique(seeds, axis=0)) == 5
 
@@ -279,8 +269,8 @@ def test_classifier_scope_augments_once_in_front_of_the_features(monkeypatch, au
             return MetaGradientResult(tf.constant(0.0), ones, tf.zeros(1), [])
 
     recorder = Recorder()
-    monkeypatch.setattr(sweep, "OnFeatures", lambda *arguments: recorder)
-    result = estimate(make_temporary_model(settings(augment=augment)))
+    monkeypatch.setattr(bilevel, "OnFeatures", lambda *arguments: recorder)
+    result = estimate(make_objective(settings(augmentation=augment)))
     gradient, exemplars = result.exemplar_gradient.numpy(), data()[0]
     if not augment:
         np.testing.assert_array_equal(recorder.exemplars, exemplars)

@@ -18,7 +18,8 @@ from mnemonics_tf.reporting import markdown, tables
 from mnemonics_tf.reporting.charts import Series, line_chart, ticks
 from mnemonics_tf.reporting.drift import since_birth, strips
 from mnemonics_tf.reporting.runs import group_runs, load_runs, warnings
-from mnemonics_tf.run.files import RunDirectory, write_arrays, write_json
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import write_arrays, write_json
 from mnemonics_tf.settings import Settings
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]

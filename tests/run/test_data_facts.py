@@ -11,7 +11,8 @@ from mnemonics_tf.run.data_facts import (
     refuse_other_data,
     refuse_other_phase0,
 )
-from mnemonics_tf.run.files import RunDirectory, write_json
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import write_json
 
 FACTS = {
     "phases": [["cat", "dog"], ["emu"]],
@@ -84,20 +85,20 @@ def test_classes_are_compared_in_any_order(directory):
 def test_phase_0_of_other_training_images_is_refused(directory, tmp_path, caplog):
     mine = RunDirectory(tmp_path / "mine")
     write_json(mine.classes, FACTS | {"phases": [["cat", "dog"], ["gnu"]]})
-    refuse_other_phase0(mine, directory)
+    refuse_other_phase0(mine, directory, "--phase0_from")
     assert not caplog.text
     write_json(mine.classes, changed(test="files-cc"))
-    refuse_other_phase0(mine, directory)
+    refuse_other_phase0(mine, directory, "--phase0_from")
     assert "the test images are others" in caplog.text
     write_json(mine.classes, changed(training="files-cc"))
     with pytest.raises(OtherDataError, match="training images are others .*--phase0_from"):
-        refuse_other_phase0(mine, directory)
+        refuse_other_phase0(mine, directory, "--phase0_from")
     write_json(mine.classes, FACTS | {"phases": [["cat", "cow"], ["emu"]]})
     with pytest.raises(OtherDataError, match="not found: dog; found and new: cow"):
-        refuse_other_phase0(mine, directory)
+        refuse_other_phase0(mine, directory, "--phase0_from")
     caplog.clear()
     directory.classes.unlink()
-    refuse_other_phase0(mine, directory)
+    refuse_other_phase0(mine, directory, "--phase0_from")
     assert "notes no digest" in caplog.text
 
 

@@ -11,12 +11,12 @@ import zipfile
 import numpy as np
 import pytest
 
+from mnemonics_tf.arrays import check_shapes
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.run import files
+from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import (
-    RunDirectory,
     check_path,
-    check_shapes,
     read_arrays,
     read_json,
     remove_leftovers,
@@ -289,7 +289,7 @@ def test_phases_lie_apart(tmp_path):
 def test_a_second_process_on_the_same_run_is_refused(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     attempt = (
-        "import sys; from mnemonics_tf.run.files import RunDirectory\n"
+        "import sys; from mnemonics_tf.run.directory import RunDirectory\n"
         "with RunDirectory(sys.argv[1]).locked(): pass"
     )
     command = [sys.executable, "-c", attempt, str(directory.root)]

@@ -5,7 +5,8 @@ import pytest
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
-from mnemonics_tf.run.files import RunDirectory, write_arrays
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import write_arrays
 from mnemonics_tf.run.records import record_shape, refuse_contradictions
 
 LABELS = [np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1, 2])]

@@ -10,7 +10,8 @@ import pytest
 
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.run.files import RunDirectory, write_arrays, write_json
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import write_arrays, write_json
 from mnemonics_tf.run.resume import claim_directory, load_memory, read_record
 from mnemonics_tf.settings import ProtocolSettings, Settings
 

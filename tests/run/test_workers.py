@@ -14,7 +14,8 @@ import time
 import numpy as np
 import pytest
 
-from mnemonics_tf.run.files import RunDirectory, read_arrays, read_json
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_arrays, read_json
 from mnemonics_tf.run.interruption import EXIT_STATUS
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]

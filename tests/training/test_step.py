@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.methods.base import MethodSettings
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.settings import TrainingSettings
 from mnemonics_tf.training.optimization import OptimizationSettings
 from mnemonics_tf.training.step import FIGURES, TrainingStep
 
@@ -48,7 +48,7 @@ def sample(array: np.ndarray) -> np.ndarray:
 
 
 def make_step(name: str, transfer: bool, **options) -> tuple[TrainingStep, IncrementalModel]:
-    method = METHODS[name](MethodSettings())
+    method = METHODS[name](TrainingSettings())
     architecture = Architecture(
         "resnet_cifar", 8, (8, 8, 3), method.classifier, method.corrects_logits
     )

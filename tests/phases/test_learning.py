@@ -1,13 +1,12 @@
-import logging
 import subprocess
 
 import pytest
 
 from mnemonics_tf import devices
-from mnemonics_tf.bilevel import cost
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.resnet import resnet_cifar
-from mnemonics_tf.phases.temporary_model import BaseLevelSettings
+from mnemonics_tf.phases.learning import check_memory
+from mnemonics_tf.settings import InnerSettings, OuterSettings
 
 # Float outputs of ResNet-8 for an 8x8 image, counted by hand: 64 pixels at stage 1, 16, 4.
 IMAGE_BYTES = 4 * (
@@ -20,19 +19,14 @@ IMAGE_BYTES = 4 * (
 )
 
 
-def settings(scope="all", estimator="sweep", steps=5, batch_size=10) -> BaseLevelSettings:
-    return BaseLevelSettings(
-        scope=scope,
-        estimator=estimator,
-        truncated_steps=2,
-        start="model",
-        steps=steps,
-        learning_rate=0.1,
-        momentum=0.0,
-        batch_size=batch_size,
-        batch_statistics=False,
-        augment=False,
+def settings(scope="all", estimator="sweep", batch_size=10) -> InnerSettings:
+    return InnerSettings(
+        inner_scope=scope, meta_gradient=estimator, inner_steps=5, inner_batch_size=batch_size
     )
+
+
+def outer(batch_size: int) -> OuterSettings:
+    return OuterSettings(outer_batch_size=batch_size)
 
 
 @pytest.fixture(scope="module")
@@ -66,26 +60,26 @@ def free(monkeypatch):
 )
 def test_what_does_not_fit_is_refused(free, backbone, base, exemplars, outer_batch, images):
     free(1.01 * images)
-    cost.check_memory(backbone, base, exemplars, outer_batch)
+    check_memory(backbone, base, outer(outer_batch), exemplars)
     free(0.99 * images)
     with pytest.raises(UserError, match="GiB are there"):
-        cost.check_memory(backbone, base, exemplars, outer_batch)
+        check_memory(backbone, base, outer(outer_batch), exemplars)
 
 
 def test_the_refusal_names_the_flags_that_help(free, backbone):
     free(1)
     with pytest.raises(UserError) as error:
-        cost.check_memory(backbone, settings(), 50, 30)
+        check_memory(backbone, settings(), outer(30), 50)
     for words in ("--inner_batch_size (now 10)", "--outer_batch_size (now 30)", "--inner_scope="):
         assert words in str(error.value)
     assert "--meta_gradient" not in str(error.value)
     with pytest.raises(UserError, match="--meta_gradient=sweep"):
-        cost.check_memory(backbone, settings(estimator="unroll"), 50, 30)
+        check_memory(backbone, settings(estimator="unroll"), outer(30), 50)
 
 
 def test_an_unknown_size_of_memory_refuses_nothing(free, backbone):
     free(None)
-    cost.check_memory(backbone, settings(), 10**9, 10**9)
+    check_memory(backbone, settings(), outer(10**9), 10**9)
 
 
 def test_this_machine_has_some_available_memory():
@@ -105,28 +99,3 @@ def test_with_gpus_the_smallest_one_counts(monkeypatch, told, expected):
     monkeypatch.setattr(devices.tf.config, "list_logical_devices", lambda kind: ["GPU:0", "GPU:1"])
     monkeypatch.setattr(devices.subprocess, "run", run)
     assert devices.memory() == expected
-
-
-@pytest.mark.parametrize(
-    ("tracing", "seconds", "time"),
-    [
-        (1, [9.0, 2.5, 7.0, 7.0], "an outer step takes 2.50 s, the 2 left about 5 s"),
-        (2, [9.0, 9.0, 50.0, 7.0], "an outer step takes 50.00 s, the 1 left about 50 s"),
-        (1, [9.0, 2.5], "the last outer step took 2.50 s"),
-        (1, [9.0], "the last outer step took 9.00 s, graphs traced in it"),
-        (4, [9.0, 8.0], "the last outer step took 8.00 s, graphs traced in it"),
-    ],
-)
-def test_the_cost_is_told_once_from_a_step_that_traced_no_graphs(
-    caplog, monkeypatch, tracing, seconds, time
-):
-    monkeypatch.setattr(cost, "_peak_memory", lambda: 3 * 2**29)
-    with caplog.at_level(logging.INFO, "mnemonics_tf"):
-        plan = cost.Plan("exemplars", len(seconds), tracing)
-        plan.announce(200, 100)
-        for value in seconds:
-            plan.step_done(value)
-    assert caplog.messages == [
-        f"exemplars: 200 exemplars, 100 in a step; outer steps ahead: {len(seconds)}",
-        f"exemplars: {time}; peak memory so far 1.5 GiB",
-    ]

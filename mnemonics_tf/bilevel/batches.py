@@ -1,0 +1,56 @@
+"""Class-balanced orders, batches and subsets of exemplars."""
+
+import numpy as np
+
+
+def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Returns the rows in a random order in which every stretch holds all classes about evenly.
+
+    The k-th members (in random order) of all classes come before any (k + 1)-th member.
+    """
+    order = generator.permutation(len(labels))
+    rank = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank[members] = np.arange(len(members))
+    return order[np.argsort(rank[order], kind="stable")]
+
+
+def balanced_batches(
+    labels: np.ndarray, size: int, steps: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Returns class-balanced batches `[T, b]` of rows; every epoch sees every row once.
+
+    Args:
+        labels: `[n]`.
+        size: b; 0 or more than there are means all rows.
+        steps: T.
+        generator: decides which row comes when.
+    """
+    size = size or len(labels)
+    if size >= len(labels):
+        return np.tile(np.arange(len(labels), dtype=np.int32), (steps, 1))
+    per_epoch = len(labels) // size
+    epochs = [
+        balanced_order(labels, generator)[: per_epoch * size].reshape(per_epoch, size)
+        for _ in range(-(-steps // per_epoch))
+    ]
+    return np.concatenate(epochs)[:steps].astype(np.int32)
+
+
+def split_balanced(
+    labels: np.ndarray, num_subsets: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Returns the subset `[n]` of each row, as many rows of a class in each as can be.
+
+    Args:
+        labels: `[n]`.
+        num_subsets: k of Eq. 10 and the paragraph after it.
+        generator: decides which row comes into which subset.
+    """
+    subset = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        # A random first subset spreads what does not divide evenly over the subsets.
+        subset[members] = (np.arange(len(members)) + generator.integers(num_subsets)) % num_subsets
+    return subset

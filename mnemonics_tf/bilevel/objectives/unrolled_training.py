@@ -1,0 +1,105 @@
+"""Unrolled training: exemplars are as good as the model that they train (Eq. 7-9).
+
+objective = UnrolledTraining(network, InnerSettings(), OuterSettings(), seed=0)
+value, gradient = objective.value_and_gradient(images, labels, learning, outer, "step", 0)
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf import bilevel
+from mnemonics_tf.bilevel.batches import balanced_batches
+from mnemonics_tf.bilevel.objectives.base import Network, measured
+from mnemonics_tf.bilevel.problem import BilevelProblem, MetaGradientResult
+from mnemonics_tf.randomness import numpy_generator, stateless_seed
+from mnemonics_tf.settings import InnerSettings, OuterSettings
+
+
+class UnrolledTraining:
+    """The paper's: SGD on the exemplars, and the loss of the outcome on real data.
+
+    Args:
+        network: Theta', which is trained.
+        inner: the base level.
+        outer: the meta level, for the factor on the meta-gradient.
+        seed: of the run.
+        jit_compile: whether XLA compiles inner, reverse and outer steps.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        inner: InnerSettings,
+        outer: OuterSettings,
+        seed: int,
+        jit_compile: bool = False,
+    ):
+        self._network = network
+        self._settings = inner
+        self._seed = seed
+        problem = BilevelProblem(
+            self._inner_loss,
+            self._outer_loss,
+            inner.inner_learning_rate,
+            inner.inner_momentum,
+            outer.gradient_scale,
+        )
+        self._estimator = bilevel.create(
+            inner.meta_gradient, problem, inner.truncated_steps, jit_compile
+        )
+        if network.on_features:
+            self._estimator = bilevel.OnFeatures(self._estimator, network.encode)
+
+    def value_and_gradient(
+        self,
+        exemplars: tf.Tensor,
+        labels: np.ndarray,
+        learning: np.ndarray,
+        outer: dict[str, tf.Tensor],
+        *key: str | int,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        result = self.estimate(exemplars, labels, learning, outer, *key)
+        return result.outer_loss, result.exemplar_gradient
+
+    def estimate(
+        self,
+        exemplars: tf.Tensor,
+        labels: np.ndarray,
+        learning: np.ndarray,
+        outer: dict[str, tf.Tensor],
+        *key: str | int,
+    ) -> MetaGradientResult:
+        """Returns what `value_and_gradient` does and the course of the inner loop."""
+        steps = self._settings.inner_steps
+        generator = numpy_generator(self._seed, *key, "batches")
+        arguments = {
+            "parameters": self._network.start(*key),
+            "labels": labels,
+            "batches": balanced_batches(labels, self._settings.inner_batch_size, steps, generator),
+            "outer_input": outer,
+            "learning": learning,
+        }
+        if not self._network.on_features:
+            seeds = [stateless_seed(self._seed, *key, "inner", t) for t in range(steps)]
+            return self._estimator.estimate(
+                exemplars=exemplars, step_inputs=tf.stack(seeds), **arguments
+            )
+        # Features are computed once for all T steps, and so is the augmentation in front of them.
+        with tf.GradientTape() as tape:
+            tape.watch(exemplars)
+            seed = stateless_seed(self._seed, *key, "augment")
+            augmented = self._network.augmented(exemplars, seed)
+        result = self._estimator.estimate(exemplars=augmented, **arguments)
+        gradient = tape.gradient(augmented, exemplars, result.exemplar_gradient)
+        return dataclasses.replace(result, exemplar_gradient=gradient)
+
+    def _inner_loss(self, parameters, images, labels, seed):
+        """L_c of Eq. 7b; `images` are features where only the classifier is trained."""
+        logits = self._network.inner_logits(parameters, images, seed)
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+    def _outer_loss(self, parameters, outer):
+        """L_c of Eq. 7a."""
+        return measured(outer["label"], self._network.outer_logits(parameters, outer), outer)

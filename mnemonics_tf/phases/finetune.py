@@ -1,0 +1,63 @@
+"""The balanced fine-tune of a phase on exemplars only (Algorithm 1, line 18)."""
+
+from mnemonics_tf.data.image_set import ImageSet
+from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.methods.base import Method, cross_entropy
+from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.phases.state import Stage
+from mnemonics_tf.phases.train_model import run_epochs
+from mnemonics_tf.phases.workshop import Workshop
+from mnemonics_tf.settings import TrainingSettings
+from mnemonics_tf.training.optimization import OptimizationSettings
+
+
+def finetune_model(
+    workshop: Workshop, phase: Phase, exemplars: ImageSet, model: IncrementalModel, stage: Stage
+) -> dict[str, float]:
+    """Fine-tunes Theta_i on the exemplars only, as many of each class.
+
+    Args:
+        workshop: of the run.
+        phase: which.
+        exemplars: of all classes seen.
+        model: Theta_i, which changes.
+        stage: resumes, shows and saves.
+
+    Returns:
+        Loss and accuracy of the last epoch.
+    """
+    loop = workshop.training_loop(
+        "finetune", model, None, classification_alone, finetune_settings(workshop)
+    )
+    return run_epochs(workshop, phase, exemplars, loop, stage)
+
+
+def finetunes(training: TrainingSettings, method: Method, phase: Phase) -> bool:
+    """Returns whether the balanced fine-tune applies to a phase.
+
+    Departure from Algorithm 1: phase 0 is left out unless `finetune_base_phase` is set. The step
+    undoes the bias between many new and few old images (Section 4.3), and phase 0 has no old ones;
+    there it only replaces all of D_0 by its exemplars.
+
+    Args:
+        training: how the model is trained.
+        method: which; one that keeps all data has nothing to balance.
+        phase: which.
+    """
+    if not training.finetune_epochs or method.keeps_past_data:
+        return False
+    return phase.index > 0 or training.finetune_base_phase
+
+
+def classification_alone(batch, outputs, old_outputs) -> dict:
+    """Returns the parts of the loss of a fine-tune: the cross-entropy."""
+    del old_outputs
+    return {"classification": cross_entropy(batch["label"], outputs.logits)}
+
+
+def finetune_settings(workshop: Workshop) -> OptimizationSettings:
+    """Returns how the balanced fine-tune goes: at one learning rate from its start to its end."""
+    training = workshop.settings.training
+    return workshop.optimization(
+        training.finetune_epochs, training.finetune_learning_rate, milestones=()
+    )

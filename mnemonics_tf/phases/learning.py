@@ -1,0 +1,132 @@
+"""Exemplar learning as a phase uses it: for new classes and for the adjustment of old ones."""
+
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf import devices
+from mnemonics_tf.bilevel.cost import peak_bytes
+from mnemonics_tf.bilevel.learner import Companions, ExemplarLearner, Exemplars
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.monitoring.plan import Plan
+from mnemonics_tf.phases.pool import InTurn
+from mnemonics_tf.phases.state import Stage
+from mnemonics_tf.phases.workshop import Workshop
+from mnemonics_tf.settings import InnerSettings, OuterSettings
+
+
+def learner(
+    workshop: Workshop,
+    network: IncrementalModel,
+    members: Sequence[dict[str, np.ndarray]],
+    outer: OuterSettings,
+    num_rows: int,
+) -> ExemplarLearner:
+    """Returns a learner around a model whose weights take turns; a step that can't fit is refused.
+
+    Args:
+        workshop: of the run.
+        network: Theta_i, or the copy that the pool's members use.
+        members: of the pool; empty for Theta_i alone.
+        outer: of the meta level.
+        num_rows: how many exemplars there are.
+
+    Raises:
+        UserError: if the memory of GPU or machine is too small.
+    """
+    per_step = min(outer.exemplars_per_step or num_rows, num_rows)
+    check_memory(network.backbone, workshop.settings.inner, outer, per_step)
+    objective = InTurn(workshop.objective(network, outer), network, members)
+    validation = workshop.settings.validation
+    return ExemplarLearner(
+        objective, outer, validation, workshop.valid_range(), workshop.exemplar_seed
+    )
+
+
+def check_memory(
+    backbone: keras.Model, inner: InnerSettings, outer: OuterSettings, exemplars: int
+) -> None:
+    """Refuses an outer step whose activations can't fit into the memory of GPU or machine.
+
+    Args:
+        backbone: of the temporary model.
+        inner: of the base level.
+        outer: of the meta level.
+        exemplars: how many train the temporary model in one outer step.
+
+    Raises:
+        UserError: names the flags that would make it fit.
+    """
+    image_bytes = 4 * sum(int(np.prod(layer.output.shape[1:])) for layer in backbone.layers)
+    needed = peak_bytes(image_bytes, inner, exemplars, outer.outer_batch_size)
+    available = devices.memory()
+    if available is not None and needed > available:
+        batch = min(inner.inner_batch_size or exemplars, exemplars)
+        raise UserError(
+            f"one outer step of exemplar learning needs about {needed / 2**30:.1f} GiB and "
+            f"{available / 2**30:.1f} GiB are there: lower --inner_batch_size (now {batch}) or "
+            f"--outer_batch_size (now {outer.outer_batch_size}), or use --inner_scope=classifier"
+            + (", or --meta_gradient=sweep" if inner.meta_gradient == "unroll" else "")
+        )
+
+
+def as_exemplars(
+    workshop: Workshop, memory: ExemplarMemory, rows: np.ndarray, learns: np.ndarray
+) -> Exemplars:
+    """Returns exemplars as they learn.
+
+    Args:
+        workshop: of the run.
+        memory: holds them.
+        rows: which of the memory.
+        learns: which of the memory learn, bool.
+    """
+    images = workshop.pipeline.normalization.normalize(memory.images[rows]).numpy()
+    return Exemplars(images, memory.labels[rows], learns[rows])
+
+
+def with_learned(
+    workshop: Workshop, memory: ExemplarMemory, rows: np.ndarray, exemplars: Exemplars
+) -> ExemplarMemory:
+    """Returns the memory with what was learned, rounded to valid pixels."""
+    floats = tf.constant(exemplars.images[exemplars.learns])
+    learned = workshop.pipeline.normalization.to_uint8(floats).numpy()
+    return memory.with_images(learned, rows[exemplars.learns])
+
+
+def companions(
+    workshop: Workshop,
+    stage: Stage,
+    steps: int,
+    period: int,
+    validate: Callable[[np.ndarray], float] | None = None,
+) -> Companions:
+    """Returns progress, validation and checkpoints for a stage of exemplar learning.
+
+    Args:
+        workshop: of the run.
+        stage: resumes, shows and saves.
+        steps: outer steps in all.
+        period: how many of the first ones trace graphs, which makes them no measure of the others.
+        validate: score of exemplars, or None.
+    """
+    resume, start = None, 0
+    if resumed := stage.resumed:
+        start = resumed.position
+        resume = (start, resumed.groups["learning"])
+    progress = stage.progress(steps, start, unit="step")
+    plan = Plan(stage.name, steps - start, tracing=period)
+    every = workshop.settings.run.checkpoint_outer_steps
+
+    def report(step: int, figures: dict[str, float], seconds: float) -> None:
+        plan.step_done(seconds)
+        progress.update(step, figures)
+
+    def save(step: int, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
+        stage.save_if_due(every, step, step, lambda: {"learning": arrays()})
+
+    return Companions(report, validate, plan.announce, save, resume)

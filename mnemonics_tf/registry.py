@@ -1,0 +1,60 @@
+"""Names in settings: looked up among the known ones, or `package.module:Name`, a user's own."""
+
+import importlib
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from mnemonics_tf.errors import UserError
+
+Value = TypeVar("Value")
+
+_OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is that of a user's own code, `package.module:Name`, which runs when read."""
+    return _OWN.fullmatch(name) is not None
+
+
+def find(known: Mapping[str, Value], name: str, flag: str) -> Value:
+    """Returns what a name stands for.
+
+    Args:
+        known: the registry.
+        name: one of its names, or `package.module:Name`, which is imported; modules in the working
+            directory are found too.
+        flag: that names it, for messages.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    if name in known:
+        return known[name]
+    if is_own(name):
+        return imported(name, flag)
+    raise UserError(
+        f"--{flag}={name}: known are {', '.join(known)}; or pass one of your own as "
+        "package.module:Name"
+    )
+
+
+def imported(name: str, flag: str) -> Any:
+    """Returns the object `package.module:Name`.
+
+    Raises:
+        UserError: if the module can't be imported, or has no such name.
+    """
+    module_name, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a console command's path begins with its own folder
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the module's own code raises
+        raise UserError(
+            f"--{flag}={name}: importing {module_name} failed ({type(error).__name__}: {error})"
+        ) from error
+    if not hasattr(module, attribute):
+        raise UserError(f"--{flag}={name}: {module_name} has no {attribute}")
+    return getattr(module, attribute)

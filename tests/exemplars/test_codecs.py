@@ -1,0 +1,142 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.codecs import CODECS
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+
+
+def smooth_images(count: int, shape=(32, 32, 3), seed=0) -> np.ndarray:
+    """Photograph-like images: sums of slow waves with some noise."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[: shape[0], : shape[1]] / shape[0]
+    phases = generator.uniform(0, 6, (count, shape[2], 1, 1))
+    waves = np.sin(3 * x + phases) * np.cos(2 * y - phases)
+    noise = generator.normal(0, 2, (count, shape[2], *shape[:2]))
+    return np.clip(128 + 80 * waves + noise, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(
+    "images",
+    [
+        smooth_images(1),
+        smooth_images(7),
+        smooth_images(20, (8, 5, 3)),
+        smooth_images(3, (224, 224, 3)),
+        load_digits().training_set([3]).load_all()[:11],
+    ],
+    ids=["one", "seven", "not square", "large", "grey"],
+)
+def test_pixels_come_back_bit_for_bit(codec, images):
+    coder = CODECS[codec]()
+    decoded = coder.decode(coder.encode(images))
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, images)
+
+
+def test_a_mosaic_takes_fewer_bytes_than_a_file_for_each_image():
+    images, coder = smooth_images(20), CODECS["webp_lossless"]()
+    together = coder.num_bytes(coder.encode(images))
+    alone = 0
+    for image in images:
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "WEBP", lossless=True, quality=100, method=6)
+        alone += stream.tell()
+    assert together < alone < images.nbytes
+    assert CODECS["pixels"]().num_bytes(images) == images.nbytes
+
+
+@pytest.mark.parametrize(
+    "images", [smooth_images(2, (4, 4, 4)), np.zeros((300, 1000, 1000, 1), np.uint8)]
+)
+def test_what_webp_cannot_hold_is_refused(images):
+    with pytest.raises(UserError, match="--codec=webp_lossless can't store"):
+        CODECS["webp_lossless"]().encode(images)
+
+
+@pytest.mark.parametrize("change", [lambda code: code[:-20], lambda code: code[:7] + b"x" * 40])
+def test_a_damaged_mosaic_is_a_user_s_error(change):
+    coder = CODECS["webp_lossless"]()
+    with pytest.raises(UserError, match="damaged"):
+        coder.decode(change(coder.encode(smooth_images(4))))
+
+
+# A memory behaves alike, whatever it stores
+
+
+LABELS = np.array([0, 0, 0, 1, 2, 2, 2])
+
+
+def memories(codec) -> list[ExemplarMemory]:
+    return [ExemplarMemory(smooth_images(7), LABELS, codec=name) for name in ("pixels", codec)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda memory: memory,
+        lambda memory: memory.trimmed(2),
+        lambda memory: memory.trimmed(1).extended(smooth_images(3, seed=1), np.array([3, 3, 5])),
+        lambda memory: memory.with_images(smooth_images(7, seed=2)),
+        lambda memory: memory.with_images(smooth_images(3, seed=2), np.array([6, 0, 5])),
+        lambda memory: ExemplarMemory.empty((32, 32, 3), codec=memory.codec).extended(
+            memory.images, memory.labels
+        ),
+    ],
+    ids=["as made", "trimmed", "extended", "all changed", "some changed", "from nothing"],
+)
+def test_codes_hold_what_pixels_hold(change, tmp_path):
+    plain, coded = map(change, memories("webp_lossless"))
+    np.testing.assert_array_equal(coded.labels, plain.labels)
+    np.testing.assert_array_equal(coded.images, plain.images)
+    assert 0 < coded.bytes_used < plain.bytes_used
+    coded.save(tmp_path / "exemplars.npz")
+    loaded = ExemplarMemory.load(tmp_path / "exemplars.npz")
+    np.testing.assert_array_equal(loaded.images, plain.images)
+    assert (loaded.codec, loaded.bytes_used) == (coded.codec, coded.bytes_used)
+    # Codes, their sizes and the labels; what an .npz adds does not grow with the images.
+    assert (tmp_path / "exemplars.npz").stat().st_size < coded.bytes_used + 2500
+
+
+def test_codes_that_do_not_belong_to_the_labels_are_refused(tmp_path):
+    _, coded = memories("webp_lossless")
+    arrays = coded.arrays()
+    with pytest.raises(UserError, match="expected exemplars and labels"):
+        ExemplarMemory.from_arrays(arrays | {"labels": LABELS[:3]}, "a file")
+    with pytest.raises(UserError, match="codec 'my.module:Codec'.*--codec"):
+        ExemplarMemory.from_arrays(arrays | {"codec": np.array("my.module:Codec")}, "a file")
+
+
+def test_a_codec_of_one_s_own_is_a_file_and_a_name(tmp_path, monkeypatch):
+    (tmp_path / "halved.py").write_text(
+        "import numpy as np\n"
+        "class Halved:\n"
+        "    stores_pixels = False\n"
+        "    def encode(self, images):\n"
+        "        return bytes([images.shape[1]]) + (images // 2).tobytes()\n"
+        "    def decode(self, code):\n"
+        "        return 2 * np.frombuffer(code[1:], np.uint8).reshape(-1, code[0], code[0], 3)\n"
+        "    def num_bytes(self, code):\n"
+        "        return len(code)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    memory = ExemplarMemory(smooth_images(7), LABELS, codec="halved:Halved")
+    np.testing.assert_array_equal(memory.images, smooth_images(7) // 2 * 2)
+    memory.save(tmp_path / "exemplars.npz")
+    again = ExemplarMemory.load(tmp_path / "exemplars.npz", "halved:Halved")
+    np.testing.assert_array_equal(again.images, memory.images)
+
+
+@pytest.mark.parametrize(
+    "change", [{"image_shape": np.array([5, 6, 3])}, {"labels": np.array([0, 1, 2])}]
+)
+def test_codes_of_other_images_than_the_file_says(change):
+    _, coded = memories("webp_lossless")
+    memory = ExemplarMemory.from_arrays(coded.arrays() | change, "a file")
+    with pytest.raises(UserError, match="stored exemplars are damaged"):
+        memory.images  # noqa: B018, reading it decodes
