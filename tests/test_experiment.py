@@ -319,7 +319,7 @@ def run_and_kill(settings: Settings, phase: int, stage: str, position: int) -> N
 
     def save_and_die(checkpoints, snapshot):
         save(checkpoints, snapshot)
-        here = (checkpoints._directory.name, snapshot.stage)
+        here = (checkpoints.directory.name, snapshot.stage)
         if here == (f"{phase:02d}", stage) and snapshot.position >= position:
             raise Killed
 
@@ -531,7 +531,7 @@ def hostile_snapshots(whole: Snapshot) -> dict[str, Snapshot]:
         "model of objects' names": {"model": model | {name: np.array("text")}},
         "model that lacks a variable": {"model": {k: v for k, v in model.items() if k != name}},
         "no memory": {"memory": {}},
-        "figures that are no JSON": {"figures": {"json": np.array("{")}},
+        "metrics that are no JSON": {"metrics": {"json": np.array("{")}},
         "optimiser of another shape": {"optimizer": {"0000": np.zeros((7, 7))}},
     }
     return {

@@ -174,7 +174,7 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
 
 
 def refuse_other_records(run: Run) -> None:
-    """Refuses figures that are not those of the run's phases, as far as its directory has these.
+    """Refuses metrics that are not those of the run's phases, as far as its directory has these.
 
     Raises:
         UserError: names the files that contradict each other.

@@ -5,18 +5,20 @@ the training and of the test images. What digests cover, and what they can miss,
 `FileStorage`, `RecordStorage`, `InMemorySource`, `DataSource`. Versions before noted no digests.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.data.source import PARTS, DataSource
 from mnemonics_tf.errors import UserError, printable
-from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.run import schema
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json
 
 DIGESTS = "data_digests"
+
+_LOGGER = logging.getLogger("mnemonics_tf")
 
 _SHAPE = schema.fields(
     {"phases": schema.sequence(schema.sequence(schema.text))},
@@ -115,7 +117,7 @@ def refuse_other_data(
         if wrong and part not in may_differ:
             _refuse(directory, wrong, remedy)
         elif wrong or unclear:
-            LOGGER.warning("%s: %s", directory.root, wrong or unclear)
+            _LOGGER.warning("%s: %s", directory.root, wrong or unclear)
 
 
 def refuse_other_phase0(mine: RunDirectory, other: RunDirectory, remedy: str) -> None:
@@ -146,11 +148,11 @@ def refuse_other_phase0(mine: RunDirectory, other: RunDirectory, remedy: str) ->
         if wrong and part == "training":
             _refuse(other, wrong, remedy)
         elif wrong or unclear:
-            LOGGER.warning("%s: %s", other.root, wrong or unclear)
+            _LOGGER.warning("%s: %s", other.root, wrong or unclear)
 
 
 def _warn_of_missing_digest(directory: RunDirectory) -> None:
-    LOGGER.warning(
+    _LOGGER.warning(
         "%s, of an earlier version, notes no digest of the images: whether those found now are the "
         "same, beyond names and numbers, can't be told",
         directory.root,

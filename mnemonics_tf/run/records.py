@@ -11,7 +11,7 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays
 from mnemonics_tf.run.schema import Shape
 
-_FIGURE = schema.optional(schema.number(finite=False))
+_METRIC = schema.optional(schema.number(finite=False))
 
 #: what a stage that made exemplars learn tells of it
 _LEARNING = schema.fields(
@@ -20,8 +20,8 @@ _LEARNING = schema.fields(
         "count": schema.optional(schema.whole()),
         "steps": schema.optional(schema.whole()),
         "meta_loss": schema.optional(schema.sequence(schema.number(finite=False))),
-        **dict.fromkeys(("pixel_distance", "feature_distance", "clipped_share"), _FIGURE),
-        **dict.fromkeys(("margin_start", "margin_end"), _FIGURE),
+        **dict.fromkeys(("pixel_distance", "feature_distance", "clipped_share"), _METRIC),
+        **dict.fromkeys(("margin_start", "margin_end"), _METRIC),
     },
     others=schema.anything,
 )
@@ -76,8 +76,8 @@ def refuse_contradictions(
         if not path.exists():  # workers beside the chief have none
             continue
         found = _predictions(directory, index, ends[index + 1]).summary(groups[: index + 1])
-        for head, figures in found.items():
-            wrong = _difference(record["heads"][head], figures)
+        for head, metrics in found.items():
+            wrong = _difference(record["heads"][head], metrics)
             if wrong:
                 where = place or directory.record(index)
                 raise UserError(
@@ -109,7 +109,7 @@ def _predictions(directory: RunDirectory, index: int, num_seen: int) -> Predicti
 
 
 def _difference(recorded: dict[str, Any], found: dict[str, Any]) -> tuple[str, str] | None:
-    """Returns the first figure of a head that differs, as both have it."""
+    """Returns the first metric of a head that differs, as both have it."""
     pairs = [
         ("accuracy", recorded["accuracy"], found["accuracy"]),
         *(

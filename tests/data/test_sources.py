@@ -82,7 +82,7 @@ def test_unknown_class_is_named(method, unknown):
 
 
 def test_unknown_source_lists_the_known_ones():
-    with pytest.raises(UserError, match="'cifar'.*cifar100.*digits"):
+    with pytest.raises(UserError, match="=cifar: known are cifar100.*digits"):
         sources.create("cifar", "", False)
 
 
