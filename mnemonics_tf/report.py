@@ -5,21 +5,28 @@ that opens from the file system, and its tables as Markdown beside it. Runs with
 and other seeds become one line with 95% intervals. The t-SNE needs the runs' data.
 """
 
+import functools
 import pathlib
 import sys
 from collections.abc import Sequence
 
+import numpy as np
+import tensorflow as tf
 from absl import app, flags, logging
 
-from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.paths import user_path
+from mnemonics_tf.registry import is_own
 from mnemonics_tf.reporting import markdown
 from mnemonics_tf.reporting.embedding import embed
 from mnemonics_tf.reporting.page import Embedded, page
 from mnemonics_tf.reporting.runs import Group, group_runs, load_runs, warnings
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import read_json, write_text
+from mnemonics_tf.run.files import write_text
+from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import RunSettings, Settings
 
 
@@ -39,7 +46,7 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) < 2:
             raise UserError("pass run directories or results.json files to report on")
-        return report(arguments[1:], pathlib.Path(values.output), values.data_dir)
+        return report(arguments[1:], user_path(values.output), values.data_dir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -80,16 +87,31 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
         return Embedded("", (), "it needs a run directory; only results.json files were passed")
     group = candidates[0]
     try:
-        pictures = embed(group.first, _source_of(group.first.directory, data_dir))
+        experiment = _experiment(group.first.directory, data_dir)
+        pictures = embed(group.first, experiment.source, functools.partial(_features, experiment))
     except UserError as error:
         hint = "" if data_dir else " (pass the data with --data_dir)"
         return Embedded(group.name, (), f"{error}{hint}")
     return Embedded(f"{group.name}, seed {group.first.seeds[0]}", pictures)
 
 
-def _source_of(directory: RunDirectory, data_dir: str) -> DataSource:
+def _experiment(directory: RunDirectory, data_dir: str) -> Experiment:
     run = RunSettings(run_dir=str(directory.root), data_dir=data_dir)
-    return open_source(Settings.from_results_settings(read_json(directory.settings), run))
+    wanted = Settings.from_results_settings(read_settings(directory), run)
+    own = [f"--{name}={value}" for name, value in wanted.chosen().items() if is_own(str(value))]
+    if own:
+        # A report is made of other people's runs too, and only arrays of theirs are read.
+        raise UserError(
+            f"it would run code that the run names ({' '.join(own)}), which a report does not do"
+        )
+    return Experiment(wanted, open_source(wanted), tf.distribute.get_strategy())
+
+
+def _features(experiment: Experiment, phase: int, images: np.ndarray) -> np.ndarray:
+    """Returns features of a phase's model, from its arrays: a SavedModel can hold any program."""
+    model = experiment.load_model(phase)
+    rows = ArrayImageSet(images, np.zeros(len(images), np.int32))
+    return experiment.workshop.evaluator(model).outputs(rows).features
 
 
 if __name__ == "__main__":
