@@ -76,7 +76,7 @@ class Companions:
     """What goes along with learning.
 
     Attributes:
-        report: called after every outer step with its number, its figures and the seconds it took.
+        report: called after every outer step with its number, its metrics and the seconds it took.
         validate: score of exemplars, higher is better, on held-out training images; None leaves it
             out, and the newest exemplars are kept.
         begin: called before the first step with the number of exemplars that learn, and of those
@@ -275,8 +275,8 @@ class ExemplarLearner:
             learning = exemplars.learns[rows]
             optimizer.apply(exemplars.images, rows[learning], gradient[learning], step)
             seconds = time.monotonic() - started
-            figures = {"meta_loss": loss, "images_per_second": len(rows) / seconds}
-            companions.report(step + 1, figures, seconds)
+            metrics = {"meta_loss": loss, "images_per_second": len(rows) / seconds}
+            companions.report(step + 1, metrics, seconds)
             last = step + 1 == self._outer.outer_steps
             if last or (step + 1) % self._validation.validation_every == 0:
                 self._validate(course, exemplars, companions.validate, step + 1)
