@@ -236,7 +236,7 @@ def run_and_kill(settings: Settings, phase: int, stage: str, position: int) -> N
 
     def save_and_die(checkpoints, snapshot):
         save(checkpoints, snapshot)
-        here = (checkpoints._directory.name, snapshot.stage)
+        here = (checkpoints.directory.name, snapshot.stage)
         if here == (f"{phase:02d}", stage) and snapshot.position >= position:
             raise Killed
 
