@@ -5,23 +5,27 @@ that opens from the file system, and its tables as Markdown beside it. Runs with
 and other seeds become one line with 95% intervals. The t-SNE needs the runs' data.
 """
 
+import functools
 import pathlib
 import sys
 from collections.abc import Sequence
 
+import numpy as np
+import tensorflow as tf
 from absl import app, flags, logging
 
-from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError, printable
-from mnemonics_tf.phases.checks import make_protocol
+from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.paths import user_path
+from mnemonics_tf.registry import is_own
 from mnemonics_tf.reporting import markdown
 from mnemonics_tf.reporting.embedding import embed
 from mnemonics_tf.reporting.page import Embedded, page
 from mnemonics_tf.reporting.runs import Group, group_runs, load_runs, warnings
 from mnemonics_tf.run.data_facts import (
     OtherDataError,
-    data_facts,
     refuse_other_classes,
     refuse_other_data,
 )
@@ -47,7 +51,7 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) < 2:
             raise UserError("pass run directories or results.json files to report on")
-        return report(arguments[1:], pathlib.Path(values.output), values.data_dir)
+        return report(arguments[1:], user_path(values.output), values.data_dir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -105,7 +109,9 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
     others: list[OtherDataError] = []
     for group in candidates:
         try:
-            pictures = embed(group.first, _source_of(group.first.directory, data_dir))
+            experiment = _experiment(group.first.directory, data_dir)
+            features_of = functools.partial(_features, experiment)
+            pictures = embed(group.first, experiment.source, features_of)
         except OtherDataError as error:
             others.append(error)
         except UserError as error:
@@ -116,21 +122,34 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
     raise others[0]
 
 
-def _source_of(directory: RunDirectory, data_dir: str) -> DataSource:
-    """Opens a run's data.
+def _experiment(directory: RunDirectory, data_dir: str) -> Experiment:
+    """Returns a run with its data.
 
     Raises:
-        UserError: if it is not there, or is not what the run learned from.
+        UserError: if the data is not there or not what the run learned from, or if the run names
+            code of its own.
     """
     run = RunSettings(run_dir=str(directory.root), data_dir=data_dir)
-    settings = Settings.from_results_settings(read_settings(directory), run)
-    source = open_source(settings)
+    wanted = Settings.from_results_settings(read_settings(directory), run)
+    own = [f"--{name}={value}" for name, value in wanted.chosen().items() if is_own(str(value))]
+    if own:
+        # A report is made of other people's runs too, and only arrays of theirs are read.
+        raise UserError(
+            f"it would run code that the run names ({' '.join(own)}), which a report does not do"
+        )
+    source = open_source(wanted)
     remedy = "pass the data that it learned from as --data_dir, or none to leave the t-SNE out"
     refuse_other_classes(directory, source.class_names, remedy)
-    names, ids = source.class_names, source.original_ids
-    protocol = make_protocol(settings, len(names), names, ids)
-    refuse_other_data(directory, data_facts(source, protocol), remedy, parts=("training",))
-    return source
+    experiment = Experiment(wanted, source, tf.distribute.get_strategy())
+    refuse_other_data(directory, experiment.class_facts(), remedy, parts=("training",))
+    return experiment
+
+
+def _features(experiment: Experiment, phase: int, images: np.ndarray) -> np.ndarray:
+    """Returns features of a phase's model, from its arrays: a SavedModel can hold any program."""
+    model = experiment.load_model(phase)
+    rows = ArrayImageSet(images, np.zeros(len(images), np.int32))
+    return experiment.workshop.evaluator(model).outputs(rows).features
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.methods import METHODS
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.reporting.contents import trouble
 from mnemonics_tf.reporting.published import Choices
 from mnemonics_tf.run import results
@@ -148,7 +149,7 @@ def load_runs(paths: Sequence[str]) -> list[Run]:
     runs, seen = [], set()
     for text in paths:
         check_path("RUN", text)
-        path = pathlib.Path(text)
+        path = user_path(text)
         directory = RunDirectory(path) if path.is_dir() else None
         file = directory.results if directory else path
         if file.resolve() in seen:
@@ -204,14 +205,18 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             settings.get(group, {}).pop(name, None)
         key = json.dumps([settings, run.protocol, run.data, len(run.phases)], sort_keys=True)
         members.setdefault(key, []).append(run)
-    ordered = [
-        tuple(sorted(group, key=lambda run: json.dumps(run.seeds))) for group in members.values()
-    ]
+    ordered = [tuple(sorted(group, key=_by_seed)) for group in members.values()]
     # One run a seed: a second one is no further sample, and `warnings` tells of it.
     ordered = [tuple({run.seeds: run for run in reversed(group)}.values()) for group in ordered]
     ordered = [tuple(reversed(group)) for group in ordered]
     names = _names([group[0] for group in ordered])
     return [Group(i, names[i], group) for i, group in enumerate(ordered)]
+
+
+def _by_seed(run: Run) -> tuple[tuple[bool, int], ...]:
+    """Returns a key that sorts runs by their seeds as numbers; older runs may lack one."""
+    seeds = (seed if isinstance(seed, int) else None for seed in run.seeds)
+    return tuple((seed is not None, seed or 0) for seed in seeds)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import stat
 import struct
 import zipfile
@@ -66,6 +67,51 @@ def check_regular(path: pathlib.Path) -> None:
     raise UserError(f"{printable(path)} is no regular file: remove it, or put the right file there")
 
 
+#: lock files that this process holds, and what they were when it took them
+_HELD: dict[pathlib.Path, os.stat_result] = {}
+
+
+@contextlib.contextmanager
+def watched(lock: pathlib.Path, held: os.stat_result) -> Iterator[None]:
+    """Within it nothing is written beside or below a lock file once another is in its place.
+
+    Whoever removes a directory takes its lock along: another process would get a new one, and two
+    would write one run.
+
+    Args:
+        lock: path of the lock file.
+        held: the file that is locked.
+    """
+    lock = lock.absolute()
+    _HELD[lock] = held
+    try:
+        yield
+    finally:
+        del _HELD[lock]
+
+
+def check_held(path: pathlib.Path) -> None:
+    """Refuses to write in a directory whose lock this process has lost.
+
+    Raises:
+        UserError: if its lock file was removed or replaced.
+    """
+    path = path.absolute()
+    for lock, held in _HELD.items():
+        if lock.parent not in (path, *path.parents):
+            continue
+        try:
+            lost = not os.path.samestat(os.stat(lock, follow_symlinks=False), held)
+        except OSError:
+            lost = True
+        if lost:
+            raise UserError(
+                f"{lock.parent} was removed or replaced while this command worked in it, and "
+                "another process may have begun there: nothing more is written; start the command "
+                "again, or pass another --run_dir"
+            )
+
+
 @contextlib.contextmanager
 def user_error_on_disk_trouble(path: pathlib.Path, option: str = "--run_dir") -> Iterator[None]:
     """Turns a full or read-only disk into a message that names the path and the way out.
@@ -108,6 +154,7 @@ def write_atomically(
     Raises:
         UserError: if the disk is full or read-only, or a folder is in the way; the old file stays.
     """
+    check_held(path)
     temporary = temporary_name(path)
     with user_error_on_disk_trouble(path, option):
         for place in (temporary, path):
@@ -142,6 +189,12 @@ def remove_leftovers(directory: pathlib.Path) -> None:
     for path in directory.glob(".tmp-*"):
         if path.is_symlink() or not path.is_dir():
             path.unlink()
+
+
+def in_order_of_numbers(name: str) -> tuple[tuple[int, str], ...]:
+    """Returns a key that sorts names by the numbers in them: phase 99 comes before phase 100."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
 
 
 def write_text(path: pathlib.Path, text: str, option: str = "--run_dir") -> None:

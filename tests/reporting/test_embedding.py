@@ -1,5 +1,6 @@
 """The t-SNE of a real run, and what a report says where it cannot be made."""
 
+import functools
 import json
 import os
 import pathlib
@@ -11,8 +12,8 @@ import tensorflow as tf
 
 from mnemonics_tf import report as report_module
 from mnemonics_tf.data.digits import load_digits
-from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.reporting import embedding
 from mnemonics_tf.reporting.embedding import embed
@@ -52,7 +53,8 @@ def run_dir(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def pictures(run_dir):
     (run,) = load_runs([str(run_dir)])
-    return embed(run, load_digits())
+    experiment = report_module._experiment(RunDirectory(run_dir), "")
+    return embed(run, load_digits(), functools.partial(report_module._features, experiment))
 
 
 def test_two_phases_and_every_way_of_choosing(pictures):
@@ -105,13 +107,37 @@ def test_adjusted_exemplars_are_shown_as_they_move(run_dir, tmp_path):
     assert text.count('src="data:image/png;base64,') == 8
 
 
-def test_a_lost_export_leaves_the_pictures_out(run_dir, tmp_path, capsys):
+def test_nothing_of_the_run_is_executed(run_dir, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
-    shutil.rmtree(copy / "export" / "digits" / "2")
-    (run,) = load_runs([str(copy)])
-    with pytest.raises(UserError, match="is no export that can be loaded"):
-        embed(run, load_digits())
+    victim = tmp_path / "written"
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 1], tf.uint8, "images")])
+    def features(images):
+        tf.io.write_file(str(victim), "by whoever made the run")
+        return {"features": tf.reshape(tf.cast(images, tf.float32), [-1, 64])}
+
+    for version in ("1", "2"):
+        shutil.rmtree(copy / "export" / "digits" / version)
+        path = str(copy / "export" / "digits" / version)
+        tf.saved_model.save(module, path, signatures={"features": features})
+    output = tmp_path / "page.html"
+    assert report_module.report([str(copy)], output, "") == 0
+    assert not victim.exists()
+    assert "t-SNE left out" not in capsys.readouterr().err
+
+    settings = json.loads((copy / "settings.json").read_text())
+    settings["model"]["backbone"] = "os:system"
+    (copy / "settings.json").write_text(json.dumps(settings))
+    assert report_module.report([str(copy)], output, "") == 0
+    assert "it would run code that the run names (--backbone=os:system)" in capsys.readouterr().err
+
+
+def test_a_lost_model_leaves_the_pictures_out(run_dir, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    RunDirectory(copy).model(1).unlink()
     output = tmp_path / "page.html"
     assert report_module.report([str(copy)], output, "") == 0
     assert "Left out: " in output.read_text()
@@ -121,9 +147,9 @@ def test_a_lost_export_leaves_the_pictures_out(run_dir, tmp_path, capsys):
 def test_data_that_is_not_there_leaves_the_pictures_out(run_dir, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
-    results = json.loads((copy / "results.json").read_text())
-    results["protocol"]["dataset"] = "cifar100"
-    (copy / "results.json").write_text(json.dumps(results))
+    settings = json.loads((copy / "settings.json").read_text())
+    settings["protocol"]["dataset"] = "cifar100"
+    (copy / "settings.json").write_text(json.dumps(settings))
     assert report_module.report([str(copy)], tmp_path / "page.html", "") == 0
     assert "(pass the data with --data_dir)" in capsys.readouterr().err
 
