@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from mnemonics_tf import report as report_module
 from mnemonics_tf.data.digits import load_digits
-from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.reporting import embedding
 from mnemonics_tf.reporting.embedding import embed
