@@ -448,7 +448,7 @@ def hostile_snapshots(whole: Snapshot) -> dict[str, Snapshot]:
         "model of objects' names": {"model": model | {name: np.array("text")}},
         "model that lacks a variable": {"model": {k: v for k, v in model.items() if k != name}},
         "no memory": {"memory": {}},
-        "figures that are no JSON": {"figures": {"json": np.array("{")}},
+        "metrics that are no JSON": {"metrics": {"json": np.array("{")}},
         "optimiser of another shape": {"optimizer": {"0000": np.zeros((7, 7))}},
     }
     return {
