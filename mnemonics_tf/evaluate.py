@@ -16,7 +16,9 @@ from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.run.data_facts import refuse_other_classes, refuse_other_data
 from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.resume import read_record, read_settings
 from mnemonics_tf.serving.loading import Export
 from mnemonics_tf.settings import RunSettings, Settings
@@ -56,15 +58,21 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
         from_export: use the SavedModel alone.
 
     Raises:
-        UserError: if there is no such run or phase.
+        UserError: if there is no such run or phase, or the data has other classes.
     """
+    for option, path in (("--run_dir", run_dir), ("--data_dir", data_dir)):
+        check_path(option, path)
     directory = RunDirectory(run_dir)
     if not directory.settings.exists():
         raise UserError(f"--run_dir={run_dir} holds no run: settings.json is missing")
     run = RunSettings(run_dir=run_dir, data_dir=data_dir)
     wanted = Settings.from_results_settings(read_settings(directory), run)
     source = open_source(wanted)
+    remedy = "pass the data that it learned from as --data_dir"
+    refuse_other_classes(directory, source.class_names, remedy)
     experiment = Experiment(wanted, source, tf.distribute.get_strategy())
+    # Other test images may be scored, if it is said; training images play no part.
+    refuse_other_data(directory, experiment.class_facts(), remedy, parts=(), may_differ=("test",))
     phases = experiment.protocol.phases
     done = [phase for phase in phases if directory.record(phase.index).exists()]
     chosen = [phase for phase in done if phase_index in (-1, phase.index)]

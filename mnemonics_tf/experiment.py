@@ -41,8 +41,9 @@ from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.registry import find
 from mnemonics_tf.run import hardware, results
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints
+from mnemonics_tf.run.data_facts import DIGESTS, data_facts, noted_facts
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import read_arrays, read_json, write_json
+from mnemonics_tf.run.files import read_arrays, write_json
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.run.resume import claim_directory, load_memory, read_record
 from mnemonics_tf.run.workers import any_worker, share_state
@@ -121,12 +122,12 @@ class Experiment:
         """
         last = self.settings.run.last_phase
         phases = self.protocol.phases[: last + 1 if last >= 0 else None]
-        facts = self.class_facts()
-        if is_chief(self._strategy):
-            claim_directory(self.directory, self.settings, facts, phases)
-        share_state(self._strategy, self.directory)
-        # The other workers, with the chief's settings.
-        left = claim_directory(self.directory, self.settings, facts, phases)
+        directory, facts = self.directory, self.class_facts()
+        chief = is_chief(self._strategy)
+        left = claim_directory(directory, self.settings, facts, phases) if chief else []
+        share_state(self._strategy, directory)
+        if not chief:  # with what the chief has noted
+            left = claim_directory(directory, self.settings, facts, phases)
         for phase in phases:
             if phase in left:
                 with self.data.naming_broken_files():
@@ -365,15 +366,11 @@ class Experiment:
             self.exports.write(phase, model, memory, means, evaluate.accuracies(heads))
 
     def class_facts(self) -> dict[str, Any]:
-        """Returns what the run directory notes of the data: a run goes on with the same only."""
-        counts = self.source.training_counts_of(self.protocol.order)
-        return {
-            "phases": [
-                self.source.names_of(self.protocol.original_ids(phase.new_classes))
-                for phase in self.protocol.phases
-            ],
-            "training_images": counts.tolist(),
-        }
+        """Returns what the run directory notes of the data: a run goes on with the same only.
+
+        To be asked for before the first phase ends, which makes training images go out of reach.
+        """
+        return data_facts(self.source, self.protocol)
 
     def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
         records = [read_record(self.directory, phase) for phase in phases]
@@ -383,6 +380,8 @@ class Experiment:
             "protocol": results.protocol_fingerprint(self.settings, self.protocol),
             "class_order": list(self.protocol.order),
             "class_names": self.source.names_of(self.protocol.order),
+            # Those that all phases were learned from: of a run that noted none nobody can tell.
+            DIGESTS: (noted_facts(self.directory) or {}).get(DIGESTS),
             "settings": self.settings.results_settings(),
             "phases": records,
             "packages": hardware.describe_packages(),
@@ -392,10 +391,11 @@ class Experiment:
             },
         }
         file = self.directory.results
-        written = read_json(file) if file.exists() else None
-        if not isinstance(written, dict) or written.get("phases") != records:
+        if results.phases_written(file) != records:
+            told = contents["settings"]
+            data = {**told["data"], "id": results.data_id(contents)}
             self._summaries.hyperparameters(
-                contents["settings"], final_metrics(contents["summary"])
+                {**told, "data": data}, final_metrics(contents["summary"])
             )
         write_json(file, contents)
         return contents

@@ -20,6 +20,7 @@ from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to
 from mnemonics_tf.phases.checks import settle
 from mnemonics_tf.run import results
+from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
 from mnemonics_tf.serving.loading import holds_pattern
 from mnemonics_tf.settings import Settings
@@ -63,6 +64,8 @@ def train(wanted: Settings) -> int:
 
 def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:
     log_before_run(console=devices.is_chief(strategy))
+    for option in ("run_dir", "data_dir", "phase0_from"):
+        check_path(f"--{option}", getattr(wanted.run, option))
     wanted = settle(wanted)  # before the data is read, which may take long
     source = open_source(wanted)
     experiment = Experiment(wanted, source, strategy)

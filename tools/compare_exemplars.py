@@ -46,9 +46,10 @@ from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.phases.state import PhaseState
 from mnemonics_tf.phases.temporary_model import fresh_weights
 from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.run.data_facts import refuse_other_phase0
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import write_arrays, write_json
-from mnemonics_tf.run.resume import load_memory, same_base_classes
+from mnemonics_tf.run.resume import load_memory
 from mnemonics_tf.settings import Settings
 
 flags.adopt_module_key_flags(train)
@@ -134,11 +135,12 @@ def _make_exemplars(experiment: Experiment, state: PhaseState) -> Exemplars | No
         state.memory, state.metrics["exemplars"] = made.memory, made.metrics or {}
         return made.unrounded
     other = RunDirectory(_EXEMPLARS_FROM.value)
-    if not same_base_classes(experiment.directory, other):
-        raise UserError(
-            f"--exemplars_from={other.root}: its phase 0 has other classes or another class order; "
-            "pass a run with the same data and class order, or leave the flag out to make exemplars"
-        )
+    refuse_other_phase0(
+        experiment.directory,
+        other,
+        "its exemplars can't be taken by --exemplars_from: pass a run with the same data and class "
+        "order, or leave the flag out to make exemplars",
+    )
     state.memory = load_memory(other, phase, shape)
     return None
 

@@ -1,13 +1,16 @@
-"""Writes BUILD from what the sources import, so that the targets never drift from the code.
+"""Writes the BUILD files from what the sources import, so that targets never drift from the code.
 
-Run `python tools/generate_build.py` after a module, a test or an import has come or gone.
+Run `python tools/generate_build.py` after a module, a test or an import has come or gone. It writes
+BUILD at the root and in every folder that holds Python sources, and takes away the BUILD that it
+once wrote for a folder which holds none any more.
 
-- A module of mnemonics_tf/ is a target named by its path below that folder: data/sources.py is
-  `:data_sources`, a package's __init__.py has the package's name, and train.py is `:train`.
-- Files of tools/ keep their folder's name in front: `:tools_generate_build`.
-- tests/data/test_sources.py is `:data_sources_test`.
-- A package that a requirements file pins is an empty target, `:pypi_absl_py`: pip installs it into
-  the Python that Bazel runs. No rule reaches out to the network.
+- A source is a target named as its file: data/sources.py is `//mnemonics_tf/data:sources`.
+- A package's __init__.py is named as its folder: `//mnemonics_tf/data`.
+- A package that a requirements file pins is an empty target, `//:pypi_absl_py`: pip installs it
+  into the Python that Bazel runs. No rule reaches out to the network.
+
+A target for each module, not for each folder: modules of two folders may import each other's
+(run/results.py imports evaluation/, which imports exemplars/, which imports run/files.py).
 
 The dependencies of a target are what its source imports, in functions and for type checking too.
 Packages on the way to an imported module do not count: methods/__init__.py imports every method,
@@ -15,6 +18,7 @@ and a method that depended on it would depend on itself.
 """
 
 import ast
+import collections
 import dataclasses
 import pathlib
 import re
@@ -35,28 +39,42 @@ IMPORT_NAMES = {
     "tensorflow-serving-api": "tensorflow_serving",
 }
 
-HEADER = '''\
-"""Targets of every module, program and test; written by tools/generate_build.py."""
+HEADER = '"""{contents}; written by tools/generate_build.py."""\n'
+PYTHON_RULES = "@rules_python//python:defs.bzl"
+PYTEST_RULE = "//tools:pytest.bzl"
 
-load("@rules_python//python:defs.bzl", "py_binary", "py_library", "py_test")
-'''
+VISIBILITY = 'package(default_visibility = ["//visibility:public"])\n'
 
-#: what a source may read that finds files by its own place
-REPOSITORY_FILES = """\
+PINNED_PACKAGES = """\
+# Empty: pip installs these into the Python that Bazel runs.
+[
+    py_library(name = name)
+    for name in [
+{names}
+    ]
+]
+"""
+
+#: Globs end where another BUILD file begins: each folder names its own files, and the root all.
+FOLDER_FILES = """\
+filegroup(
+    name = "all_files",
+    srcs = glob(["**"], exclude = ["**/__pycache__/**"]),
+)
+"""
+
+ROOT_FILES = """\
+# What a source may read that finds files by its own place.
 filegroup(
     name = "repository_files",
-    srcs = glob(
-        [
-            "*",
-            ".ci/*",
-            "configs/**",
-            "docs/**",
-            "mnemonics_tf/**",
-            "tests/**",
-            "tools/**",
-        ],
-        exclude = ["**/__pycache__/**"],
-    ),
+    srcs = glob([
+        "*",
+        ".ci/*",
+        "configs/**",
+        "docs/**",
+    ]) + [
+{folders}
+    ],
 )
 """
 
@@ -75,14 +93,21 @@ class Source:
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
     @property
+    def folder(self) -> str:
+        """The folder whose BUILD has its target."""
+        return str(self.path.parent)
+
+    @property
     def target(self) -> str:
-        """The name of its target."""
-        parts = self.module.split(".")
-        if self.is_test:
-            return "_".join([*parts[1:-1], parts[-1].removeprefix("test_"), "test"])
-        if parts[0] == "mnemonics_tf" and len(parts) > 1:
-            parts = parts[1:]
-        return "_".join(parts)
+        """The name of its target within the folder."""
+        return self.module.split(".")[-1]
+
+    @property
+    def label(self) -> str:
+        """The label of its target, short where it is named as its folder."""
+        package = f"//{self.folder}"
+        is_folder = self.target == self.path.parent.name
+        return package if is_folder else f"{package}:{self.target}"
 
     @property
     def is_test(self) -> bool:
@@ -114,14 +139,14 @@ def read_sources(repository: pathlib.Path) -> list[Source]:
 
 
 def read_requirements(repository: pathlib.Path) -> dict[str, str]:
-    """Returns the target of each pinned package, by the name that imports it."""
+    """Returns the label of each pinned package, by the name that imports it."""
     targets = {}
     for file in REQUIREMENTS:
         for name in re.findall(
             r"^([\w.-]+)==", (repository / file).read_text("utf-8"), re.MULTILINE
         ):
             underscored = re.sub(r"[-_.]+", "_", name).lower()
-            targets[IMPORT_NAMES.get(name, underscored)] = f"pypi_{underscored}"
+            targets[IMPORT_NAMES.get(name, underscored)] = f"//:pypi_{underscored}"
     return targets
 
 
@@ -137,11 +162,11 @@ def imported_names(tree: ast.Module) -> set[str]:
 
 
 def dependencies(source: Source, targets: dict[str, str]) -> set[str]:
-    """Returns the targets that a source imports.
+    """Returns the labels that a source imports.
 
     Args:
         source: the importing file.
-        targets: the target of each importable name, of the repository and of the pinned packages.
+        targets: the label of each importable name, of the repository and of the pinned packages.
 
     Raises:
         SystemExit: if an import is neither in the repository, nor pinned, nor in Python itself.
@@ -175,73 +200,121 @@ def format_rule(kind: str, **attributes: str | list[str]) -> str:
     return "\n".join([f"{kind}(", *lines, ")", ""])
 
 
-def labels(targets: set[str]) -> list[str]:
-    """Returns the labels of targets in this package, sorted."""
-    return sorted(f":{target}" for target in targets)
+def sorted_labels(labels: set[str], folder: str) -> list[str]:
+    """Returns labels as the BUILD of a folder writes them: its own first, without the folder."""
+    local = {re.sub(rf"^//{folder}(?=:)", "", label) for label in labels}
+    local = {f":{folder.split('/')[-1]}" if label == f"//{folder}" else label for label in local}
+    return sorted(local, key=lambda label: (not label.startswith(":"), label.split(":")))
 
 
 def format_source(source: Source, targets: dict[str, str], sources: list[Source]) -> str:
     """Returns the rule of one source."""
-    path = str(source.path)
     needed = dependencies(source, targets)
-    data = [":repository_files"] if source.reads_repository else []
+    data = ["//:repository_files"] if source.reads_repository else []
     if source.is_test:
         # pytest imports these by itself: conftest.py in the folder of the test and those above.
-        needed |= {
-            other.target
+        needed |= {targets["pytest"]} | {
+            other.label
             for other in sources
             if other.path.name == "conftest.py" and other.path.parent in source.path.parents
         }
         return format_rule(
-            "py_test",
+            "pytest_test",
             name=source.target,
-            srcs=[path, f":{targets['tools.run_pytest']}"],
-            args=[path],
-            data=data or ["pyproject.toml"],
-            main=str(TEST_MAIN),
-            deps=labels(needed | {targets["pytest"]}),
+            data=data,
+            deps=sorted_labels(needed, source.folder),
         )
     is_program = source.is_program and source.path != TEST_MAIN
     return format_rule(
         "py_binary" if is_program else "py_library",
         name=source.target,
-        srcs=[path],
+        srcs=[source.path.name],
         data=data,
-        main=path if is_program else [],
-        deps=labels(needed),
+        deps=sorted_labels(needed, source.folder),
     )
 
 
-def generate(repository: pathlib.Path) -> str:
-    """Returns the text of BUILD for the sources of a repository.
+def format_folder(folder: str, rules: list[str]) -> str:
+    """Returns the text of a folder's BUILD."""
+    kinds = sorted({rule.partition("(")[0] for rule in rules})
+    python_kinds = [kind for kind in kinds if kind != "pytest_test"]
+    loads = [(PYTHON_RULES, python_kinds)] if python_kinds else []
+    if "pytest_test" in kinds:
+        loads.append((PYTEST_RULE, ["pytest_test"]))
+    lines = [
+        "load(" + ", ".join(f'"{name}"' for name in [file, *names]) + ")" for file, names in loads
+    ]
+    exported = [f'exports_files(["{TEST_MAIN.name}"])\n'] if folder == "tools" else []
+    return "\n".join(
+        [
+            HEADER.format(contents=f"Every source of {folder}/"),
+            *lines,
+            "",
+            VISIBILITY,
+            *exported,
+            *rules,
+            FOLDER_FILES,
+        ]
+    )
+
+
+def format_root(folders: list[str], packages: list[str]) -> str:
+    """Returns the text of the BUILD at the root."""
+    names = "\n".join(f'        "{label.removeprefix("//:")}",' for label in packages)
+    files = "\n".join(f'        "//{folder}:all_files",' for folder in folders)
+    return "\n".join(
+        [
+            HEADER.format(contents="Third-party packages and all files, by folder"),
+            f'load("{PYTHON_RULES}", "py_library")\n',
+            VISIBILITY,
+            'exports_files(["pyproject.toml"])\n',
+            PINNED_PACKAGES.format(names=names),
+            ROOT_FILES.format(folders=files),
+        ]
+    )
+
+
+def generate(repository: pathlib.Path) -> dict[str, str]:
+    """Returns the text of every BUILD for the sources of a repository, by its path from the root.
 
     Raises:
         SystemExit: if two sources would get one name, or an import is not known.
     """
     sources = read_sources(repository)
-    by_target: dict[str, Source] = {}
+    by_label: dict[str, Source] = {}
     for source in sources:
-        other = by_target.setdefault(source.target, source)
+        other = by_label.setdefault(source.label, source)
         if other is not source:
             raise SystemExit(
-                f"{other.path} and {source.path} would both be the target :{source.target}; "
+                f"{other.path} and {source.path} would both be the target {source.label}; "
                 "rename one of them"
             )
     packages = read_requirements(repository)
-    targets = packages | {source.module: source.target for source in sources}
-    imported = {target for source in sources for target in dependencies(source, targets)}
-    rules = [
-        format_rule("py_library", name=name) for name in sorted(imported & {*packages.values()})
-    ]
-    rules.append(REPOSITORY_FILES)
-    rules += [format_source(source, targets, sources) for source in sources]
-    return "\n".join([HEADER, *rules])
+    targets = packages | {source.module: source.label for source in sources}
+    imported = {label for source in sources for label in dependencies(source, targets)}
+    rules = collections.defaultdict(list)
+    for source in sources:
+        rules[source.folder].append(format_source(source, targets, sources))
+    texts = {f"{folder}/BUILD": format_folder(folder, rules[folder]) for folder in sorted(rules)}
+    pinned = sorted(imported & {*packages.values()})
+    return {"BUILD": format_root(sorted(rules), pinned), **texts}
 
 
-def main() -> None:
-    """Writes BUILD at the root of the repository."""
-    (REPOSITORY / "BUILD").write_text(generate(REPOSITORY), "utf-8")
+def written_before(repository: pathlib.Path) -> set[str]:
+    """Returns the paths of the BUILD files in a repository, from its root."""
+    folders = (repository / folder for folder in SOURCE_FOLDERS)
+    paths = [repository / "BUILD", *(path for folder in folders for path in folder.rglob("BUILD"))]
+    return {str(path.relative_to(repository)) for path in paths if path.is_file()}
+
+
+def write(repository: pathlib.Path) -> None:
+    """Writes every BUILD of a repository, and removes those of folders without sources."""
+    texts = generate(repository)
+    for path in written_before(repository) - set(texts):
+        (repository / path).unlink()
+    for path, text in texts.items():
+        (repository / path).write_text(text, "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    write(REPOSITORY)

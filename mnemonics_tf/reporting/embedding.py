@@ -8,12 +8,14 @@ import numpy as np
 import threadpoolctl
 from sklearn.manifold import TSNE
 
-from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.source import DataSource, ids_in_words
+from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import unit_length
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.reporting.runs import Run
+from mnemonics_tf.run.resume import check_memory
 
 #: classes shown, as in the paper: few enough to be told apart
 _CLASSES = (3, 5)
@@ -56,7 +58,7 @@ def embed(
             phase's model.
 
     Raises:
-        UserError: if a model or a memory is missing or damaged.
+        UserError: if a model or a memory is missing, damaged, or not this data's.
     """
     phases = [run.phases[i] for i in sorted({0, len(run.phases) - 1})]
     return [
@@ -80,9 +82,11 @@ def _embed_phase(
     num_seen: int,
     num_classes: int,
 ) -> Embedding:
-    memory = ExemplarMemory.load(run.directory.exemplars(phase))
+    path = run.directory.exemplars(phase)
+    memory = ExemplarMemory.load(path)
+    check_memory(path, memory, num_seen, source.image_shape)
     labels = np.linspace(0, num_seen - 1, min(num_classes, num_seen)).astype(int)
-    order = run.contents["class_order"]
+    order = _class_order(run, source)
     images = [source.training_set([order[label]]).load_all() for label in labels]
     features = [features_of(batch) for batch in images]
     kept = [memory.images[memory.labels == label] for label in labels]
@@ -105,6 +109,18 @@ def _embed_phase(
         tuple(groups[0]),
         {name: tuple(group) for name, group in zip(chosen, groups[1:], strict=True)},
     )
+
+
+def _class_order(run: Run, source: DataSource) -> list[int]:
+    """Returns the original ids of the classes, by label."""
+    order = run.contents.get("class_order")
+    if order is None or not set(order) <= set(source.original_ids):
+        raise UserError(
+            f"{run.directory.results} has {'no' if order is None else 'another'} class_order than "
+            f"the data, whose class ids are {ids_in_words(source.original_ids)}: start the run's "
+            "command again, which writes the file anew"
+        )
+    return order
 
 
 def _select(run: Run, name: str, features: np.ndarray, label: int, count: int) -> np.ndarray:

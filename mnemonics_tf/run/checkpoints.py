@@ -108,7 +108,7 @@ class PhaseCheckpoints:
 
     def _files(self) -> list[pathlib.Path]:
         found = self.directory.glob("checkpoint-*.npz")
-        numbered = [path for path in found if _NAME.fullmatch(path.name)]
+        numbered = [path for path in found if _NAME.fullmatch(path.name) and path.is_file()]
         return sorted(numbered, key=lambda path: int(path.stem.split("-")[1]))
 
 

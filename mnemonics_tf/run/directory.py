@@ -8,7 +8,12 @@ from collections.abc import Iterator
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.paths import user_path
-from mnemonics_tf.run.files import check_held, user_error_on_disk_trouble, watched
+from mnemonics_tf.run.files import (
+    check_held,
+    check_regular,
+    user_error_on_disk_trouble,
+    watched,
+)
 
 
 class RunDirectory:
@@ -33,9 +38,12 @@ class RunDirectory:
         """Keeps other processes from the run; the lock dies with its holder.
 
         Raises:
-            UserError: if another process works on the run, or the directory can't be written; and
-                at the next write within, if the directory was removed or replaced meanwhile.
+            UserError: if another process works on the run, the directory can't be written, or
+                what is no file has the name of one of the run's; and at the next write within, if
+                the directory was removed or replaced meanwhile.
         """
+        for path in (self.flags, self.settings, self.classes, self.results, self.log):
+            check_regular(path)
         path = self.root / ".lock"
         with user_error_on_disk_trouble(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
