@@ -227,7 +227,7 @@ class ExemplarLearner:
             companions: what goes along.
         """
         shape = exemplars.images.shape
-        optimizer = PixelOptimizer(self._outer, shape, *self._valid_range)
+        optimizer = PixelOptimizer(self._outer, exemplars.images, *self._valid_range)
         if not companions.resume:
             course = Course([], [], exemplars.images.copy())
             self._validate(course, exemplars, companions.validate, 0)
