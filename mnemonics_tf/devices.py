@@ -91,7 +91,7 @@ def compiles(jit_compile: str) -> bool:
     return jit_compile == "on"
 
 
-def memory() -> int | None:
+def available_bytes() -> int | None:
     """Returns the bytes of the smallest GPU or, on a machine without any, those that are free."""
     if tf.config.list_logical_devices("GPU"):
         return _gpu_memory()

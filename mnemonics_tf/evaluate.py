@@ -16,9 +16,11 @@ from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.run.data_facts import refuse_other_classes, refuse_other_data
 from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.resume import read_record, read_settings
-from mnemonics_tf.serving.export import export_name
+from mnemonics_tf.serving.loading import Export
 from mnemonics_tf.settings import RunSettings, Settings
 
 
@@ -27,7 +29,11 @@ def define_flags() -> None:
     flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
     flags.DEFINE_string("data_dir", "", "Directory (or archive) that holds the data.")
     flags.DEFINE_integer("phase", -1, "Phase to score; -1: all that are done.")
-    flags.DEFINE_boolean("from_export", False, "Score the SavedModel of the phase.")
+    flags.DEFINE_boolean(
+        "from_export",
+        False,
+        "Score the SavedModel of the phase. This runs what is in it: for runs you trust.",
+    )
 
 
 def main(_: list[str]) -> int:
@@ -52,15 +58,21 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
         from_export: use the SavedModel alone.
 
     Raises:
-        UserError: if there is no such run or phase.
+        UserError: if there is no such run or phase, or the data has other classes.
     """
+    for option, path in (("--run_dir", run_dir), ("--data_dir", data_dir)):
+        check_path(option, path)
     directory = RunDirectory(run_dir)
     if not directory.settings.exists():
         raise UserError(f"--run_dir={run_dir} holds no run: settings.json is missing")
     run = RunSettings(run_dir=run_dir, data_dir=data_dir)
     wanted = Settings.from_results_settings(read_settings(directory), run)
     source = open_source(wanted)
+    remedy = "pass the data that it learned from as --data_dir"
+    refuse_other_classes(directory, source.class_names, remedy)
     experiment = Experiment(wanted, source, tf.distribute.get_strategy())
+    # Other test images may be scored, if it is said; training images play no part.
+    refuse_other_data(directory, experiment.class_facts(), remedy, parts=(), may_differ=("test",))
     phases = experiment.protocol.phases
     done = [phase for phase in phases if directory.record(phase.index).exists()]
     chosen = [phase for phase in done if phase_index in (-1, phase.index)]
@@ -84,9 +96,8 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
 
 
 def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
-    name = export_name(experiment.settings.protocol.dataset)
-    export = tf.saved_model.load(str(experiment.directory.export / name / str(phase.index + 1)))
     test_set = experiment.data.test_set(phase)
+    export = Export(experiment.exports.path(phase), test_set.image_shape)
     batch_size = experiment.settings.training.evaluation_batch_size
     batches = [
         test_set.subset(np.arange(start, min(start + batch_size, len(test_set)))).load_all()
@@ -94,9 +105,15 @@ def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
     ]
     heads = {}
     for head, signature in (("classifier", "serving_default"), ("nme", "nme")):
-        predict = export.signatures[signature]
-        ids = [predict(images=tf.constant(batch))["class_id"].numpy() for batch in batches]
-        heads[head] = experiment.protocol.labels_of(np.concatenate(ids))
+        ids = export.class_ids(signature, batches)
+        unknown = np.setdiff1d(ids, experiment.protocol.original_ids(phase.seen_classes))
+        if len(unknown):
+            raise UserError(
+                f"the export {experiment.exports.path(phase)} is not of this phase: it knows "
+                f"classes of the ids {', '.join(map(str, unknown[:5]))}; put the right one back, "
+                "or score the phase without --from_export"
+            )
+        heads[head] = experiment.protocol.labels_of(ids)
     return Predictions(test_set.labels, heads)
 
 

@@ -1,6 +1,7 @@
 """Algorithm 1 of the paper: the one module that knows the order of things."""
 
 import functools
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.source import DataSource
-from mnemonics_tf.devices import is_chief
+from mnemonics_tf.devices import is_chief, spans_workers
 from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
@@ -31,6 +32,7 @@ from mnemonics_tf.phases.checks import (
     settle,
     warn_of_small_classes,
 )
+from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.phases.finetune import finetune_model, finetunes
 from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.phases.state import PhaseState
@@ -39,8 +41,9 @@ from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.registry import find
 from mnemonics_tf.run import hardware, results
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints
+from mnemonics_tf.run.data_facts import DIGESTS, data_facts, noted_facts
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import read_arrays, read_json, write_json
+from mnemonics_tf.run.files import read_arrays, write_json
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.run.resume import claim_directory, load_memory, read_record
 from mnemonics_tf.run.workers import any_worker, share_state
@@ -63,11 +66,13 @@ class Experiment:
 
     Attributes:
         settings: of the run.
+        source: where images come from.
         protocol: which class comes when.
         data: the gate to the phases' images.
         method: how the model learns.
         workshop: loops, evaluators and objectives, which serve all phases.
         directory: where everything is written.
+        exports: the SavedModels of the phases.
         stop: what asks the run to save and stop.
 
     Raises:
@@ -77,13 +82,13 @@ class Experiment:
     def __init__(self, settings: Settings, source: DataSource, strategy: tf.distribute.Strategy):
         self.stop = StopRequest(functools.partial(any_worker, strategy))
         self.settings = settings = settle(settings)
-        self._source = source
+        self.source = source
         self.protocol = make_protocol(
             settings, len(source.class_names), source.class_names, source.original_ids
         )
         self.method = find(METHODS, settings.training.method, "method")(settings.training)
-        warn_of_small_classes(settings, self.protocol, source)
         check_method(settings, self.method, self.protocol, source)
+        warn_of_small_classes(settings, self.protocol, source)
         self.data = PhaseData(source, self.protocol, self.method.keeps_past_data)
         self.directory = RunDirectory(settings.run.run_dir)
         self.workshop = Workshop(
@@ -102,12 +107,12 @@ class Experiment:
             ),
             strategy=strategy,
         )
+        self.exports = PhaseExports(self.workshop, self.directory, source, self.protocol)
         self._strategy = strategy
         self._summaries = Summaries(self.directory.tensorboard)
         #: go through all phases, so that what was traced with them stays good
         self._model: IncrementalModel | None = None
         self._old_model: IncrementalModel | None = None
-        self._exported_model: IncrementalModel | None = None
 
     def run(self) -> dict[str, Any]:
         """Runs, or goes on with, the phases; returns what results.json holds.
@@ -117,18 +122,20 @@ class Experiment:
         """
         last = self.settings.run.last_phase
         phases = self.protocol.phases[: last + 1 if last >= 0 else None]
-        facts = self.class_facts()
-        if is_chief(self._strategy):
-            claim_directory(self.directory, self.settings, facts, phases)
-        share_state(self._strategy, self.directory)
-        # The other workers, with the chief's settings.
-        left = claim_directory(self.directory, self.settings, facts, phases)
+        directory, facts = self.directory, self.class_facts()
+        chief = is_chief(self._strategy)
+        left = claim_directory(directory, self.settings, facts, phases) if chief else []
+        share_state(self._strategy, directory)
+        if not chief:  # with what the chief has noted
+            left = claim_directory(directory, self.settings, facts, phases)
         for phase in phases:
             if phase in left:
                 with self.data.naming_broken_files():
                     self._run_phase(phase)
             else:
                 LOGGER.info("phase %d is done already", phase.index)
+                if is_chief(self._strategy):
+                    self._look_after_export(phase)
         return self._write_results(phases)
 
     def _run_phase(self, phase: Phase) -> None:
@@ -201,7 +208,7 @@ class Experiment:
                 self._model = self._new_model(phase)
                 old_model, model = None, self._model
                 memory = ExemplarMemory.empty(
-                    self._source.image_shape,
+                    self.source.image_shape,
                     self.directory.phase(0),
                     self.settings.exemplar.codec,
                 )
@@ -273,7 +280,7 @@ class Experiment:
 
     def _memory_after(self, phase: Phase) -> ExemplarMemory:
         codec = self.settings.exemplar.codec
-        return load_memory(self.directory, phase, self._source.image_shape, codec)
+        return load_memory(self.directory, phase, self.source.image_shape, codec)
 
     def _measures_before(self, state: PhaseState) -> bool:
         """Whether the fine-tune is about to begin, rather than to go on from a checkpoint."""
@@ -316,7 +323,7 @@ class Experiment:
         heads = predictions.summary(self.groups(phase))
         evaluate.write_outcome(self.directory, state, predictions)
         with state.timed("export"):
-            self._export(state, means, evaluate.accuracies(heads))
+            self.exports.write(phase, state.model, state.memory, means, evaluate.accuracies(heads))
         new_ids = self.protocol.original_ids(phase.new_classes)
         record = evaluate.record_of(state, new_ids, heads)
         show_phase(
@@ -328,10 +335,12 @@ class Experiment:
             state.memory,
             self.data.test_set(phase),
             heads,
-            self._source.names_of(self.protocol.order),
+            self.source.names_of(self.protocol.order),
         )
         write_json(self.directory.record(phase.index), record)
         state.checkpoints.clear()
+        # Graphs of an export hang in cycles, and Python's collector knows nothing of their size.
+        gc.collect()
         LOGGER.info(
             "phase %d/%d done: %d classes, %s",
             phase.index,
@@ -340,37 +349,28 @@ class Experiment:
             ", ".join(f"{head} {v:.2%}" for head, v in evaluate.accuracies(heads).items()),
         )
 
-    def _export(self, state: PhaseState, means: np.ndarray, accuracies: dict[str, float]) -> None:
-        model = state.model
-        if self._strategy is not tf.distribute.get_strategy():
-            if self._exported_model is None:
-                self._exported_model = model.frozen_copy()
-            self._exported_model.copy_from(model)
-            model = self._exported_model
-        evaluate.export(
-            self.workshop,
-            self.directory,
-            self._source,
-            self.protocol.original_ids(state.phase.seen_classes),
-            state,
-            model,
-            means,
-            {
-                "protocol": results.protocol_fingerprint(self.settings, self.protocol),
-                "accuracy": accuracies,
-            },
-        )
+    def _look_after_export(self, phase: Phase) -> None:
+        """Makes the damaged export of a phase that is done again; of a missing one it tells."""
+        trouble, path = self.exports.trouble(phase), self.exports.path(phase)
+        if not trouble:
+            return
+        LOGGER.warning("phase %d is done, but its export %s %s", phase.index, path, trouble)
+        # One that is not there may have been moved away, so that servers go back to an earlier one.
+        if not path.exists() or not self.directory.model(phase.index).exists():
+            return
+        if not spans_workers(self._strategy):
+            memory = self._memory_after(phase)
+            model = self.load_model(phase.index)
+            means = self.workshop.evaluator(model).class_means(memory, phase.num_seen)
+            heads = read_record(self.directory, phase)["heads"]
+            self.exports.write(phase, model, memory, means, evaluate.accuracies(heads))
 
     def class_facts(self) -> dict[str, Any]:
-        """Returns what the run directory notes of the data: a run goes on with the same only."""
-        counts = self._source.training_counts_of(self.protocol.order)
-        return {
-            "phases": [
-                self._source.names_of(self.protocol.original_ids(phase.new_classes))
-                for phase in self.protocol.phases
-            ],
-            "training_images": counts.tolist(),
-        }
+        """Returns what the run directory notes of the data: a run goes on with the same only.
+
+        To be asked for before the first phase ends, which makes training images go out of reach.
+        """
+        return data_facts(self.source, self.protocol)
 
     def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
         records = [read_record(self.directory, phase) for phase in phases]
@@ -379,7 +379,9 @@ class Experiment:
             "prediction_head": self.method.prediction_head,
             "protocol": results.protocol_fingerprint(self.settings, self.protocol),
             "class_order": list(self.protocol.order),
-            "class_names": self._source.names_of(self.protocol.order),
+            "class_names": self.source.names_of(self.protocol.order),
+            # Those that all phases were learned from: of a run that noted none nobody can tell.
+            DIGESTS: (noted_facts(self.directory) or {}).get(DIGESTS),
             "settings": self.settings.results_settings(),
             "phases": records,
             "packages": hardware.describe_packages(),
@@ -389,10 +391,11 @@ class Experiment:
             },
         }
         file = self.directory.results
-        written = read_json(file) if file.exists() else None
-        if not isinstance(written, dict) or written.get("phases") != records:
+        if results.phases_written(file) != records:
+            told = contents["settings"]
+            data = {**told["data"], "id": results.data_id(contents)}
             self._summaries.hyperparameters(
-                contents["settings"], final_metrics(contents["summary"])
+                {**told, "data": data}, final_metrics(contents["summary"])
             )
         write_json(file, contents)
         return contents

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, printable
 
 _MAX_NUMBER = 2**31 - 1
 
@@ -77,6 +77,12 @@ def check(field: dataclasses.Field, kind: Any, value: Any) -> None:
     flag = f"--{field.name}={_shown(value)}"
     items = _items(kind, flag, value)
     facts: Facts = field.metadata["facts"]
+    # The phases themselves may be passed on several lines; they are stored as one.
+    if field.name != "phase_classes" and any(_breaks_a_line(item) for item in items):
+        raise UserError(
+            f"--{field.name}={printable(str(value)[:100])}: a line break or NUL can't be part of "
+            "it, for flags.txt holds a setting a line: pass it without"
+        )
     numbers = [item for item in items if type(item) in (int, float)]
     if facts.finite and not all(abs(number) <= _MAX_NUMBER for number in numbers):
         raise UserError(f"{flag}: pass finite numbers up to {_MAX_NUMBER}")
@@ -100,6 +106,10 @@ def _items(kind: Any, flag: str, value: Any) -> Sequence[Any]:
         expected = f"{item_kind.__name__} values" if is_list else item_kind.__name__
         raise UserError(f"{flag}: expected {expected}")
     return items
+
+
+def _breaks_a_line(item: Any) -> bool:
+    return isinstance(item, str) and any(character in item for character in "\n\r\0")
 
 
 def _shown(value: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from absl import app, flags
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import imported, is_own
 from mnemonics_tf.settings import Settings, all_fields
 
@@ -67,7 +68,7 @@ def _check_flagfiles(arguments: Sequence[str], including: list[pathlib.Path]) ->
         named = re.fullmatch(r"--?flagfile=(.*)", argument.strip())
         if not named:
             continue
-        path = pathlib.Path(named[1].strip("\"'")).expanduser()
+        path = user_path(named[1].strip("\"'"))
         if path.absolute() in including or len(including) >= _MAX_NESTED_FLAGFILES:
             way = " -> ".join(map(str, including[:5]))
             raise UserError(f"--flagfile={path} includes itself or too many others: {way}")

@@ -5,21 +5,33 @@ that opens from the file system, and its tables as Markdown beside it. Runs with
 and other seeds become one line with 95% intervals. The t-SNE needs the runs' data.
 """
 
+import functools
 import pathlib
 import sys
 from collections.abc import Sequence
 
+import numpy as np
+import tensorflow as tf
 from absl import app, flags, logging
 
-from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.sources import open_source
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.paths import user_path
+from mnemonics_tf.registry import is_own
 from mnemonics_tf.reporting import markdown
 from mnemonics_tf.reporting.embedding import embed
 from mnemonics_tf.reporting.page import Embedded, page
 from mnemonics_tf.reporting.runs import Group, group_runs, load_runs, warnings
+from mnemonics_tf.run.data_facts import (
+    OtherDataError,
+    refuse_other_classes,
+    refuse_other_data,
+)
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import read_json, write_text
+from mnemonics_tf.run.files import check_path, temporary_name, write_text
+from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import RunSettings, Settings
 
 
@@ -39,7 +51,7 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) < 2:
             raise UserError("pass run directories or results.json files to report on")
-        return report(arguments[1:], pathlib.Path(values.output), values.data_dir)
+        return report(arguments[1:], user_path(values.output), values.data_dir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -56,8 +68,8 @@ def report(paths: Sequence[str], output: pathlib.Path, data_dir: str) -> int:
     Raises:
         UserError: if a run can't be read or the page can't be written.
     """
-    if output.suffix != ".html":
-        raise UserError(f"--output={output}: pass a name that ends in .html")
+    _check_output(output)
+    check_path("--data_dir", data_dir)
     runs = load_runs(paths)
     groups = group_runs(runs)
     found = warnings(runs, groups)
@@ -66,30 +78,78 @@ def report(paths: Sequence[str], output: pathlib.Path, data_dir: str) -> int:
     embedded = _embedded(groups, data_dir)
     if embedded.reason:
         print(f"t-SNE left out: {embedded.reason}", file=sys.stderr)
-    write_text(output, page(groups, found, embedded))
-    write_text(output.with_suffix(".md"), markdown.summary(groups, found))
+    write_text(output, page(groups, found, embedded), "--output")
+    write_text(output.with_suffix(".md"), markdown.summary(groups, found), "--output")
     print(f"report:  {output}\nsummary: {output.with_suffix('.md')}")
     return 0
 
 
+def _check_output(output: pathlib.Path) -> None:
+    """Refuses what the page can't be written to, before any work."""
+    if output.suffix != ".html":
+        raise UserError(f"--output={printable(output)}: pass a name that ends in .html")
+    for path in (output, output.with_suffix(".md")):
+        check_path("--output", temporary_name(path))
+        if path.is_dir():
+            raise UserError(f"--output={output}: {path} is a folder: pass the name of a file")
+
+
 def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
-    """Makes the t-SNE for the first run that learned exemplars, or else the first run."""
+    """Makes the t-SNE for the first run that learned exemplars, or else the first run.
+
+    Of runs on different data, those that are not of this data don't count.
+
+    Raises:
+        OtherDataError: if no run is of this data.
+    """
     candidates = [group for group in groups if group.first.directory]
     candidates.sort(key=lambda group: group.choices.exemplars != "mnemonics")
     if not candidates:
         return Embedded("", (), "it needs a run directory; only results.json files were passed")
-    group = candidates[0]
-    try:
-        pictures = embed(group.first, _source_of(group.first.directory, data_dir))
-    except UserError as error:
-        hint = "" if data_dir else " (pass the data with --data_dir)"
-        return Embedded(group.name, (), f"{error}{hint}")
-    return Embedded(f"{group.name}, seed {group.first.seeds[0]}", pictures)
+    others: list[OtherDataError] = []
+    for group in candidates:
+        try:
+            experiment = _experiment(group.first.directory, data_dir)
+            features_of = functools.partial(_features, experiment)
+            pictures = embed(group.first, experiment.source, features_of)
+        except OtherDataError as error:
+            others.append(error)
+        except UserError as error:
+            hint = "" if data_dir else " (pass the data with --data_dir)"
+            return Embedded(group.name, (), f"{error}{hint}")
+        else:
+            return Embedded(f"{group.name}, seed {group.first.seeds[0]}", pictures)
+    raise others[0]
 
 
-def _source_of(directory: RunDirectory, data_dir: str) -> DataSource:
+def _experiment(directory: RunDirectory, data_dir: str) -> Experiment:
+    """Returns a run with its data.
+
+    Raises:
+        UserError: if the data is not there or not what the run learned from, or if the run names
+            code of its own.
+    """
     run = RunSettings(run_dir=str(directory.root), data_dir=data_dir)
-    return open_source(Settings.from_results_settings(read_json(directory.settings), run))
+    wanted = Settings.from_results_settings(read_settings(directory), run)
+    own = [f"--{name}={value}" for name, value in wanted.chosen().items() if is_own(str(value))]
+    if own:
+        # A report is made of other people's runs too, and only arrays of theirs are read.
+        raise UserError(
+            f"it would run code that the run names ({' '.join(own)}), which a report does not do"
+        )
+    source = open_source(wanted)
+    remedy = "pass the data that it learned from as --data_dir, or none to leave the t-SNE out"
+    refuse_other_classes(directory, source.class_names, remedy)
+    experiment = Experiment(wanted, source, tf.distribute.get_strategy())
+    refuse_other_data(directory, experiment.class_facts(), remedy, parts=("training",))
+    return experiment
+
+
+def _features(experiment: Experiment, phase: int, images: np.ndarray) -> np.ndarray:
+    """Returns features of a phase's model, from its arrays: a SavedModel can hold any program."""
+    model = experiment.load_model(phase)
+    rows = ArrayImageSet(images, np.zeros(len(images), np.int32))
+    return experiment.workshop.evaluator(model).outputs(rows).features
 
 
 if __name__ == "__main__":

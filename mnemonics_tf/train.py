@@ -5,6 +5,7 @@ The same command goes on with a run that was stopped.
 """
 
 import dataclasses
+import shlex
 import sys
 import tempfile
 
@@ -19,8 +20,9 @@ from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to
 from mnemonics_tf.phases.checks import settle
 from mnemonics_tf.run import results
-from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
+from mnemonics_tf.serving.loading import holds_pattern
 from mnemonics_tf.settings import Settings
 
 settings_flags.define_flags()
@@ -41,7 +43,8 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # A run has one set of settings, which its phases so far were trained with.
+        print(f"error: {error}, and pass another --run_dir with it", file=sys.stderr)
         return 1
 
 
@@ -61,10 +64,12 @@ def train(wanted: Settings) -> int:
 
 def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:
     log_before_run(console=devices.is_chief(strategy))
+    for option in ("run_dir", "data_dir", "phase0_from"):
+        check_path(f"--{option}", getattr(wanted.run, option))
     wanted = settle(wanted)  # before the data is read, which may take long
     source = open_source(wanted)
     experiment = Experiment(wanted, source, strategy)
-    directory = RunDirectory(wanted.run.run_dir)
+    directory = experiment.directory
     with directory.locked():
         log_to(directory.log, console=devices.is_chief(strategy))
         experiment.stop.listen()
@@ -76,7 +81,12 @@ def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:
     LOGGER.info("\n%s\n", results.table(contents))
     LOGGER.info("results:     %s", directory.results)
     LOGGER.info("exports:     %s", directory.export)
-    LOGGER.info("TensorBoard: tensorboard --logdir %s", directory.tensorboard)
+    if holds_pattern(directory.export):
+        LOGGER.warning(
+            "TensorFlow takes the path of the exports for a pattern ([ or \\ in it), and can load "
+            "them from another place only: copy or mount them there to serve them"
+        )
+    LOGGER.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(directory.tensorboard)))
     return 0
 
 

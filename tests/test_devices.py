@@ -93,4 +93,4 @@ def test_mistakes_in_tf_config(monkeypatch, text, message):
 
 def test_cpus_are_not_compiled_for_unless_asked():
     gpus = bool(tf.config.list_physical_devices("GPU"))
-    assert [devices.compiles(value) for value in devices.JIT_COMPILE] == [gpus, True, False]
+    assert [devices.compiles(value) for value in ("auto", "on", "off")] == [gpus, True, False]

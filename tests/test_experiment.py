@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.compat.proto import event_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mnemonics_tf import experiment as experiment_module
 from mnemonics_tf.data.access import PhaseData
@@ -22,7 +24,7 @@ from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_json
 from mnemonics_tf.run.interruption import RunInterruptedError
-from mnemonics_tf.run.results import without_times
+from mnemonics_tf.run.results import data_id, without_times
 from mnemonics_tf.settings import (
     ExemplarSettings,
     ModelSettings,
@@ -226,6 +228,87 @@ def test_the_same_command_again_does_nothing(finished):
     assert {path: after[path] for path in before} == before
 
 
+@pytest.fixture
+def copy(finished, tmp_path) -> Run:
+    """The finished run in another directory, to be damaged."""
+    root = shutil.copytree(finished.directory.root, tmp_path / "copy")
+    settings = changed(finished.settings, run={"run_dir": str(root)})
+    return dataclasses.replace(finished, settings=settings, directory=RunDirectory(root))
+
+
+def test_damaged_results_are_made_again_from_the_records(copy, caplog):
+    text = copy.directory.results.read_text()
+    copy.directory.results.write_text(text[: len(text) // 2])
+    assert make(copy.settings).run() == copy.contents
+    assert copy.directory.results.read_text() == text
+    assert "made again from the records" in caplog.text
+
+
+def test_a_changed_digit_does_not_reach_the_results(copy):
+    record = read_json(copy.directory.record(1))
+    record["heads"]["nme"]["accuracy"] += 0.01
+    write_json(copy.directory.record(1), record)
+    with pytest.raises(UserError, match=r"01/phase\.json and .*predictions\.npz contradict"):
+        make(copy.settings).run()
+
+
+def other_pixels(directory: RunDirectory, part: str) -> None:
+    """Makes a run one on images of the same names and numbers."""
+    facts = read_json(directory.classes)
+    facts["data_digests"][part] = "pixels-0"
+    write_json(directory.classes, facts)
+
+
+@pytest.mark.parametrize("part", ["training", "test"])
+def test_a_run_does_not_go_on_with_other_pixels(copy, part):
+    other_pixels(copy.directory, part)
+    with pytest.raises(UserError, match=f"on other data: the {part} images are others"):
+        make(copy.settings).run()
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_says_so(copy, caplog):
+    facts = read_json(copy.directory.classes)
+    del facts["data_digests"]
+    write_json(copy.directory.classes, facts)
+    assert make(copy.settings).run()["data_digests"] is None
+    assert caplog.text.count("notes no digest of the images") == 1
+
+
+def test_phase_0_is_not_taken_from_other_pixels(copy, tmp_path):
+    other_pixels(copy.directory, "training")
+    run = {"run_dir": str(tmp_path / "taker"), "phase0_from": str(copy.directory.root)}
+    with pytest.raises(UserError, match="training images are others .*--phase0_from"):
+        make(changed(SETTINGS, run=run)).run()
+
+
+def test_scoring_compares_the_data_first(copy, caplog):
+    other_pixels(copy.directory, "test")
+    assert evaluate(str(copy.directory.root), "", 0, False) == 0
+    assert "the test images are others" in caplog.text
+    facts = read_json(copy.directory.classes)
+    facts["phases"][0][0] = "zero"
+    write_json(copy.directory.classes, facts)
+    with pytest.raises(UserError, match="on other data: .*zero.*--data_dir"):
+        evaluate(str(copy.directory.root), "", 0, False)
+
+
+def test_the_table_of_hyperparameters_tells_data_apart(finished):
+    shown = set()
+    for path in finished.directory.tensorboard.glob("events.out.tfevents.*"):
+        for event in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            for value in event_pb2.Event.FromString(event).summary.value:
+                if value.metadata.plugin_data.plugin_name == "hparams":
+                    told = plugin_data_pb2.HParamsPluginData.FromString(
+                        value.metadata.plugin_data.content
+                    )
+                    shown |= {
+                        told.session_start_info.hparams[name].string_value
+                        for name in told.session_start_info.hparams
+                        if name == "data/id"
+                    }
+    assert shown == {data_id(finished.contents)}
+
+
 class Killed(BaseException):
     """Stands for a signal: no handler of ordinary errors sees it."""
 
@@ -236,7 +319,7 @@ def run_and_kill(settings: Settings, phase: int, stage: str, position: int) -> N
 
     def save_and_die(checkpoints, snapshot):
         save(checkpoints, snapshot)
-        here = (checkpoints._directory.name, snapshot.stage)
+        here = (checkpoints.directory.name, snapshot.stage)
         if here == (f"{phase:02d}", stage) and snapshot.position >= position:
             raise Killed
 
@@ -448,7 +531,7 @@ def hostile_snapshots(whole: Snapshot) -> dict[str, Snapshot]:
         "model of objects' names": {"model": model | {name: np.array("text")}},
         "model that lacks a variable": {"model": {k: v for k, v in model.items() if k != name}},
         "no memory": {"memory": {}},
-        "figures that are no JSON": {"figures": {"json": np.array("{")}},
+        "metrics that are no JSON": {"metrics": {"json": np.array("{")}},
         "optimiser of another shape": {"optimizer": {"0000": np.zeros((7, 7))}},
     }
     return {

@@ -7,6 +7,7 @@ import tensorflow as tf
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.source import InMemorySource
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays
 from mnemonics_tf.settings import RunSettings, Settings
@@ -55,7 +56,7 @@ class TinySource(InMemorySource):
 @pytest.fixture(autouse=True)
 def no_exports(monkeypatch):
     """Exports have tests of their own, and trace by their nature."""
-    monkeypatch.setattr(Experiment, "_export", lambda *arguments: None)
+    monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
 
 
 def settings_of(run_dir, values: dict, num_phases: int, **more) -> Settings:

@@ -87,6 +87,8 @@ def test_other_settings_in_the_same_directory(finished, run, capsys):
         (["--epochs=0"], "--epochs=0: pass a number from 1 up"),
         (["--dataset=cifar100", "--data_dir=/nonexistent"], "/nonexistent"),
         (["cifar100"], "unexpected argument 'cifar100'"),
+        (["--phase0_from=a\n--download"], r"--phase0_from=a\n--download: a line break"),
+        (["--dataset=npz", "--data_dir=~nobody-of-this-name/x"], "there is no such home"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing_behind(run, tmp_path, capsys, arguments, message):
@@ -96,6 +98,27 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(run, tmp_path, capsys, a
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_after_a_loss_that_is_not_finite_the_advice_can_be_followed(run, tmp_path, capsys):
+    flags = (*FLAGS, "--base_epochs=2")
+    assert run(*flags, "--learning_rate=1e9", f"--run_dir={tmp_path / 'run'}") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "lower the learning rate, and pass another --run_dir with it" in error
+    assert run(*flags, "--learning_rate=0.1", f"--run_dir={tmp_path / 'run'}") == 2
+    assert run(*flags, "--learning_rate=0.1", f"--run_dir={tmp_path / 'other'}") == 0
+
+
+def test_a_run_directory_below_a_home(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "my home"))
+    monkeypatch.chdir(tmp_path)
+    assert run(*FLAGS, "--run_dir=~/[a]") == 0
+    printed = capsys.readouterr().out
+    assert (tmp_path / "my home" / "[a]" / "results.json").exists()
+    assert f"tensorboard --logdir '{tmp_path}/my home/[a]/tensorboard'" in printed
+    assert "takes the path of the exports for a pattern" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["my home"]
 
 
 def test_a_run_directory_that_is_a_file(run, tmp_path, capsys):

@@ -58,10 +58,10 @@ def train(strategy, mixed_precision: str) -> dict[str, np.ndarray]:
 
     old = old if mixed_precision == "off" else None
     loop = TrainingLoop(model, old, loss_parts, settings, PIPELINE, strategy, mixed_precision)
-    figures = [loop.run_epoch(make_images(17), epoch, "train") for epoch in range(2)]
+    metrics = [loop.run_epoch(make_images(17), epoch, "train") for epoch in range(2)]
     numbers = {
         f"{name}{epoch}": value
-        for epoch, values in enumerate(figures)
+        for epoch, values in enumerate(metrics)
         for name, value in values.items()
         if name != "images_per_second"
     }

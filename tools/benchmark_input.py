@@ -34,6 +34,7 @@ from mnemonics_tf.data.folder import load_folder
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.streamed import IMAGENET_MEAN, IMAGENET_STD
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.settings import DataSettings
 
 _IMAGES = flags.DEFINE_integer("images", 1000, "How many files a turn reads.")
@@ -204,7 +205,7 @@ def main(_: list[str]) -> None:
     text = json.dumps(figures, indent=1)
     print(text)
     if _OUTPUT.value:
-        pathlib.Path(_OUTPUT.value).write_text(text + "\n")
+        user_path(_OUTPUT.value).write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ import time
 
 from absl import app, flags
 
+from mnemonics_tf.paths import user_path
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PYTORCH_PROGRAM = pathlib.Path(__file__).with_name("benchmark_metagradient_pytorch.py")
 LEARNING_RATE = 0.01
@@ -274,9 +276,10 @@ def write_json(path: str, summaries: list[dict]) -> None:
         "cores": os.cpu_count(),
         "load_average_at_end": os.getloadavg(),
     }
-    temporary = pathlib.Path(path).with_suffix(".tmp")
+    target = user_path(path)
+    temporary = target.with_suffix(".tmp")
     temporary.write_text(json.dumps({"hardware": hardware, "cases": summaries}, indent=2) + "\n")
-    os.replace(temporary, path)
+    os.replace(temporary, target)
 
 
 def main(argv: list[str]) -> None:

@@ -21,6 +21,8 @@ import time
 import numpy as np
 from absl import app, flags
 
+from mnemonics_tf.paths import user_path
+
 _AGAINST = flags.DEFINE_string("against", None, "A checkout to compare with.")
 _ROUNDS = flags.DEFINE_integer("rounds", 1, "Turns of every checkout.", 1)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.", required=True)
@@ -97,7 +99,7 @@ def main(_: list[str]) -> None:
     """Measures all runs in turns and writes the figures."""
     checkouts = {"this": _REPOSITORY}
     if _AGAINST.value:
-        checkouts["other"] = pathlib.Path(_AGAINST.value).resolve()
+        checkouts["other"] = user_path(_AGAINST.value).resolve()
     figures: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as scratch:
         data = pathlib.Path(scratch, "tiny.npz")
@@ -117,7 +119,7 @@ def main(_: list[str]) -> None:
                     min(turn["processor_seconds"] for turn in turns[each]) for each in checkouts
                 )
                 figures[name]["ratio_of_processor_seconds"] = round(ours / theirs, 3)
-    pathlib.Path(_OUTPUT.value).write_text(json.dumps(figures, indent=1) + "\n")
+    user_path(_OUTPUT.value).write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

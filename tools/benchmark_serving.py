@@ -17,6 +17,7 @@ from absl import app, flags
 
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.run import hardware
 from mnemonics_tf.run.files import write_json
 from mnemonics_tf.serving.export import ExportedClasses, export_phase
@@ -160,7 +161,7 @@ def main(_) -> None:
                 )
         figures["load_average_at_end"] = list(os.getloadavg())
     if _OUTPUT.value:
-        write_json(pathlib.Path(_OUTPUT.value), figures)
+        write_json(user_path(_OUTPUT.value), figures)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.methods.base import cross_entropy
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.run.files import write_json
 from mnemonics_tf.run.hardware import describe_hardware, describe_packages
 from mnemonics_tf.training.loop import LossParts, TrainingLoop
@@ -311,7 +312,7 @@ def main(argv: list[str]) -> None:
             "images_per_second": speeds,
             "comparisons": comparisons,
         }
-        write_json(pathlib.Path(_OUTPUT.value), result)
+        write_json(user_path(_OUTPUT.value), result)
 
 
 if __name__ == "__main__":

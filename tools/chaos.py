@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.run import hardware
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, write_arrays, write_json, write_text
@@ -362,7 +363,7 @@ def define_flags() -> None:
 def main(_: Sequence[str]) -> int:
     """Runs all faults and writes the table."""
     values = flags.FLAGS
-    work = pathlib.Path(values.work_dir or tempfile.mkdtemp(prefix="chaos-")).resolve()
+    work = user_path(values.work_dir or tempfile.mkdtemp(prefix="chaos-")).resolve()
     work.mkdir(parents=True, exist_ok=True)
     generator = random.Random(values.kill_seed)
     alone, killed = (
@@ -400,8 +401,8 @@ def main(_: Sequence[str]) -> int:
         "hardware": hardware.describe_hardware(),
     }
     text = json.dumps(report).replace(str(work), "WORK")
-    write_json(pathlib.Path(f"{values.output}.json"), json.loads(text))
-    write_text(pathlib.Path(f"{values.output}.md"), table(json.loads(text)))
+    write_json(user_path(f"{values.output}.json"), json.loads(text))
+    write_text(user_path(f"{values.output}.md"), table(json.loads(text)))
     print(table(report))
     return int(report["survived"] < len(rows) or any(different.values()))
 

@@ -21,7 +21,6 @@ the whole next phase with these exemplars, before and after its fine-tune.
 next phase then makes its own as --exemplars says.
 """
 
-import pathlib
 import sys
 import time
 
@@ -41,14 +40,16 @@ from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_to
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.phases.finetune import finetune_model
 from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.phases.state import PhaseState
 from mnemonics_tf.phases.temporary_model import fresh_weights
 from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.run.data_facts import refuse_other_phase0
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import write_arrays, write_json
-from mnemonics_tf.run.resume import load_memory, same_base_classes
+from mnemonics_tf.run.resume import load_memory
 from mnemonics_tf.settings import Settings
 
 flags.adopt_module_key_flags(train)
@@ -74,7 +75,7 @@ def main(_: list[str]) -> int:
 
 def _compare() -> None:
     wanted = settings_flags.settings_from_flags(flags.FLAGS)
-    directory = pathlib.Path(wanted.run.run_dir)
+    directory = user_path(wanted.run.run_dir)
     if directory.exists():
         raise UserError(
             f"--run_dir={directory}: exists already; pass a new one for each comparison"
@@ -101,14 +102,14 @@ def _compare() -> None:
     state.memory.save(exemplars)
     trained = state.model.state()
     figures |= _measure(experiment, state, unrounded)
-    write_json(pathlib.Path(_OUTPUT.value), figures)
+    write_json(user_path(_OUTPUT.value), figures)
     for variant in _NEXT_PHASE.value:
         figures[f"next_phase_{variant}"] = _next_phase(
             trial, source, trained, state.memory, variant == "transfer"
         )
-        write_json(pathlib.Path(_OUTPUT.value), figures)
+        write_json(user_path(_OUTPUT.value), figures)
     figures["settings"] = wanted.results_settings()
-    write_json(pathlib.Path(_OUTPUT.value), figures)
+    write_json(user_path(_OUTPUT.value), figures)
     LOGGER.info("%s", {name: v for name, v in figures.items() if isinstance(v, float)})
 
 
@@ -134,11 +135,12 @@ def _make_exemplars(experiment: Experiment, state: PhaseState) -> Exemplars | No
         state.memory, state.metrics["exemplars"] = made.memory, made.metrics or {}
         return made.unrounded
     other = RunDirectory(_EXEMPLARS_FROM.value)
-    if not same_base_classes(experiment.directory, other):
-        raise UserError(
-            f"--exemplars_from={other.root}: its phase 0 has other classes or another class order; "
-            "pass a run with the same data and class order, or leave the flag out to make exemplars"
-        )
+    refuse_other_phase0(
+        experiment.directory,
+        other,
+        "its exemplars can't be taken by --exemplars_from: pass a run with the same data and class "
+        "order, or leave the flag out to make exemplars",
+    )
     state.memory = load_memory(other, phase, shape)
     return None
 

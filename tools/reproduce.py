@@ -26,6 +26,7 @@ from absl import app, flags
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.progress import duration
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.run.interruption import EXIT_STATUS
 from tools.reproduce_runs import (
     Signals,
@@ -127,7 +128,7 @@ def _reproduce() -> int:
     )
     print(text_table(rows))
     if _MARKDOWN.value:
-        write_markdown(pathlib.Path(_MARKDOWN.value), rows)
+        write_markdown(user_path(_MARKDOWN.value), rows)
     for run in failed:
         print(f"failed: {run.name}\n  see {printed(run)}")
     if signals.requested and not all(run.is_done() for run in runs):
@@ -140,8 +141,8 @@ def _grid(schedule: Sequence[str]) -> list[Run]:
     place = Place(
         _DATASET.value,
         tuple(flags.FLAGS.read_flags_from_files(schedule)),
-        pathlib.Path(_OUTPUT.value) / f"{_DATASET.value}_{_SCHEDULE.value}",
-        pathlib.Path(_PUBLISHED.value) if _PUBLISHED.value else None,
+        user_path(_OUTPUT.value) / f"{_DATASET.value}_{_SCHEDULE.value}",
+        user_path(_PUBLISHED.value) if _PUBLISHED.value else None,
     )
     return [
         Run(place, cell, num_phases, seed)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json
 from tools.reproduce_table import Run
@@ -106,7 +107,7 @@ def check_phase0_from(paths: Sequence[str]) -> list[pathlib.Path]:
                 f"--phase0_from={','.join(paths)}: {path} is no run directory that has trained its "
                 "phase 0 (it needs settings.json and phases/00/base_model.npz)"
             )
-    return [pathlib.Path(path) for path in paths]
+    return [user_path(path) for path in paths]
 
 
 def find_phase0(run: Run, given: Sequence[pathlib.Path]) -> pathlib.Path | None:

@@ -76,7 +76,7 @@ class Companions:
     """What goes along with learning.
 
     Attributes:
-        report: called after every outer step with its number, its figures and the seconds it took.
+        report: called after every outer step with its number, its metrics and the seconds it took.
         validate: score of exemplars, higher is better, on held-out training images; None leaves it
             out, and the newest exemplars are kept.
         begin: called before the first step with the number of exemplars that learn, and of those
@@ -108,6 +108,14 @@ class Course:
     validations: list[tuple[int, float]]
     best: np.ndarray
     stopped: str | None = None
+
+    @property
+    def steps_kept(self) -> int:
+        """How many outer steps the best exemplars have gone through; 0 where the start is best."""
+        if not self.validations:
+            return len(self.meta_losses)
+        highest = max(score for _, score in self.validations)
+        return max(step for step, score in self.validations if score == highest)
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns the course so far, for a checkpoint."""
@@ -227,7 +235,7 @@ class ExemplarLearner:
             companions: what goes along.
         """
         shape = exemplars.images.shape
-        optimizer = PixelOptimizer(self._outer, shape, *self._valid_range)
+        optimizer = PixelOptimizer(self._outer, exemplars.images, *self._valid_range)
         if not companions.resume:
             course = Course([], [], exemplars.images.copy())
             self._validate(course, exemplars, companions.validate, 0)
@@ -275,8 +283,10 @@ class ExemplarLearner:
             learning = exemplars.learns[rows]
             optimizer.apply(exemplars.images, rows[learning], gradient[learning], step)
             seconds = time.monotonic() - started
-            figures = {"meta_loss": loss, "images_per_second": len(rows) / seconds}
-            companions.report(step + 1, figures, seconds)
+            metrics = {"meta_loss": loss, "images_per_second": len(rows) / seconds}
+            if course.validations:
+                metrics["held_out_accuracy"] = course.validations[-1][1]
+            companions.report(step + 1, metrics, seconds)
             last = step + 1 == self._outer.outer_steps
             if last or (step + 1) % self._validation.validation_every == 0:
                 self._validate(course, exemplars, companions.validate, step + 1)

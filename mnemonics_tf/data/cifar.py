@@ -18,6 +18,7 @@ import numpy as np
 
 from mnemonics_tf.data.source import InMemorySource, split_by_class
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.paths import user_path
 
 _LOGGER = logging.getLogger("mnemonics_tf")
 
@@ -92,7 +93,7 @@ def load_cifar100(data_dir: str, download: bool, contents: Contents = OFFICIAL) 
     Raises:
         UserError: if there is no data, or the data found is damaged or not CIFAR-100.
     """
-    directory = Path(data_dir).expanduser()
+    directory = user_path(data_dir)
     place = _find_prepared(directory) or _find_official(directory)
     if place is None and download:
         _download(directory)

@@ -11,6 +11,7 @@ from mnemonics_tf.data.layout import SUFFIXES, Layout, find_layout
 from mnemonics_tf.data.storage import FileStorage
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
 from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.settings import DataSettings
 
@@ -30,7 +31,7 @@ def load_folder(data_dir: str, options: DataSettings) -> StreamedSource:
         UserError: if there are no images, fewer than two classes, a class without training or
             test images, or a broken file.
     """
-    root = pathlib.Path(data_dir).expanduser()
+    root = user_path(data_dir)
     if not data_dir or not root.is_dir():
         raise UserError(
             f"--data_dir={data_dir} is no folder: pass one that holds a folder of images for "

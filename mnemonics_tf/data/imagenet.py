@@ -17,6 +17,7 @@ from mnemonics_tf.data.storage import FileStorage
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.paths import user_path
 
 SUBSET_SEED = 1993
 SUBSET_CLASSES = 100
@@ -65,7 +66,7 @@ def load_imagenet(
         UserError: if there is no data, classes are missing, or an image is broken.
     """
     wanted = subset_synsets() if name == "imagenet_subset" else synsets()
-    root = pathlib.Path(data_dir).expanduser()
+    root = user_path(data_dir)
     prepared = find_prepared(root, "imagenet2012")
     parts = find_split(root)
     if prepared is None and parts is None and all((root / file).is_file() for file in ARCHIVES):

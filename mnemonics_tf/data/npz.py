@@ -9,6 +9,7 @@ import numpy as np
 from mnemonics_tf.data.prepared import in_memory_source
 from mnemonics_tf.data.source import InMemorySource, check_class_names, split_by_class
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.run.files import read_arrays
 
 _NAMES = ("x_train", "y_train", "x_test", "y_test")
@@ -32,7 +33,7 @@ def load_npz(data_dir: str) -> InMemorySource:
     Raises:
         UserError: if the file is missing, damaged, holds Python objects, or is not of this form.
     """
-    path = pathlib.Path(data_dir).expanduser()
+    path = user_path(data_dir)
     arrays = _read(path)
     missing = [name for name in _NAMES if name not in arrays]
     if missing:

@@ -6,10 +6,10 @@ the file lies by then and whatever it holds.
 
 import csv
 import json
-import pathlib
 from collections.abc import Sequence
 
 from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.paths import user_path
 
 #: far above any list of classes
 _MAX_BYTES = 16 * 2**20
@@ -66,7 +66,7 @@ def named_phases(value: str) -> list[list[str]]:
 
 
 def _read(path: str) -> str:
-    file = pathlib.Path(path).expanduser()
+    file = user_path(path)
     try:
         if file.exists() and not file.is_file():
             raise UserError(

@@ -24,6 +24,7 @@ from mnemonics_tf.data.source import (
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.paths import user_path
 
 #: images of one shape are held in memory up to this many bytes of pixels
 _MEMORY_LIMIT = 2**30
@@ -49,7 +50,7 @@ def load_prepared(
     Raises:
         UserError: if it is not there, or is no set of labelled images.
     """
-    root = pathlib.Path(data_dir).expanduser()
+    root = user_path(data_dir)
     place = find_prepared(root, name)
     if place is None and download:
         place = prepare(name, root)

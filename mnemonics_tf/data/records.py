@@ -38,6 +38,8 @@ class RecordStorage(Storage):
         files: the TFRecord files.
     """
 
+    digest_kind = "records"
+
     def __init__(self, files: Sequence[str]):
         self._files = tuple(files)
 
@@ -53,6 +55,15 @@ class RecordStorage(Storage):
     def describe(self, key: np.ndarray) -> str:
         file, offset, _, _ = key.tolist()
         return f"the record at byte {offset} of {printable(self._files[file])}"
+
+    def digest(self, keys: np.ndarray, sampled: int) -> bytes:
+        """Returns a hash of lengths and checksums of all records, in order; none is read.
+
+        Into how many files they were written does not count. The checksums have 32 bits.
+        """
+        del sampled
+        facts = np.ascontiguousarray(keys[:, 2:], "<i8")
+        return hashlib.blake2b(facts, digest_size=16).digest()
 
     def _record(self, key: np.ndarray) -> bytes:
         file, offset, length, checksum = key.tolist()

@@ -1,6 +1,9 @@
 """A source of images that stay on disk, in files or in records, until they are asked for."""
 
+import concurrent.futures
 import dataclasses
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +15,9 @@ from mnemonics_tf.data.storage import Storage
 #: of x / 255 over ImageNet's training images: the constants that LUCIR and most others use
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+#: so many files of a part are read for its digest, and one of each class at least
+_SAMPLED = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +82,17 @@ class StreamedSource(DataSource):
 
     def test_counts(self) -> np.ndarray:
         return np.array([len(self._test[1][c]) for c in self._original_ids])
+
+    def _digest(self, part: str) -> str:
+        """Returns a hash of what the storage tells of each class; it says what that can miss."""
+        storage, files = {"training": self._training, "test": self._test}[part]
+        sampled = -(-_SAMPLED // len(self._original_ids))
+        hasher = hashlib.blake2b(digest_size=16)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            all_keys = [files[c].keys for c in self._original_ids]
+            for digest in pool.map(lambda keys: storage.digest(keys, sampled), all_keys):
+                hasher.update(digest)
+        return f"{storage.digest_kind}-{hasher.hexdigest()}"
 
     def training_set(self, classes: Sequence[int]) -> EncodedImageSet:
         self._check_known(classes)

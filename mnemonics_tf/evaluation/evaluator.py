@@ -15,6 +15,9 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import Outputs
 from mnemonics_tf.tracing import TracedFunction
 
+#: that a batch is filled up to
+_FEWEST_ROWS = 16
+
 #: what turns features into a prediction
 HEADS = ("classifier", "nme")
 
@@ -138,9 +141,20 @@ class Evaluator:
         for batch in batches:
             count = len(batch)
             pixels = mirror(batch) if mirrored else tf.convert_to_tensor(batch)
-            pixels = filled(pixels, self._batch_size) if self._jit_compile else pixels
+            pixels = filled(pixels, self._size_of(count))
             features, logits, num_classes = self._run(pixels)
             yield features[:count], logits[:count], num_classes
+
+    def _size_of(self, count: int) -> int:
+        """Returns how many rows a batch of `count` images is filled up to.
+
+        XLA compiles for every size anew, and oneDNN keeps code and buffers for every size it has
+        met: sets of images grow from phase to phase, and the process would with them. Powers of two
+        are few, and it is the last batch of a set that is filled up.
+        """
+        if self._jit_compile:
+            return self._batch_size
+        return min(self._batch_size, max(_FEWEST_ROWS, 1 << (count - 1).bit_length()))
 
     def _on_replicas(self, images: ImageSet, mirrored: bool) -> Iterator[tuple]:
         batches = self._pipeline.evaluation_batches(images, self._batch_size, self._jit_compile)

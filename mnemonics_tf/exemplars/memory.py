@@ -100,11 +100,14 @@ class ExemplarMemory:
                 f"{place} is stored by the codec {stored!r}, which is none of "
                 f"{', '.join(CODECS)}: pass it as --codec"
             )
+        _check_labels(arrays.get("labels"), place)
         try:
+            if stored == "pixels" and arrays["images"].ndim != 4:
+                raise ValueError(f"images are {arrays['images'].shape}, not [n, h, w, c]")
             if stored == "pixels":
                 return cls(arrays["images"], arrays["labels"], directory)
             storage = from_arrays(_coder(stored), arrays, directory)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise UserError(
                 f"{place} holds {sorted(arrays)}; expected exemplars and labels ({error})"
             ) from error
@@ -132,8 +135,18 @@ class ExemplarMemory:
 
     @property
     def images(self) -> np.ndarray:
-        """The exemplars as they will be seen, uint8 `[n, h, w, c]`; decoded at every call."""
-        return self._storage.images
+        """The exemplars as they will be seen, uint8 `[n, h, w, c]`; decoded at every call.
+
+        Raises:
+            UserError: if codes from a file hold other images than the file says.
+        """
+        images = self._storage.images
+        if images.shape != (len(self), *self.image_shape):
+            raise UserError(
+                f"stored exemplars are damaged: there are codes of {images.shape} pixels, and "
+                f"{len(self)} labels of images {self.image_shape}: put the right file back"
+            )
+        return images
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -173,3 +186,14 @@ class ExemplarMemory:
 
 def _coder(name: str) -> Codec:
     return find(CODECS, name, "codec")()
+
+
+def _check_labels(labels: np.ndarray | None, place: str) -> None:
+    if labels is None:
+        raise UserError(f"{place} holds no labels of exemplars: put the right file back")
+    numbers = labels.dtype.kind in "iu" and labels.ndim == 1
+    if not numbers or np.any(labels < 0) or np.any(labels > np.iinfo(np.int32).max):
+        raise UserError(
+            f"{place} holds labels {labels.dtype} of shape {labels.shape}; expected a whole number "
+            "from 0 up for each exemplar: put the right file back"
+        )

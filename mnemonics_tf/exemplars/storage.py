@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.codecs.base import Codec
 from mnemonics_tf.run import files
 
@@ -93,6 +94,12 @@ class CodeStorage:
     def images(self) -> np.ndarray:
         """The images of all classes, decoded, uint8 `[n, h, w, c]`."""
         decoded = [self._codec.decode(code) for code in self._codes.values()]
+        shapes = {images.shape[1:] for images in decoded} - {tuple(self.image_shape)}
+        if shapes:
+            raise UserError(
+                f"stored exemplars are damaged: they are {sorted(shapes)}, not {self.image_shape}: "
+                "put the right file back"
+            )
         return np.concatenate([np.zeros((0, *self.image_shape), np.uint8), *decoded])
 
     @property

@@ -95,7 +95,7 @@ def duration(seconds: float) -> str:
 
 
 class StageProgress:
-    """Reports one stage of one phase: position, figures, time left in the stage.
+    """Reports one stage of one phase: position, metrics, time left in the stage.
 
     Args:
         phase: index of the phase.
@@ -128,12 +128,12 @@ class StageProgress:
         self._reported = -self.INTERVAL
         self._terminal = sys.stdout.isatty()
 
-    def update(self, position: float, figures: dict[str, float]) -> None:
+    def update(self, position: float, metrics: dict[str, float]) -> None:
         """Reports that `position` of the total is done.
 
         Args:
             position: epochs or steps done; within one a fraction of it.
-            figures: by name; `loss` or `meta_loss` and `images_per_second` stand in front.
+            metrics: by name; `loss` or `meta_loss` and `images_per_second` stand in front.
         """
         now = time.monotonic()
         done, last = position - self._start, position == self._total
@@ -145,7 +145,7 @@ class StageProgress:
             when = f"{duration(max(spent, 0.0) / max(done, 1e-9) * (self._total - position))} left"
         whole, part = divmod(position, 1)
         where = f"{int(whole) + (part > 0)}/{self._total}" + (f" ({part:.0%})" if part else "")
-        line = f"{self._prefix} {where}  {_described(figures, when)}"
+        line = f"{self._prefix} {where}  {_described(metrics, when)}"
         if self._terminal and not last:
             # One line: what does not fit is cut, or the next one could not take its place.
             width = shutil.get_terminal_size().columns - 1
@@ -157,9 +157,9 @@ class StageProgress:
             self._reported = now
 
 
-def _described(figures: dict[str, float], when: str) -> str:
-    """Returns loss, speed and time, then the other figures."""
-    rest = dict(figures)
+def _described(metrics: dict[str, float], when: str) -> str:
+    """Returns loss, speed and time, then the other metrics."""
+    rest = dict(metrics)
     loss = [f"{name} {_number(rest.pop(name))}" for name in ("loss", "meta_loss") if name in rest]
     speed = rest.pop("images_per_second", None)
     rates = [] if speed is None else [f"{_number(speed)} images/s"]

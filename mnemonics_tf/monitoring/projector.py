@@ -9,7 +9,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorboard.plugins.projector import projector_config_pb2
 
-from mnemonics_tf.run.files import write_atomically, write_text
+from mnemonics_tf.run.files import in_order_of_numbers, write_atomically, write_text
 
 #: longest side of an image in the sprite; larger ones are shrunk
 _SPRITE_SIDE = 48
@@ -45,7 +45,8 @@ def write_embedding(
 
 def _write_config(directory: pathlib.Path, side: tuple[int, int]) -> None:
     config = projector_config_pb2.ProjectorConfig()
-    for folder in sorted((directory / "projector").iterdir()):
+    folders = list((directory / "projector").iterdir())
+    for folder in sorted(folders, key=lambda folder: in_order_of_numbers(folder.name)):
         relative = f"projector/{folder.name}"
         embedding = config.embeddings.add()
         embedding.tensor_name = folder.name

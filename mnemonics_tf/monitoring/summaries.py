@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from mnemonics_tf.run.files import user_error_on_disk_trouble
+from mnemonics_tf.run.files import check_held, user_error_on_disk_trouble
 
 
 class Summaries:
@@ -32,6 +32,7 @@ class Summaries:
     @contextlib.contextmanager
     def _writing(self, step: int) -> Iterator[None]:
         """Within it summaries go to the event file; a full disk is a user's error."""
+        check_held(self._directory)
         with user_error_on_disk_trouble(self._directory):
             try:
                 with self._writer.as_default(step=step):

@@ -1,6 +1,7 @@
 """Adjustment of the old exemplars to Theta_i (Eq. 10; Algorithm 1, lines 12-16)."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from mnemonics_tf.phases.learning import as_exemplars, companions, learner, with
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.settings import AdjustmentSettings
+
+#: what `--adjust_subsets` can't be below
+_FEWEST_SUBSETS = 2
 
 #: grey levels; exemplars that move less on average have learned nothing that is left in uint8
 _VISIBLE = 0.1
@@ -82,12 +86,15 @@ def adjust_exemplars(
     return adjusted, metrics
 
 
-def check_adjustment(wanted: AdjustmentSettings, exemplars_per_class: int) -> None:
+def check_adjustment(
+    wanted: AdjustmentSettings, exemplars_per_class: int, ways_to_more: Sequence[str] = ()
+) -> None:
     """Refuses an adjustment that has too few exemplars to split and that may not be left out.
 
     Args:
         wanted: how exemplars are to be adjusted.
         exemplars_per_class: how many the smallest old class has.
+        ways_to_more: advice to keep more exemplars, if that would help.
 
     Raises:
         UserError: if they are fewer than the subsets.
@@ -95,8 +102,11 @@ def check_adjustment(wanted: AdjustmentSettings, exemplars_per_class: int) -> No
     enough = exemplars_per_class >= wanted.adjust_subsets
     if enough or not wanted.adjust_old_exemplars or wanted.skip_adjustment_if_too_few:
         return
+    ways = list(ways_to_more)
+    if exemplars_per_class >= _FEWEST_SUBSETS:
+        ways.append(f"lower --adjust_subsets to {exemplars_per_class}")
+    ways.append("pass --skip_adjustment_if_too_few or --noadjust_old_exemplars")
     raise UserError(
-        f"adjusting old exemplars splits each class into {wanted.adjust_subsets} subsets, but "
-        f"a class has {exemplars_per_class} exemplars: keep more exemplars, lower "
-        "--adjust_subsets, or pass --skip_adjustment_if_too_few or --noadjust_old_exemplars"
+        f"adjusting old exemplars splits each class into {wanted.adjust_subsets} subsets, but a "
+        f"class has {exemplars_per_class} exemplars: {', or '.join(ways)}"
     )

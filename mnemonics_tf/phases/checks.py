@@ -16,6 +16,9 @@ from mnemonics_tf.phases.adjust_exemplars import check_adjustment
 from mnemonics_tf.run.checkpoints import Snapshot
 from mnemonics_tf.settings import Settings
 
+#: exemplars of a class; what so many are not enough for, no number is
+_MANY = 1000
+
 
 def settle(settings: Settings) -> Settings:
     """Returns settings that hold the phases of `--phase_classes` themselves, not a file's path.
@@ -119,19 +122,80 @@ def check_method(
             "and never on exemplars, so that learning them is in vain: leave that out, or pass "
             "another --method"
         )
+    check_budget(settings, method, protocol)
     counts = source.training_counts_of(protocol.order)
+    enough = _exemplars_needed(settings, method, protocol)
     for before, phase in itertools.pairwise(protocol.phases):
-        smallest = min(budget.quota(before.num_seen), *counts[phase.seen_classes])
-        held_out = method.held_out_per_class(phase, int(smallest))
+        quota, fewest_images = budget.quota(before.num_seen), int(min(counts[phase.seen_classes]))
+        smallest = min(quota, fewest_images)
+        held_out = method.held_out_per_class(phase, smallest)
         if held_out >= smallest:
+            ways = _ways_to_more(settings, protocol, quota, fewest_images, enough)
+            if smallest > 1:  # of a single one no share is small enough
+                ways.append("lower --correction_share")
             raise UserError(
                 f"--method={name} holds out {held_out} images of each class from training, but in "
-                f"phase {phase.index} a class has no more than {smallest}: keep more exemplars or "
-                "lower --correction_share"
+                f"phase {phase.index} a class has no more than {smallest}: "
+                f"{' or '.join(ways) or 'give it more images, or pass another --method'}"
             )
     for before in protocol.phases[:-1]:
-        fewest = min(budget.quota(before.num_seen), *counts[before.seen_classes])
-        check_adjustment(settings.adjustment, int(fewest))
+        quota, fewest_images = budget.quota(before.num_seen), int(min(counts[before.seen_classes]))
+        ways = _ways_to_more(settings, protocol, quota, fewest_images, enough)
+        check_adjustment(settings.adjustment, min(quota, fewest_images), ways)
+
+
+def check_budget(settings: Settings, method: Method, protocol: ClassIncrementalProtocol) -> None:
+    """Refuses a budget that the last phase would overdraw, and says what is enough for all phases.
+
+    Args:
+        settings: of the run.
+        method: how the model learns.
+        protocol: what is learned when.
+
+    Raises:
+        UserError: if not even one exemplar a class fits in the end.
+    """
+    total, num_classes = settings.exemplar.exemplars_total, protocol.phases[-1].num_seen
+    if total and total < num_classes:
+        enough = _total_of(protocol, _exemplars_needed(settings, method, protocol) or 1)
+        raise UserError(
+            f"--exemplars_total={total} leaves no exemplar for each of {num_classes} classes: "
+            f"pass at least {enough}"
+        )
+
+
+def _total_of(protocol: ClassIncrementalProtocol, per_class: int) -> int:
+    """Returns the budget in all that leaves as many of each class wherever exemplars are used."""
+    used = [phase.num_seen for phase in protocol.phases[:-1]]
+    return max(per_class * max(used, default=0), protocol.phases[-1].num_seen)
+
+
+def _exemplars_needed(
+    settings: Settings, method: Method, protocol: ClassIncrementalProtocol
+) -> int | None:
+    """Returns how many exemplars of a class are enough for all that is asked for, if any are."""
+    adjustment = settings.adjustment
+    splits = adjustment.adjust_old_exemplars and not adjustment.skip_adjustment_if_too_few
+    for count in range(adjustment.adjust_subsets if splits else 1, _MANY):
+        if all(method.held_out_per_class(phase, count) < count for phase in protocol.phases[1:]):
+            return count
+    return None
+
+
+def _ways_to_more(
+    settings: Settings,
+    protocol: ClassIncrementalProtocol,
+    quota: int,
+    fewest_images: int,
+    enough: int | None,
+) -> list[str]:
+    """Returns the advice to keep more exemplars, where that helps."""
+    if enough is None or fewest_images <= quota or fewest_images < enough:
+        return []
+    flag = f"--exemplars_per_class={enough}"
+    if settings.exemplar.exemplars_total:
+        flag = f"--exemplars_total={_total_of(protocol, enough)}"
+    return [f"keep more exemplars ({flag})"]
 
 
 def check_snapshot(snapshot: Snapshot, stages: Sequence[str], directory: pathlib.Path) -> None:

@@ -39,7 +39,7 @@ def learner(
         UserError: if the memory of GPU or machine is too small.
     """
     per_step = min(outer.exemplars_per_step or num_rows, num_rows)
-    check_memory(network.backbone, workshop.settings.inner, outer, per_step)
+    check_footprint(network.backbone, workshop.settings.inner, outer, per_step)
     objective = InTurn(workshop.objective(network, outer), network, members)
     validation = workshop.settings.validation
     return ExemplarLearner(
@@ -47,7 +47,7 @@ def learner(
     )
 
 
-def check_memory(
+def check_footprint(
     backbone: keras.Model, inner: InnerSettings, outer: OuterSettings, exemplars: int
 ) -> None:
     """Refuses an outer step whose activations can't fit into the memory of GPU or machine.
@@ -63,7 +63,7 @@ def check_memory(
     """
     image_bytes = 4 * sum(int(np.prod(layer.output.shape[1:])) for layer in backbone.layers)
     needed = peak_bytes(image_bytes, inner, exemplars, outer.outer_batch_size)
-    available = devices.memory()
+    available = devices.available_bytes()
     if available is not None and needed > available:
         batch = min(inner.inner_batch_size or exemplars, exemplars)
         raise UserError(
@@ -122,9 +122,9 @@ def companions(
     plan = Plan(stage.name, steps - start, tracing=period)
     every = workshop.settings.run.checkpoint_outer_steps
 
-    def report(step: int, figures: dict[str, float], seconds: float) -> None:
+    def report(step: int, metrics: dict[str, float], seconds: float) -> None:
         plan.step_done(seconds)
-        progress.update(step, figures)
+        progress.update(step, metrics)
 
     def save(step: int, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
         stage.save_if_due(every, step, step, lambda: {"learning": arrays()})

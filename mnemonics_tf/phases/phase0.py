@@ -8,10 +8,10 @@ from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.run.data_facts import refuse_other_phase0
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, write_arrays
 from mnemonics_tf.run.results import hash_of
-from mnemonics_tf.run.resume import same_base_classes
 from mnemonics_tf.settings import Settings
 
 
@@ -63,12 +63,17 @@ def take_over(
         UserError: if the other was trained with other settings, data or class order.
     """
     arrays = read_arrays(other.base_model)
-    same_settings = str(arrays.pop("fingerprint", "")) == expected
-    if not same_settings or not same_base_classes(own, other):
+    if str(arrays.pop("fingerprint", "")) != expected:
         raise UserError(
             f"--phase0_from={other.root}: its phase 0 was trained with other settings, data or "
             "class order; leave the flag out to train phase 0 here"
         )
+    refuse_other_phase0(
+        own,
+        other,
+        "its model can't be taken by --phase0_from: pass a run on the data of --data_dir, or leave "
+        "the flag out to train phase 0 here",
+    )
     # A correction of logits is not part of what runs share: it starts as it is.
     model.set_state({**model.state(), **arrays}, str(other.base_model))
     LOGGER.info("phase 0 takes the trained model of %s", other.root)

@@ -59,9 +59,9 @@ def drifted_copies(
         )
         epochs = max(1, round(settings.epochs * k / (size - 1)))
         for epoch in range(epochs):
-            figures = loop.run_epoch(seen, epoch, "drift", phase.index, k)
+            metrics = loop.run_epoch(seen, epoch, "drift", phase.index, k)
         LOGGER.info(
-            "drifted copy %d of %d: %d epochs, loss %.3g", k, size - 1, epochs, figures["loss"]
+            "drifted copy %d of %d: %d epochs, loss %.3g", k, size - 1, epochs, metrics["loss"]
         )
         states.append(copy.state())
     return states

@@ -110,11 +110,11 @@ def run_epochs(
 
     every = workshop.settings.run.checkpoint_epochs
     for moment in loop.run(images, range(first_epoch, epochs), key, first_step, totals):
-        progress.update(moment.epoch + moment.step / steps, moment.figures)
+        progress.update(moment.epoch + moment.step / steps, moment.metrics)
         if moment.ends_epoch:
-            stage.note(moment.figures)
+            stage.note(moment.metrics)
             tag = f"{stage.name}/phase{phase.index:02d}"
-            stage.summaries.scalars(tag, moment.figures, moment.epoch)
+            stage.summaries.scalars(tag, moment.metrics, moment.epoch)
         done = (moment.epoch + 1) * moment.ends_epoch
         stage.save_if_due(every, done, moment.position, functools.partial(groups, moment))
     return stage.noted

@@ -4,8 +4,10 @@ import dataclasses
 
 import numpy as np
 
+from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.reporting.runs import Group, Run
+from mnemonics_tf.run.resume import check_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +43,28 @@ def since_birth(memories: list[ExemplarMemory], num_seen: list[int], phase: int)
 
 
 def memories_of(run: Run) -> list[ExemplarMemory] | None:
-    """Returns a run's exemplar memories by phase; None for a bare results.json or lost files."""
+    """Returns a run's exemplar memories by phase; None for a bare results.json or lost files.
+
+    Raises:
+        UserError: if one is damaged, or does not hold what its phase can have left.
+    """
     if run.directory is None:
         return None
     files = [run.directory.exemplars(record["phase"]) for record in run.phases]
     if not all(file.exists() for file in files):
         return None
-    return [ExemplarMemory.load(file) for file in files]
+    memories = [ExemplarMemory.load(file) for file in files]
+    counts = np.zeros(0, int)
+    for file, record, memory in zip(files, run.phases, memories, strict=True):
+        check_memory(file, memory, record["num_seen"], memories[0].images.shape[1:])
+        now = np.bincount(memory.labels)
+        if np.any(now[: len(counts)] > counts):
+            raise UserError(
+                f"{file} holds more exemplars of a class than the phase before: put the right file "
+                "back, or pass the run's results.json alone"
+            )
+        counts = now
+    return memories
 
 
 def pixel_drift(group: Group) -> list[float] | None:

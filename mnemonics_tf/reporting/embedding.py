@@ -1,27 +1,26 @@
 """The t-SNE of exemplars over their class data (the paper's Figures 1 and 5)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow as tf
 import threadpoolctl
 from sklearn.manifold import TSNE
 
-from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.source import DataSource, ids_in_words
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import unit_length
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.reporting.runs import Run
-from mnemonics_tf.serving.export import export_name
+from mnemonics_tf.run.resume import check_memory
 
 #: classes shown, as in the paper: few enough to be told apart
 _CLASSES = (3, 5)
 #: images of a class that are embedded; selections choose from all of them
 _IMAGES_PER_CLASS = 250
-_BATCH_SIZE = 250
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,36 +42,51 @@ class Embedding:
     exemplars: dict[str, tuple[np.ndarray, ...]]
 
 
-def embed(run: Run, source: DataSource) -> list[Embedding]:
+def embed(
+    run: Run, source: DataSource, features_of: Callable[[int, np.ndarray], np.ndarray]
+) -> list[Embedding]:
     """Returns the embeddings of a run's first and last phase.
 
-    Every phase has one feature space, that of its exported model, so that ways of choosing
-    exemplars can be compared: beside the run's own exemplars stand those that the selections would
-    choose in this space, as many of them. The paper embeds each method's own model.
+    Every phase has one feature space, that of its model, so that ways of choosing exemplars can be
+    compared: beside the run's own exemplars stand those that the selections would choose in this
+    space, as many of them. The paper embeds each method's own model.
 
     Args:
-        run: with a directory that holds exports and exemplars.
+        run: with a directory that holds exemplars.
         source: the run's data.
+        features_of: maps a phase and images, uint8 `[n, h, w, c]`, to features `[n, d]` of the
+            phase's model.
 
     Raises:
-        UserError: if an export or a memory is missing or damaged.
+        UserError: if a model or a memory is missing, damaged, or not this data's.
     """
     phases = [run.phases[i] for i in sorted({0, len(run.phases) - 1})]
     return [
         _embed_phase(
-            run, source, record["phase"], record["num_seen"], _CLASSES[record["phase"] > 0]
+            run,
+            source,
+            functools.partial(features_of, record["phase"]),
+            record["phase"],
+            record["num_seen"],
+            _CLASSES[record["phase"] > 0],
         )
         for record in phases
     ]
 
 
 def _embed_phase(
-    run: Run, source: DataSource, phase: int, num_seen: int, num_classes: int
+    run: Run,
+    source: DataSource,
+    features_of: Callable[[np.ndarray], np.ndarray],
+    phase: int,
+    num_seen: int,
+    num_classes: int,
 ) -> Embedding:
-    features_of = _exported_features(run, phase)
-    memory = ExemplarMemory.load(run.directory.exemplars(phase))
+    path = run.directory.exemplars(phase)
+    memory = ExemplarMemory.load(path)
+    check_memory(path, memory, num_seen, source.image_shape)
     labels = np.linspace(0, num_seen - 1, min(num_classes, num_seen)).astype(int)
-    order = run.contents["class_order"]
+    order = _class_order(run, source)
     images = [source.training_set([order[label]]).load_all() for label in labels]
     features = [features_of(batch) for batch in images]
     kept = [memory.images[memory.labels == label] for label in labels]
@@ -97,21 +111,16 @@ def _embed_phase(
     )
 
 
-def _exported_features(run: Run, phase: int) -> Callable[[np.ndarray], np.ndarray]:
-    path = run.directory.export / export_name(run.protocol["dataset"]) / str(phase + 1)
-    try:
-        export = tf.saved_model.load(str(path))
-        signature = export.signatures["features"]
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-        raise UserError(f"{path} is no export that can be loaded ({error})") from error
-
-    def features_of(images: np.ndarray, export=export) -> np.ndarray:
-        del export  # kept alive: a signature alone does not hold its variables
-        starts = range(0, len(images), _BATCH_SIZE)
-        batches = [signature(images=tf.constant(images[i : i + _BATCH_SIZE])) for i in starts]
-        return np.concatenate([batch["features"].numpy() for batch in batches])
-
-    return features_of
+def _class_order(run: Run, source: DataSource) -> list[int]:
+    """Returns the original ids of the classes, by label."""
+    order = run.contents.get("class_order")
+    if order is None or not set(order) <= set(source.original_ids):
+        raise UserError(
+            f"{run.directory.results} has {'no' if order is None else 'another'} class_order than "
+            f"the data, whose class ids are {ids_in_words(source.original_ids)}: start the run's "
+            "command again, which writes the file anew"
+        )
+    return order
 
 
 def _select(run: Run, name: str, features: np.ndarray, label: int, count: int) -> np.ndarray:

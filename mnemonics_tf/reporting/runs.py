@@ -10,10 +10,14 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.methods import METHODS
+from mnemonics_tf.paths import user_path
+from mnemonics_tf.reporting.contents import trouble
 from mnemonics_tf.reporting.published import Choices
 from mnemonics_tf.run import results
+from mnemonics_tf.run.data_facts import DIGESTS
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import read_json
+from mnemonics_tf.run.files import check_path, read_json
+from mnemonics_tf.run.records import refuse_contradictions
 
 #: settings in which the runs of one group may differ
 _SEEDS = (("protocol", "seed"), ("exemplar", "exemplar_seed"))
@@ -59,6 +63,11 @@ class Run:
         return {name: value for name, value in facts.items() if name not in ("seed", "hash")}
 
     @property
+    def data(self) -> str:
+        """What stands for the classes and images it learned from."""
+        return results.data_id(self.contents) or "unknown"
+
+    @property
     def is_finished(self) -> bool:
         """Whether all phases of the protocol are done."""
         return len(self.phases) == self.protocol["num_phases"] + 1
@@ -66,7 +75,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs with the same settings and other seeds.
+    """Runs with the same settings on the same data, with other seeds.
 
     Attributes:
         index: place in the report; decides colour and marker.
@@ -135,17 +144,20 @@ def load_runs(paths: Sequence[str]) -> list[Run]:
         paths: of run directories or of files like results.json.
 
     Raises:
-        UserError: if one can't be read or is not what a run writes.
+        UserError: if one can't be read, is not what a run writes, or contradicts itself.
     """
     runs, seen = [], set()
     for text in paths:
-        path = pathlib.Path(text)
+        check_path("RUN", text)
+        path = user_path(text)
         directory = RunDirectory(path) if path.is_dir() else None
         file = directory.results if directory else path
         if file.resolve() in seen:
             continue
         seen.add(file.resolve())
         runs.append(Run(path, _read(file), directory))
+        if directory:
+            refuse_other_records(runs[-1])
     return runs
 
 
@@ -155,87 +167,56 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
             f"{file} does not exist: pass directories of runs, or the results.json of runs, that "
             "reached their last phase (see --last_phase)"
         )
-    try:
-        contents = read_json(file)
-    except OSError as error:
-        raise UserError(f"{file} can't be read ({error.strerror})") from error
-    trouble = _trouble(contents)
-    if trouble:
-        raise UserError(f"{file} is not a results.json that this program can read: {trouble}")
+    contents = read_json(file)
+    wrong = trouble(contents)
+    if wrong:
+        raise UserError(f"{file} is not a results.json that this program can read: {wrong}")
     return contents
 
 
-def _trouble(contents: Any) -> str | None:
-    """Returns what is wrong with the parts of results.json that a report cannot do without."""
-    kinds = {"settings": dict, "protocol": dict, "phases": list}
-    if not isinstance(contents, dict):
-        return "it holds no object"
-    for key, kind in kinds.items():
-        if not isinstance(contents.get(key), kind) or not contents[key]:
-            return f"{key!r} is missing or of the wrong kind"
-    if not all(isinstance(group, dict) for group in contents["settings"].values()):
-        return "'settings' is not made of groups"
-    if contents.get("prediction_head", HEADS[0]) not in HEADS:
-        return f"'prediction_head' is none of {', '.join(HEADS)}"
-    protocol = contents["protocol"]
-    if not isinstance(protocol.get("dataset"), str) or not _is_count(protocol.get("num_phases")):
-        return "'protocol' lacks dataset or num_phases"
-    for index, record in enumerate(contents["phases"]):
-        trouble = _record_trouble(record, index)
-        if trouble:
-            return f"phases[{index}]: {trouble}"
-    return None
+def refuse_other_records(run: Run) -> None:
+    """Refuses metrics that are not those of the run's phases, as far as its directory has these.
 
-
-def _record_trouble(record: Any, index: int) -> str | None:
-    if not isinstance(record, dict) or record.get("phase") != index:
-        return f"expected the record of phase {index}"
-    if not _is_count(record.get("num_seen")):
-        return "'num_seen' is missing"
-    for head in HEADS:
-        figures = record.get("heads", {}).get(head) if isinstance(record.get("heads"), dict) else 0
-        if not isinstance(figures, dict) or not _is_share(figures.get("accuracy")):
-            return f"no accuracy of head {head!r} between 0 and 1"
-        groups = figures.get("group_accuracies")
-        if not isinstance(groups, list) or len(groups) != index + 1:
-            return f"head {head!r} needs {index + 1} group accuracies"
-        if not all(_is_share(value) for value in groups):
-            return f"group accuracies of head {head!r} are not between 0 and 1"
-    seconds = record.get("seconds", {})
-    if not isinstance(seconds, dict) or not all(_is_number(v) for v in seconds.values()):
-        return "'seconds' is no object of numbers"
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and 0 <= value < float("inf")
-
-
-def _is_share(value: Any) -> bool:
-    return _is_number(value) and value <= 1
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value >= 0
+    Raises:
+        UserError: names the files that contradict each other.
+    """
+    directory = run.directory
+    for record in run.phases:
+        path = directory.record(record["phase"])
+        # As text, for NaN is not equal to itself.
+        if path.exists() and json.dumps(read_json(path)) != json.dumps(record):
+            raise UserError(
+                f"{directory.results} and {path} contradict each other: one of them was changed, "
+                "or the run went on; start its command again, which makes results.json from the "
+                "records of the phases"
+            )
+    refuse_contradictions(directory, run.phases, str(directory.results))
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Returns runs grouped by everything but their seeds, in the order in which they came."""
+    """Returns runs grouped by everything but their seeds, in the order in which they came.
+
+    Everything: settings, protocol, phases done, names of the classes, and digests of the images.
+    """
     members: dict[str, list[Run]] = {}
     for run in runs:
         settings = {group: dict(values) for group, values in run.settings.items()}
         for group, name in _SEEDS:
             settings.get(group, {}).pop(name, None)
-        key = json.dumps([settings, run.protocol, len(run.phases)], sort_keys=True)
+        key = json.dumps([settings, run.protocol, run.data, len(run.phases)], sort_keys=True)
         members.setdefault(key, []).append(run)
-    ordered = [
-        tuple(sorted(group, key=lambda run: json.dumps(run.seeds))) for group in members.values()
-    ]
+    ordered = [tuple(sorted(group, key=_by_seed)) for group in members.values()]
     # One run a seed: a second one is no further sample, and `warnings` tells of it.
     ordered = [tuple({run.seeds: run for run in reversed(group)}.values()) for group in ordered]
     ordered = [tuple(reversed(group)) for group in ordered]
     names = _names([group[0] for group in ordered])
     return [Group(i, names[i], group) for i, group in enumerate(ordered)]
+
+
+def _by_seed(run: Run) -> tuple[tuple[bool, int], ...]:
+    """Returns a key that sorts runs by their seeds as numbers; older runs may lack one."""
+    seeds = (seed if isinstance(seed, int) else None for seed in run.seeds)
+    return tuple((seed is not None, seed or 0) for seed in seeds)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -274,7 +255,7 @@ def _flat(run: Run) -> dict[str, Any]:
         for name, value in values.items()
         if (group, name) not in _SEEDS
     }
-    return {**flat, "phases_done": len(run.phases)}
+    return {**flat, "phases_done": len(run.phases), "data": run.data}
 
 
 def _plain(value: Any) -> str:
@@ -292,6 +273,7 @@ def warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         if len(holders) > 1:
             sides = "; ".join(f"{value} ({' / '.join(names)})" for value, names in holders.items())
             found.append(f"Runs with different protocols: {key} is {sides}.")
+    found += _other_data(groups)
     seeds = {group.index: {run.seeds for run in group.runs} for group in groups}
     if len({frozenset(values) for values in seeds.values()}) > 1:
         found.append("The groups do not have the same seeds.")
@@ -305,3 +287,28 @@ def warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
                 "average and its forgetting are not those of the whole protocol."
             )
     return found
+
+
+def _other_data(groups: Sequence[Group]) -> list[str]:
+    """Returns a sentence that tells on which data the groups ran, if it was not the same."""
+    holders: dict[str, list[Group]] = {}
+    for group in groups:
+        holders.setdefault(group.first.data, []).append(group)
+    if len(holders) < 2:
+        return []
+    sides = [
+        f"{data} ({_few_classes(members[0].first)}: {' / '.join(m.name for m in members)})"
+        for data, members in holders.items()
+    ]
+    return [
+        "Runs on different data, or on data of which an older version noted less: "
+        f"{'; '.join(sides)}."
+    ]
+
+
+def _few_classes(run: Run) -> str:
+    names = run.contents.get("class_names")
+    if not names:
+        return "classes not noted"
+    images = "" if run.contents.get(DIGESTS) else ", images not noted"
+    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "") + images

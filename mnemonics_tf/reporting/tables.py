@@ -184,20 +184,32 @@ def learning(group: Group) -> Table | None:
     return Table(
         f"{group.name}, {_seed_text(group)}: how exemplars learned",
         (
-            *("phase", "stage", "exemplars", "steps", "meta loss", "pixels moved"),
-            *("features moved", "margin", "at pixel limits"),
+            *("phase", "stage", "exemplars", "steps", "steps kept", "meta loss"),
+            *("held-out accuracy", "pixels moved", "features moved", "margin", "at pixel limits"),
         ),
         rows,
         (
             "Exemplars: new ones (Eq. 9); adjust: old ones (Eq. 10). Pixels: root mean square in "
             "grey levels of 255. Features: distance of L2-normalised features, at most 2. Margin: "
-            "distance to the nearest decision boundary in feature space.",
+            "distance to the nearest decision boundary in feature space. Held-out accuracy: of a "
+            "classifier on the exemplars' features, as they began, learned and stored; it decides "
+            "how many steps are kept.",
         ),
     )
 
 
 def _seed_text(group: Group) -> str:
     return f"seed {group.first.seeds[0]}"
+
+
+def _held_out(scores: Any) -> str:
+    """Returns the held-out accuracies of the start, of the floats and of what is stored."""
+    if not isinstance(scores, dict):
+        return NOTHING
+    named = [scores.get(name) for name in ("start", "float", "uint8")]
+    return " → ".join(
+        f"{score:.1%}" if isinstance(score, (int, float)) else NOTHING for score in named
+    )
 
 
 def _learning_cells(figures: dict[str, Any]) -> tuple[str, ...]:
@@ -209,7 +221,9 @@ def _learning_cells(figures: dict[str, Any]) -> tuple[str, ...]:
     return (
         number("count", "d") if isinstance(figures.get("count"), int) else NOTHING,
         number("steps", "d") if isinstance(figures.get("steps"), int) else NOTHING,
+        number("steps_kept", "d") if isinstance(figures.get("steps_kept"), int) else NOTHING,
         f"{losses[0]:.3f} → {losses[-1]:.3f}" if isinstance(losses, list) and losses else NOTHING,
+        _held_out(figures.get("held_out_accuracy")),
         number("pixel_distance", ".1f"),
         number("feature_distance", ".3f"),
         f"{number('margin_start', '.2f')} → {number('margin_end', '.2f')}",

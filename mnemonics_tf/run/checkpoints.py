@@ -3,11 +3,14 @@
 import dataclasses
 import logging
 import pathlib
+import re
 
 import numpy as np
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.run.files import read_arrays, remove_leftovers, write_arrays
+
+_NAME = re.compile(r"checkpoint-\d{6,}\.npz")
 
 _LOGGER = logging.getLogger("mnemonics_tf")
 
@@ -104,7 +107,9 @@ class PhaseCheckpoints:
         remove_leftovers(self.directory)
 
     def _files(self) -> list[pathlib.Path]:
-        return sorted(self.directory.glob("checkpoint-" + "[0-9]" * 6 + ".npz"))
+        found = self.directory.glob("checkpoint-*.npz")
+        numbered = [path for path in found if _NAME.fullmatch(path.name) and path.is_file()]
+        return sorted(numbered, key=lambda path: int(path.stem.split("-")[1]))
 
 
 class EarlierVersionError(UserError):

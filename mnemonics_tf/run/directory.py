@@ -7,18 +7,24 @@ import pathlib
 from collections.abc import Iterator
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.run.files import user_error_on_disk_trouble
+from mnemonics_tf.paths import user_path
+from mnemonics_tf.run.files import (
+    check_held,
+    check_regular,
+    user_error_on_disk_trouble,
+    watched,
+)
 
 
 class RunDirectory:
     """The files of one run.
 
     Args:
-        root: the run's directory; made on the first write.
+        root: the run's directory; made on the first write. `~` is a home.
     """
 
     def __init__(self, root: str | os.PathLike):
-        self.root = pathlib.Path(root)
+        self.root = user_path(root)
         self.flags = self.root / "flags.txt"
         self.settings = self.root / "settings.json"
         self.classes = self.root / "classes.json"
@@ -32,8 +38,12 @@ class RunDirectory:
         """Keeps other processes from the run; the lock dies with its holder.
 
         Raises:
-            UserError: if another process works on the run, or the directory can't be written.
+            UserError: if another process works on the run, the directory can't be written, or
+                what is no file has the name of one of the run's; and at the next write within, if
+                the directory was removed or replaced meanwhile.
         """
+        for path in (self.flags, self.settings, self.classes, self.results, self.log):
+            check_regular(path)
         path = self.root / ".lock"
         with user_error_on_disk_trouble(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -46,10 +56,9 @@ class RunDirectory:
             raise UserError(
                 f"another process works on {self.root}: wait for it, or pass another --run_dir"
             ) from error
-        try:
+        with contextlib.closing(stream), watched(path, os.fstat(stream.fileno())):
+            check_held(path)  # it may have been removed before it was locked
             yield
-        finally:
-            stream.close()
 
     def phase(self, index: int) -> pathlib.Path:
         """Returns the directory of one phase."""

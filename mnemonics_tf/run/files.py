@@ -6,6 +6,8 @@ import json
 import math
 import os
 import pathlib
+import re
+import stat
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, printable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ZIP_LOCAL_HEADER = 30  # bytes; the last four hold the lengths of what follows: name and extra
@@ -22,14 +24,102 @@ _NOT_WRITABLE = (
     *(errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EEXIST, errno.ENOENT),  # a path that can't be a directory
     errno.ELOOP,  # a link in the place of a file
+    errno.ENAMETOOLONG,
 )
 
 _CHUNK_BYTES = 2**20
 
 
+def check_path(option: str, path: str | os.PathLike) -> None:
+    """Refuses a path that no file can have, or behind which this user may not look.
+
+    Args:
+        option: what it was passed as, for the message.
+        path: of a file or directory that may be there or not.
+
+    Raises:
+        UserError: tells what is wrong with it.
+    """
+    try:
+        os.stat(os.path.expanduser(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:  # ValueError: a NUL in it
+        reason = error.strerror if isinstance(error, OSError) else "it holds a NUL"
+        text = printable(path)
+        shown = text if len(text) <= 100 else f"{text[:100]}... ({len(text)} characters)"
+        raise UserError(f"{option}={shown} is no path that can be used ({reason})") from error
+
+
+def check_regular(path: pathlib.Path) -> None:
+    """Refuses what is there and no regular file: reading a pipe waits for ever.
+
+    Raises:
+        UserError: if it is a folder, a pipe, a device, or can't be looked at.
+    """
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"{printable(path)} can't be read ({error})") from error
+    raise UserError(f"{printable(path)} is no regular file: remove it, or put the right file there")
+
+
+#: lock files that this process holds, and what they were when it took them
+_HELD: dict[pathlib.Path, os.stat_result] = {}
+
+
 @contextlib.contextmanager
-def user_error_on_disk_trouble(path: pathlib.Path) -> Iterator[None]:
-    """Turns a full or read-only disk into a message that names the path and the way out."""
+def watched(lock: pathlib.Path, held: os.stat_result) -> Iterator[None]:
+    """Within it nothing is written beside or below a lock file once another is in its place.
+
+    Whoever removes a directory takes its lock along: another process would get a new one, and two
+    would write one run.
+
+    Args:
+        lock: path of the lock file.
+        held: the file that is locked.
+    """
+    lock = lock.absolute()
+    _HELD[lock] = held
+    try:
+        yield
+    finally:
+        del _HELD[lock]
+
+
+def check_held(path: pathlib.Path) -> None:
+    """Refuses to write in a directory whose lock this process has lost.
+
+    Raises:
+        UserError: if its lock file was removed or replaced.
+    """
+    path = path.absolute()
+    for lock, held in _HELD.items():
+        if lock.parent not in (path, *path.parents):
+            continue
+        try:
+            lost = not os.path.samestat(os.stat(lock, follow_symlinks=False), held)
+        except OSError:
+            lost = True
+        if lost:
+            raise UserError(
+                f"{lock.parent} was removed or replaced while this command worked in it, and "
+                "another process may have begun there: nothing more is written; start the command "
+                "again, or pass another --run_dir"
+            )
+
+
+@contextlib.contextmanager
+def user_error_on_disk_trouble(path: pathlib.Path, option: str = "--run_dir") -> Iterator[None]:
+    """Turns a full or read-only disk into a message that names the path and the way out.
+
+    Args:
+        path: what is written.
+        option: by which the user chose where.
+    """
     try:
         yield
     except OSError as error:
@@ -41,24 +131,35 @@ def user_error_on_disk_trouble(path: pathlib.Path) -> Iterator[None]:
             ) from error
         if error.errno in _NOT_WRITABLE:
             raise UserError(
-                f"{path} can't be written ({error.strerror}); "
-                "pass a writable directory as --run_dir"
+                f"{path} can't be written ({error.strerror}); pass a writable directory as {option}"
             ) from error
         raise
 
 
-def write_atomically(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> None:
+def temporary_name(path: pathlib.Path) -> pathlib.Path:
+    """Returns where a file is written before it takes its name."""
+    return path.with_name(f".tmp-{path.name}")
+
+
+def write_atomically(
+    path: pathlib.Path, write: Callable[[BinaryIO], None], option: str = "--run_dir"
+) -> None:
     """Writes a file so that at any moment either the old or the new one is whole, on disk too.
 
     Args:
         path: the file.
         write: called with a binary stream.
+        option: by which the user chose where.
 
     Raises:
-        UserError: if the disk is full or read-only; the old file stays.
+        UserError: if the disk is full or read-only, or a folder is in the way; the old file stays.
     """
-    temporary = path.with_name(f".tmp-{path.name}")
-    with user_error_on_disk_trouble(path):
+    check_held(path)
+    temporary = temporary_name(path)
+    with user_error_on_disk_trouble(path, option):
+        for place in (temporary, path):
+            if place.is_dir() and not place.is_symlink():
+                raise UserError(f"{place} is a folder, where a file is to be written: remove it")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # A killed process leaves its temporary file; "x" follows no link in its place.
@@ -84,14 +185,21 @@ def flush_to_disk(path: pathlib.Path) -> None:
 
 
 def remove_leftovers(directory: pathlib.Path) -> None:
-    """Removes what writes that were killed left in a directory."""
+    """Removes what writes that were killed left in a directory; folders are none of ours."""
     for path in directory.glob(".tmp-*"):
-        path.unlink()
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file atomically."""
-    write_atomically(path, lambda stream: stream.write(text.encode()))
+def in_order_of_numbers(name: str) -> tuple[tuple[int, str], ...]:
+    """Returns a key that sorts names by the numbers in them: phase 99 comes before phase 100."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+
+
+def write_text(path: pathlib.Path, text: str, option: str = "--run_dir") -> None:
+    """Writes a text file atomically, where `option` let the user choose."""
+    write_atomically(path, lambda stream: stream.write(text.encode()), option)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -117,12 +225,15 @@ def read_json(path: pathlib.Path) -> Any:
     """Reads JSON.
 
     Raises:
-        UserError: if the file is missing or damaged.
+        UserError: if the file is missing, damaged or no regular one.
     """
+    check_regular(path)
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; the run directory is incomplete") from error
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, text or numbers
         raise UserError(
             f"{path} is damaged ({error}); restore it or use another --run_dir"
@@ -146,8 +257,9 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     No more memory is taken than the file has bytes, whatever its headers say.
 
     Raises:
-        UserError: if the file is missing, damaged or holds Python objects.
+        UserError: if the file is missing, damaged, no regular one or holds Python objects.
     """
+    check_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(info.compress_size for info in archive.infolist()) > os.path.getsize(path):

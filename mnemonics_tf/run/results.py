@@ -2,12 +2,18 @@
 
 import hashlib
 import json
+import logging
+import pathlib
 from typing import Any
 
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
+from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation import metrics
 from mnemonics_tf.evaluation.evaluator import HEADS
+from mnemonics_tf.run.files import read_json
 from mnemonics_tf.settings import Settings
+
+_LOGGER = logging.getLogger("mnemonics_tf")
 
 
 def protocol_fingerprint(settings: Settings, protocol: ClassIncrementalProtocol) -> dict[str, Any]:
@@ -27,6 +33,15 @@ def protocol_fingerprint(settings: Settings, protocol: ClassIncrementalProtocol)
 def hash_of(facts: Any) -> str:
     """Returns a short hash of plain JSON values."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def data_id(contents: dict[str, Any]) -> str | None:
+    """Returns a short hash of what results.json tells of the data: other data have another.
+
+    None where it tells neither the classes' names nor digests, as in the first versions.
+    """
+    facts = {name: contents.get(name) for name in ("class_names", "data_digests")}
+    return hash_of(facts)[:8] if any(facts.values()) else None
 
 
 def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -54,6 +69,21 @@ def without_times(value: Any) -> Any:
         timed = ("seconds", "images_per_second")
         return {key: without_times(item) for key, item in value.items() if key not in timed}
     return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def phases_written(file: pathlib.Path) -> Any:
+    """Returns the records that results.json holds; None where there is none that is whole.
+
+    All of it is made from the phases' records: a damaged one is written anew.
+    """
+    if not file.exists():
+        return None
+    try:
+        contents = read_json(file)
+    except UserError as error:
+        _LOGGER.warning("%s; it is made again from the records of the phases", error)
+        return None
+    return contents.get("phases") if isinstance(contents, dict) else None
 
 
 def table(results: dict[str, Any]) -> str:

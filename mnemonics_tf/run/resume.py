@@ -8,10 +8,11 @@ from typing import Any
 from mnemonics_tf.data.phase_classes import is_settled, settled
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.run.data_facts import noted_facts, refuse_other_data
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json, write_text
+from mnemonics_tf.run.records import record_shape, refuse_contradictions
 from mnemonics_tf.settings import Settings
 
 
@@ -26,7 +27,7 @@ def claim_directory(
     Args:
         directory: of the run.
         settings: of the run.
-        class_facts: of the data, which must stay the same.
+        class_facts: of the data, which must stay the same; as `data_facts` returns them.
         phases: that are asked for.
 
     Returns:
@@ -45,12 +46,11 @@ def claim_directory(
                 f"{directory.root} holds a run with other settings ({'; '.join(differences)}): "
                 "pass another --run_dir, or the same settings to go on with it"
             )
-        if directory.classes.exists() and read_json(directory.classes) != class_facts:
-            raise UserError(
-                f"{directory.root} holds a run on other data: the classes in --data_dir, or the "
-                f"numbers of their images, are not those of {directory.classes}: pass another "
-                "--run_dir, or the same data to go on with it"
-            )
+        refuse_other_data(
+            directory,
+            class_facts,
+            "pass another --run_dir, or as --data_dir the same data to go on with it",
+        )
     elif begun:
         raise UserError(
             f"{directory.settings} is missing, although a run was begun there: "
@@ -84,14 +84,13 @@ def _settled_phases(directory: RunDirectory, protocol: dict[str, Any]) -> dict[s
     value = protocol.get("phase_classes")
     if not isinstance(value, str) or not value or is_settled(value):
         return {}
-    facts = read_json(directory.classes)
-    phases = facts.get("phases") if isinstance(facts, dict) else None
-    if not isinstance(phases, list):
+    facts = noted_facts(directory)
+    if facts is None:
         raise UserError(
-            f"{directory.classes} is damaged: it holds no phases, and {directory.settings} names a "
-            "file of them; put the right one back or pass another --run_dir"
+            f"{directory.classes} is missing, and {directory.settings} names a file of phases: put "
+            "it back or pass another --run_dir"
         )
-    settled_phases = settled(json.dumps(phases))
+    settled_phases = settled(json.dumps(facts["phases"]))
     return {"protocol": {**protocol, "phase_classes": settled_phases}}
 
 
@@ -113,6 +112,7 @@ def _shortened(value: Any) -> str:
 
 def _phases_left(directory: RunDirectory, phases: Sequence[Phase]) -> list[Phase]:
     left: list[Phase] = []
+    records: list[dict[str, Any]] = []
     done = [phase.index for phase in phases if directory.record(phase.index).exists()]
     for phase in phases:
         traces = _traces(directory.phase(phase.index))
@@ -122,7 +122,7 @@ def _phases_left(directory: RunDirectory, phases: Sequence[Phase]) -> list[Phase
                 "begun after it: put it back or pass another --run_dir"
             )
         if phase.index in done:
-            read_record(directory, phase)
+            records.append(read_record(directory, phase))
             # Only the last one's are needed to go on, and workers beside the chief have no others.
             lost = {"model.npz", "exemplars.npz"} - traces if phase.index == done[-1] else set()
         else:
@@ -136,6 +136,7 @@ def _phases_left(directory: RunDirectory, phases: Sequence[Phase]) -> list[Phase
                 f"{directory.phase(phase.index)} has lost {' and '.join(sorted(lost))}: "
                 "put that back or pass another --run_dir"
             )
+    refuse_contradictions(directory, records)
     return left
 
 
@@ -154,38 +155,15 @@ def read_record(directory: RunDirectory, phase: Phase) -> dict[str, Any]:
     """
     path = directory.record(phase.index)
     record = read_json(path)
-    if not isinstance(record, dict) or (record.get("phase"), record.get("num_seen")) != (
-        phase.index,
-        phase.num_seen,
-    ):
+    wrong = record_shape(phase.index)(record)
+    if not wrong and record["num_seen"] != phase.num_seen:
+        wrong = f"num_seen: expected {phase.num_seen}, found {record['num_seen']}"
+    if wrong:
         raise UserError(
-            f"{path} is damaged: it does not close phase {phase.index} with {phase.num_seen} "
-            "classes; put the right one back or pass another --run_dir"
+            f"{path} is damaged ({wrong.lstrip('/: ')}): it does not close phase {phase.index} "
+            f"with {phase.num_seen} classes; put the right one back or pass another --run_dir"
         )
-    heads = record.get("heads")
-    for head in HEADS:
-        figures = heads.get(head) if isinstance(heads, dict) else None
-        groups = figures.get("group_accuracies") if isinstance(figures, dict) else None
-        shares = [figures.get("accuracy"), *groups] if isinstance(groups, list) else []
-        if len(shares) != phase.index + 2 or not all(map(_is_share, shares)):
-            raise UserError(
-                f"{path} is damaged: heads/{head} must hold an accuracy and {phase.index + 1} "
-                "group accuracies from 0 to 1; put the right one back or pass another --run_dir"
-            )
     return record
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, (int, float)) and 0 <= value <= 1
-
-
-def same_base_classes(mine: RunDirectory, other: RunDirectory) -> bool:
-    """Whether phase 0 of two runs has the same classes by name; older runs did not note them."""
-    if not other.classes.exists():
-        return True
-    facts = read_json(other.classes)
-    phases = facts.get("phases") if isinstance(facts, dict) else None
-    return bool(phases) and phases[0] == read_json(mine.classes)["phases"][0]
 
 
 def load_memory(
@@ -207,11 +185,30 @@ def load_memory(
     """
     path = directory.exemplars(phase.index)
     memory = ExemplarMemory.load(path, codec)
+    check_memory(path, memory, phase.num_seen, image_shape)
+    return memory
+
+
+def check_memory(
+    path: pathlib.Path, memory: ExemplarMemory, num_seen: int, image_shape: Sequence[int]
+) -> None:
+    """Refuses a memory that a phase can't have left.
+
+    Args:
+        path: where it was read from.
+        memory: as it was read.
+        num_seen: classes seen by the end of the phase.
+        image_shape: of the run's images, `(height, width, channels)`.
+
+    Raises:
+        UserError: if it holds other classes or images.
+    """
     labels = set(memory.labels.tolist())
-    if labels != set(phase.seen_classes) or memory.image_shape != tuple(image_shape):
+    shape = memory.image_shape
+    is_image = len(shape) == 3 and min(shape) > 0 and shape[-1] in (1, 3)
+    if labels != set(range(num_seen)) or shape != tuple(image_shape) or not is_image:
         raise UserError(
-            f"{path} holds images {list(memory.image_shape)} of {len(labels)} classes; "
-            f"expected {list(image_shape)} of the labels 0 to {phase.num_seen - 1}: "
+            f"{path} holds images {list(shape)} of {len(labels)} classes; expected "
+            f"{list(image_shape)} (height, width, channels) of the labels 0 to {num_seen - 1}: "
             "put the right file back or pass another --run_dir"
         )
-    return memory

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from mnemonics_tf import devices
 from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import in_order_of_numbers
 
 #: 64-bit words in one message between workers
 _WORDS = 2**23
@@ -56,7 +57,8 @@ def share_state(strategy: tf.distribute.Strategy, directory: RunDirectory) -> No
 
 def _packed(directory: RunDirectory) -> bytes:
     """Returns settings, records, the last phase's model and exemplars, and checkpoints."""
-    records = sorted(directory.root.glob("phases/*/phase.json"))
+    found = directory.root.glob("phases/*/phase.json")
+    records = sorted(found, key=lambda path: in_order_of_numbers(path.parent.name))
     last = (
         [records[-1].with_name(name) for name in ("model.npz", "exemplars.npz")] if records else []
     )

@@ -18,15 +18,23 @@ from mnemonics_tf.data.decoding import MAX_PIXELS, decode_plain
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
+from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.run.files import (
+    check_held,
     flush_to_disk,
     user_error_on_disk_trouble,
     write_json,
     write_text,
 )
 from mnemonics_tf.serving.assets import write_models_config, write_warmup_requests
+from mnemonics_tf.serving.loading import EXTRA, damage, plain_path, write_digests
 
-_TEMPORARY_PREFIX = ".tmp-"  # TensorFlow Serving looks only at directories whose name is a number
+# TensorFlow Serving looks only at directories whose name is a number.
+_TEMPORARY_PREFIX = ".tmp-"
+_ASIDE_PREFIX = ".damaged-"
+
+#: what ends a line for some reader or other, and what a terminal would act on
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +69,7 @@ def export_phase(
 ) -> pathlib.Path:
     """Writes `directory/version` and, beside `directory`, models.config.
 
-    Signatures (n is any batch size, K the number of classes, d the dimension of the features):
+    Signatures (n is any batch size, also 0; K the number of classes, d the features' dimension):
 
     - `serving_default`: `images` uint8 `[n, h, w, c]` -> `logits` `[n, K]`, `probabilities`
       `[n, K]`, `class_id` int64 `[n]` (original ids), `class_name` string `[n]`
@@ -71,9 +79,10 @@ def export_phase(
     - `nme` (where class means are given): `images` -> `similarity` `[n, K]` (cosine of features and
       class means), `class_id`, `class_name`: nearest mean of exemplars
 
-    A version appears at once or not at all, and none is ever overwritten. One that an interrupted
-    run left complete is kept if it holds this very model; call this once the phase's checkpoint is
-    safe, so that a resumed run comes back with the same weights.
+    A version appears at once or not at all, and one that is whole is never overwritten. One that an
+    interrupted run left complete is kept if it holds this very model; call this once the phase's
+    checkpoint is safe, so that a resumed run comes back with the same weights. One that is damaged
+    is set aside as `.damaged-VERSION`, which no server looks at, and written again.
 
     Args:
         directory: RUN/export/NAME; NAME is the name under which the model is served.
@@ -104,12 +113,16 @@ def export_phase(
         )
     metadata = dict(**dataclasses.asdict(classes), image_shape=image_shape, **metadata)
     published = directory / str(version)
-    if published.exists():
+    trouble = damage(published)
+    if not trouble:
         _check_same_model(published, module, metadata)
     else:
+        if published.exists():
+            LOGGER.warning("the export %s %s: it is made again", published, trouble)
         with _publishing(published) as temporary:
             tf.saved_model.save(module, str(temporary), signatures=signatures)
             _write_extra_assets(temporary, directory.name, signatures, metadata, warmup_images)
+            write_digests(temporary)
     write_models_config(directory.parent)
     return published
 
@@ -132,8 +145,12 @@ def _build_signatures(
 
     @tf.function(input_signature=[images_spec])
     def forward(images):
-        outputs = predict(normalization.normalize(images))
-        return tf.cast(outputs.features, tf.float32), tf.cast(outputs.logits, tf.float32)
+        # oneDNN's convolutions fail on no image at all: a black one then takes its place.
+        count = tf.shape(images)[0]
+        rows = [0, tf.cast(count == 0, tf.int32)]
+        outputs = predict(normalization.normalize(tf.pad(images, [rows, *[[0, 0]] * 3])))
+        features, logits = outputs.features[:count], outputs.logits[:count]
+        return tf.cast(features, tf.float32), tf.cast(logits, tf.float32)
 
     def name_classes(scores):
         labels = tf.argmax(scores, axis=1)
@@ -217,13 +234,21 @@ def _check_size(contents: tf.Tensor) -> tf.Operation:
 
 
 def _decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
-    """Returns an image file as uint8 `[h, w, channels]`; a JPEG exactly as data sources do."""
+    """Returns an image file as uint8 `[h, w, channels]`; a JPEG exactly as data sources do.
+
+    A JPEG has no opacity: where models want a fourth channel it is opaque, as a PNG without one is.
+    """
+
+    def decode_jpeg():
+        image = decode_plain(contents, min(channels, 3))
+        return tf.pad(image, [[0, 0], [0, 0], [0, 1]], constant_values=255) if opacity else image
 
     def decode_other():
         image = tf.io.decode_image(contents, channels=channels, expand_animations=False)
         return tf.ensure_shape(image, [None, None, channels])
 
-    return tf.cond(tf.io.is_jpeg(contents), lambda: decode_plain(contents, channels), decode_other)
+    opacity = channels == 4
+    return tf.cond(tf.io.is_jpeg(contents), decode_jpeg, decode_other)
 
 
 def _resizing(image_shape: tuple[int, int, int]) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -259,8 +284,8 @@ def _check_traced(
 def _check_same_model(published: pathlib.Path, module: tf.Module, metadata: dict[str, Any]) -> None:
     """Raises UserError unless what lies in `published` is what was about to be written."""
     try:
-        found = json.loads((published / "assets.extra" / "metadata.json").read_text("utf-8"))
-        weights = tf.train.load_checkpoint(str(published / "variables" / "variables"))
+        found = json.loads((published / EXTRA / "metadata.json").read_text("utf-8"))
+        weights = _stored(published)
     except (OSError, ValueError, tf.errors.OpError) as error:
         raise UserError(_occupied(published, f"it can't be read ({error})")) from error
     for key in ("original_ids", "names"):
@@ -269,13 +294,18 @@ def _check_same_model(published: pathlib.Path, module: tf.Module, metadata: dict
     expected = {f"weights/{i}": variable for i, variable in enumerate(module.weights)}
     if hasattr(module, "class_means"):
         expected["class_means"] = module.class_means
-    shapes = weights.get_variable_to_shape_map()
     for name, variable in expected.items():
-        key = f"{name}/.ATTRIBUTES/VARIABLE_VALUE"
-        if shapes.get(key) != variable.shape.as_list() or not np.allclose(
-            weights.get_tensor(key), variable.numpy(), rtol=1e-4, atol=1e-5
+        stored = weights.get(f"{name}/.ATTRIBUTES/VARIABLE_VALUE", np.empty(0))
+        if stored.shape != variable.shape or not np.allclose(
+            stored, variable.numpy(), rtol=1e-4, atol=1e-5
         ):
             raise UserError(_occupied(published, "its weights are not those of this model"))
+
+
+def _stored(published: pathlib.Path) -> dict[str, np.ndarray]:
+    with plain_path(published) as path:
+        reader = tf.train.load_checkpoint(f"{path}/variables/variables")
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_dtype_map()}
 
 
 def _occupied(published: pathlib.Path, reason: str) -> str:
@@ -291,11 +321,12 @@ def _publishing(published: pathlib.Path) -> Iterator[pathlib.Path]:
 
     What an interrupted export left behind is removed by the next one.
     """
+    check_held(published)
     temporary = published.with_name(f"{_TEMPORARY_PREFIX}{published.name}")
     with user_error_on_disk_trouble(published):
         published.parent.mkdir(parents=True, exist_ok=True)
         for stale in published.parent.glob(f"{_TEMPORARY_PREFIX}*"):
-            shutil.rmtree(stale)
+            _remove(stale)
         temporary.mkdir()
         try:
             yield temporary
@@ -303,8 +334,25 @@ def _publishing(published: pathlib.Path) -> Iterator[pathlib.Path]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         for path in [*temporary.rglob("*"), temporary]:
             flush_to_disk(path)
+        if published.exists():
+            aside = published.with_name(f"{_ASIDE_PREFIX}{published.name}")
+            _remove(aside)
+            os.replace(published, aside)
         os.replace(temporary, published)
         flush_to_disk(published.parent)
+
+
+def _on_one_line(name: str) -> str:
+    r"""Returns the name of a class as a line of its own: a line break in it is written `\n`."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), name)
+
+
+def _remove(path: pathlib.Path) -> None:
+    """Removes a directory, or a file in its place, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write_extra_assets(
@@ -314,9 +362,11 @@ def _write_extra_assets(
     metadata: dict[str, Any],
     warmup_images: np.ndarray,
 ) -> None:
-    extra = saved_model / "assets.extra"
+    extra = saved_model / EXTRA
     extra.mkdir()
-    write_text(extra / "labels.txt", "".join(f"{name}\n" for name in metadata["names"]))
+    write_text(
+        extra / "labels.txt", "".join(f"{_on_one_line(name)}\n" for name in metadata["names"])
+    )
     write_json(extra / "metadata.json", metadata)
     examples = {
         "images": tf.constant(warmup_images, tf.uint8),

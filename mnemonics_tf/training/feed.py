@@ -163,7 +163,7 @@ def open_feed(
         isinstance(images, ArrayImageSet)
         and strategy.num_replicas_in_sync == 1
         and (compiled or not on_gpu)  # plain kernels of a GPU augment no bytes
-        and images.images.nbytes <= _RESIDENT_SHARE * (devices.memory() or 2**32)
+        and images.images.nbytes <= _RESIDENT_SHARE * (devices.available_bytes() or 2**32)
     ):
         return ResidentFeed(pipeline, images, batch_size, key, compiled)
     return StreamedFeed(pipeline, images, batch_size, key, epochs, first_step, strategy, compiled)

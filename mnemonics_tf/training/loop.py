@@ -13,7 +13,7 @@ from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.tracing import TRACES, TracedFunction
 from mnemonics_tf.training.feed import Feed, open_feed
 from mnemonics_tf.training.optimization import OptimizationSettings
-from mnemonics_tf.training.step import FIGURES, LossParts, TrainingStep
+from mnemonics_tf.training.step import METRICS, LossParts, TrainingStep
 
 #: what a call of the graph is meant to take; between calls a run reports, saves and may stop
 SECONDS_PER_CALL = 5.0
@@ -27,8 +27,8 @@ class Moment:
         epoch: from 0.
         step: steps of the epoch that are done.
         steps: how many it has.
-        totals: figures of the epoch so far, added up; what resuming within it begins with.
-        figures: means of the epoch so far: parts of the loss, `loss`, `accuracy` on the augmented
+        totals: metrics of the epoch so far, added up; what resuming within it begins with.
+        metrics: means of the epoch so far: parts of the loss, `loss`, `accuracy` on the augmented
             training images, `learning_rate` and `images_per_second`.
     """
 
@@ -36,7 +36,7 @@ class Moment:
     step: int
     steps: int
     totals: np.ndarray
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
     @property
     def ends_epoch(self) -> bool:
@@ -130,7 +130,7 @@ class TrainingLoop:
         self._step.start()
 
     def run_epoch(self, images: ImageSet, epoch: int, *key: str | int) -> dict[str, float]:
-        """Trains one epoch and returns its figures, as the last `Moment` of `run` has them.
+        """Trains one epoch and returns its metrics, as the last `Moment` of `run` has them.
 
         Args:
             images: the training set.
@@ -138,7 +138,7 @@ class TrainingLoop:
             *key: names the stage, e.g. `("train", phase)`.
         """
         *_, last = self.run(images, range(epoch, epoch + 1), key)
-        return last.figures
+        return last.metrics
 
     def run(
         self,
@@ -155,7 +155,7 @@ class TrainingLoop:
             epochs: which; their numbers decide learning rate, shuffling and augmentation.
             key: names the stage, e.g. `("train", phase)`.
             first_step: steps of the first epoch that are done already.
-            totals: figures of these steps.
+            totals: metrics of these steps.
 
         Raises:
             FloatingPointError: if the loss of an epoch is not finite.
@@ -174,7 +174,7 @@ class TrainingLoop:
             self._strategy,
             self._step.compiled,
         )
-        totals = np.zeros(2 * FIGURES) if totals is None else totals
+        totals = np.zeros(2 * METRICS) if totals is None else totals
         for epoch in epochs:
             learning_rate = self.settings.learning_rate_at(epoch)
             self._step.set_learning_rate(learning_rate)
@@ -186,19 +186,19 @@ class TrainingLoop:
                 totals = self._call(feed, arguments, step, count, totals)
                 step += count
                 done = min(step * batch_size, len(images)) - before * batch_size
-                figures = {
+                metrics = {
                     **self._step.means(totals),
                     "learning_rate": learning_rate,
                     "images_per_second": done / (time.perf_counter() - started),
                 }
-                if not np.isfinite(figures["loss"]):
+                if not np.isfinite(metrics["loss"]):
                     raise FloatingPointError(
-                        f"the loss is {figures['loss']} in epoch {epoch} of "
+                        f"the loss is {metrics['loss']} in epoch {epoch} of "
                         f"{'/'.join(map(str, key))} at learning rate {learning_rate}: "
                         "lower the learning rate"
                     )
-                yield Moment(epoch, step, steps, totals, figures)
-            totals = np.zeros(2 * FIGURES)
+                yield Moment(epoch, step, steps, totals, metrics)
+            totals = np.zeros(2 * METRICS)
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns what steps change beside the model as arrays, for a checkpoint."""
@@ -232,7 +232,7 @@ class TrainingLoop:
         signature = None
         if feed.signature:
             numbers = [tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int64)]
-            totals = tf.TensorSpec([2 * FIGURES], tf.float64)
+            totals = tf.TensorSpec([2 * METRICS], tf.float64)
             signature = [feed.signature, *numbers, totals]
         graph = TracedFunction(f"{self._kind}, {feed.kind}", run_steps, input_signature=signature)
         self._graphs[feed.kind] = graph

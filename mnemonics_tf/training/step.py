@@ -19,9 +19,9 @@ LossParts = Callable[
     [dict[str, tf.Tensor], Outputs, Outputs | None], Mapping[str, tf.Tensor | MeanOver]
 ]
 
-#: figures of a step: this many sums and as many counts. A graph's loop adds them up, and must know
+#: metrics of a step: this many sums and as many counts. A graph's loop adds them up, and must know
 #: their number before the first step is traced.
-FIGURES = 16
+METRICS = 16
 
 
 class TrainingStep:
@@ -86,16 +86,16 @@ class TrainingStep:
             batch: as a `Feed` makes it.
 
         Returns:
-            Sums and counts, `[2 * FIGURES]`: quotients of the first half by the second one, added
+            Sums and counts, `[2 * METRICS]`: quotients of the first half by the second one, added
             up over steps, are the means of the parts of the loss and the accuracy.
         """
         with self._precision():
-            gradients, figures = self._strategy.run(self._differentiate, (batch,))
+            gradients, metrics = self._strategy.run(self._differentiate, (batch,))
         if self._loss_scale is None:
             self._strategy.run(self._update, (gradients,))
         else:
             self._apply_if_finite(gradients)
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, figures, axis=None)
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, metrics, axis=None)
 
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
@@ -107,7 +107,7 @@ class TrainingStep:
             yield
 
     def differentiate(self, batch: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Returns a replica's share of the gradients, and of the figures.
+        """Returns a replica's share of the gradients, and of the metrics.
 
         Args:
             batch: as a `Feed` makes it.
@@ -122,7 +122,7 @@ class TrainingStep:
             with tape.stop_recording():
                 old_outputs = self._old_model(images) if self._old_model else None
             parts = self._loss_parts(batch, outputs, old_outputs)
-            means, figures = zip(*(_mean_of(part, batch) for part in parts.values()), strict=True)
+            means, metrics = zip(*(_mean_of(part, batch) for part in parts.values()), strict=True)
             loss = tf.add_n(means)
             loss = loss if factor is None else factor * loss
         gradients = tape.gradient(loss, self._variables)
@@ -133,7 +133,7 @@ class TrainingStep:
         right = tf.argmax(outputs.logits, axis=1, output_type=tf.int32) == batch["label"]
         accuracy = _sum_and_count(tf.cast(right, tf.float32), counted)
         self.figure_names = [*parts, "accuracy"]
-        return self._of_trained_classes(gradients), _packed([*figures, accuracy])
+        return self._of_trained_classes(gradients), _packed([*metrics, accuracy])
 
     def _of_trained_classes(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         """Returns gradients that leave unseen classes, and frozen ones, as they are."""
@@ -157,10 +157,10 @@ class TrainingStep:
         self._loss_scale.update(finite)
 
     def means(self, totals: np.ndarray) -> dict[str, float]:
-        """Returns the means that added-up figures stand for, by name, and their sum `loss`."""
-        sums, counts = totals[:FIGURES], totals[FIGURES:]
+        """Returns the means that added-up metrics stand for, by name, and their sum `loss`."""
+        sums, counts = totals[:METRICS], totals[METRICS:]
         quotients = sums / np.where(counts == 0, 1.0, counts)
-        # Nothing was left out: names and figures come from the same trace.
+        # Nothing was left out: names and metrics come from the same trace.
         means = {name: float(quotients[i]) for i, name in enumerate(self.figure_names)}
         parts = [value for name, value in means.items() if name != "accuracy"]
         return {**means, "loss": float(sum(parts))}
@@ -187,7 +187,7 @@ class TrainingStep:
 
 
 def _mean_of(part: tf.Tensor | MeanOver, batch: dict) -> tuple[tf.Tensor, tuple]:
-    """Returns a replica's share of a part's mean, and its sum and count for the figures."""
+    """Returns a replica's share of a part's mean, and its sum and count for the metrics."""
     counted = batch["weight"] > 0
     if not isinstance(part, MeanOver):
         return tf.reduce_sum(batch["weight"] * part), _sum_and_count(part, counted)
@@ -204,12 +204,12 @@ def _sum_and_count(values: tf.Tensor, counted: tf.Tensor) -> tuple[tf.Tensor, tf
     return tf.reduce_sum(values * counted), tf.reduce_sum(counted)
 
 
-def _packed(figures: list[tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
-    """Returns sums, then counts, each filled up with zeros: float32 `[2 * FIGURES]`."""
-    if len(figures) > FIGURES:
-        raise ValueError(f"a loss of {len(figures) - 1} parts; at most {FIGURES - 1} are added up")
-    halves = tf.stack([tf.stack(half) for half in zip(*figures, strict=True)])
-    return tf.reshape(tf.pad(halves, [[0, 0], [0, FIGURES - len(figures)]]), [-1])
+def _packed(metrics: list[tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
+    """Returns sums, then counts, each filled up with zeros: float32 `[2 * METRICS]`."""
+    if len(metrics) > METRICS:
+        raise ValueError(f"a loss of {len(metrics) - 1} parts; at most {METRICS - 1} are added up")
+    halves = tf.stack([tf.stack(half) for half in zip(*metrics, strict=True)])
+    return tf.reshape(tf.pad(halves, [[0, 0], [0, METRICS - len(metrics)]]), [-1])
 
 
 def _compiled(function: Callable, jit_compile: bool) -> Callable:

@@ -67,8 +67,8 @@ def make_outer(labels=OUTER_LABELS, seed=0) -> OuterData:
     return OuterData(labels, lambda rows: {"row": tf.constant(rows)}, 6, seed)
 
 
-def silent(step, figures, seconds):
-    del step, figures, seconds
+def silent(step, metrics, seconds):
+    del step, metrics, seconds
 
 
 def train(learner, exemplars, validate=None, report=silent, outer=None):
@@ -85,13 +85,13 @@ def test_learning_lowers_the_meta_loss_and_reports_every_step():
     course = train(
         make_learner(Bowl()),
         exemplars,
-        report=lambda step, figures, seconds: reports.append((step, figures)),
+        report=lambda step, metrics, seconds: reports.append((step, metrics)),
     )
     assert len(course.meta_losses) == 6
     assert np.all(np.diff(course.meta_losses) < 0)
     assert course.stopped is None
     assert [step for step, _ in reports] == [1, 2, 3, 4, 5, 6]
-    assert [figures["meta_loss"] for _, figures in reports] == course.meta_losses
+    assert [metrics["meta_loss"] for _, metrics in reports] == course.meta_losses
 
 
 def test_every_outer_step_is_taken_once():
@@ -103,7 +103,7 @@ def test_every_outer_step_is_taken_once():
 def test_what_is_about_to_be_done_is_told_before_the_first_step():
     told = []
     companions = Companions(
-        lambda step, figures, seconds: told.append((step, seconds > 0)),
+        lambda step, metrics, seconds: told.append((step, seconds > 0)),
         begin=lambda learning, in_a_step: told.append((learning, in_a_step)),
     )
     learner = make_learner(Bowl(), steps=2, exemplars_per_step=6)
@@ -232,7 +232,7 @@ def test_learning_goes_on_from_what_was_saved(stopped_at):
     def run(resume=None):
         exemplars, saved, now = make_exemplars(), {}, [resume[0] if resume else 0]
 
-        def report(step, figures, seconds):
+        def report(step, metrics, seconds):
             now[0] = step
 
         def save(step, state):

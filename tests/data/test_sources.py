@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mnemonics_tf.data import sources
-from mnemonics_tf.data.source import InMemorySource
+from mnemonics_tf.data.source import DataSource, InMemorySource
 from mnemonics_tf.errors import UserError
 
 
@@ -82,7 +82,7 @@ def test_unknown_class_is_named(method, unknown):
 
 
 def test_unknown_source_lists_the_known_ones():
-    with pytest.raises(UserError, match="'cifar'.*cifar100.*digits"):
+    with pytest.raises(UserError, match="=cifar: known are cifar100.*digits"):
         sources.create("cifar", "", False)
 
 
@@ -98,3 +98,32 @@ def test_registry_imports_no_source_before_it_is_asked_for():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_pixel_more_or_less_is_another_digest():
+    source = make_source()
+    digests = source.digests
+    source.release([0, 1])
+    assert source.digests == digests == make_source().digests
+    training = {c: images_of(c, 3 + c) for c in range(3)}
+    training[2][1, 0, 1, 0] += 1
+    changed = make_source(training).digests
+    assert changed["test"] == digests["test"]
+    assert changed["training"] != digests["training"]
+    training[2][1, 0, 1, 0] -= 1
+    assert make_source(training).digests == digests
+    moved = {0: training[0][:2], 1: np.concatenate([training[0][2:], training[1]]), 2: training[2]}
+    assert make_source(moved).digests != digests
+
+
+def test_a_source_of_ones_own_has_a_digest_without_ado():
+    class Own(Source):
+        _digest = DataSource._digest
+
+    def own(value: int) -> dict[str, str]:
+        parts = ({c: images_of(c + value * (c == k), 3) for c in range(2)} for k in (0, 1))
+        return Own(*parts, ["a", "b"]).digests
+
+    assert own(0) == own(0)
+    assert set(own(0)) == {"training", "test"}
+    assert all(own(0)[part] != own(1)[part] for part in own(0))

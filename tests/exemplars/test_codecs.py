@@ -130,3 +130,13 @@ def test_a_codec_of_one_s_own_is_a_file_and_a_name(tmp_path, monkeypatch):
     memory.save(tmp_path / "exemplars.npz")
     again = ExemplarMemory.load(tmp_path / "exemplars.npz", "halved:Halved")
     np.testing.assert_array_equal(again.images, memory.images)
+
+
+@pytest.mark.parametrize(
+    "change", [{"image_shape": np.array([5, 6, 3])}, {"labels": np.array([0, 1, 2])}]
+)
+def test_codes_of_other_images_than_the_file_says(change):
+    _, coded = memories("webp_lossless")
+    memory = ExemplarMemory.from_arrays(coded.arrays() | change, "a file")
+    with pytest.raises(UserError, match="stored exemplars are damaged"):
+        memory.images  # noqa: B018, reading it decodes

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays
 from mnemonics_tf.settings import RunSettings, Settings
@@ -30,7 +31,7 @@ def run(path, last_phase: int = -1, **values) -> RunDirectory:
 
 
 def test_a_lossless_codec_changes_bytes_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(Experiment, "_export", lambda *arguments: None)
+    monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
     plain = run(tmp_path / "plain")
     run(tmp_path / "coded", last_phase=0, codec="webp_lossless")
     coded = run(tmp_path / "coded", codec="webp_lossless")  # from another process's exemplars

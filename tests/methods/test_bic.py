@@ -222,17 +222,17 @@ def test_each_phase_adds_its_own_correction(run):
 
 
 def test_corrections_are_in_force_in_logits_predictions_and_export(run):
-    context = run.experiment.context
+    experiment = run.experiment
     model = run.experiment.load_model(2)
-    test_set = context.data.test_set(context.protocol.phases[2])
-    outputs = model(context.pipeline.normalization.normalize(test_set.images))
+    test_set = experiment.data.test_set(experiment.protocol.phases[2])
+    outputs = model(experiment.workshop.pipeline.normalization.normalize(test_set.images))
     gain, offset = run.correction(2)
     logits = gain * model.classifier(outputs.features).numpy()[:, :10] + offset
     np.testing.assert_allclose(outputs.logits[:, :10], logits, atol=1e-5)
-    predictions = read_arrays(context.directory.predictions(2))
+    predictions = read_arrays(experiment.directory.predictions(2))
     assert predictions["classifier"].tolist() == logits.argmax(axis=1).tolist()
 
-    served = ServedModel(context.directory.export / "digits" / "3")
+    served = ServedModel(experiment.directory.export / "digits" / "3")
     answer = served("serving_default", {"images": test_set.images})
     served.close()
     np.testing.assert_allclose(answer["logits"], logits, rtol=1e-4, atol=1e-4)

@@ -19,17 +19,9 @@ from mnemonics_tf.monitoring.summaries import Summaries
 
 @dataclasses.dataclass
 class State:
-    """As much of a phase's state as diagnostics read: its model's classifier and evaluator."""
+    """As much of a model and its evaluator as diagnostics read."""
 
     classifier: keras.layers.Layer
-
-    @property
-    def model(self):
-        return self
-
-    @property
-    def evaluator(self):
-        return self
 
     def outputs(self, images):
         features = images.load_all().reshape(len(images), -1)[:, :4].astype(np.float32) - 127.5
@@ -54,7 +46,7 @@ def make_change(state, num_classes=3, channels=3) -> diagnostics.Change:
     learned, learns = images.copy(), labels > 0
     learned[learns] = random.integers(0, 256, learned[learns].shape, np.uint8)
     before = ExemplarMemory(images, labels)
-    return diagnostics.measure_change(state, before, before.with_images(learned), learns)
+    return diagnostics.measure_change(state, state, before, before.with_images(learned), learns)
 
 
 COURSE = Course([2.0, 1.5, 1.25], [(0, 0.5), (2, 0.75)], np.zeros(0))
@@ -148,9 +140,9 @@ def test_distances_are_those_of_the_exemplars_that_learned():
         )
 
 
-def test_figures_are_means():
+def test_metrics_are_means():
     change = make_change(make_state())
-    found = diagnostics.figures(COURSE, change)
+    found = diagnostics.metrics(COURSE, change)
     assert found["count"] == 4
     assert found["steps"] == 3
     assert found["stopped"] is None
@@ -162,7 +154,7 @@ def test_figures_are_means():
 
 def test_a_long_course_is_thinned():
     course = Course([float(step) for step in range(1001)], [], np.zeros(0))
-    losses = diagnostics.figures(course, make_change(make_state()))["meta_loss"]
+    losses = diagnostics.metrics(course, make_change(make_state()))["meta_loss"]
     assert len(losses) <= 200
     assert losses[0] == 0
     assert np.all(np.diff(losses) == losses[1])
@@ -180,4 +172,6 @@ def test_margins_of_a_cosine_classifier_ignore_lengths_and_scale():
     for feature, label in zip(features, images.labels, strict=True):
         steps = [kernel[:, label] - kernel[:, k] for k in range(3) if k != label]
         expected.append(min(step @ feature / np.linalg.norm(step) for step in steps))
-    np.testing.assert_allclose(diagnostics.feature_margins(state, images), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        diagnostics.feature_margins(state, state, images), expected, rtol=1e-4
+    )

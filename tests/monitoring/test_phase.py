@@ -142,3 +142,14 @@ def test_large_images_are_shrunk_and_names_stay_in_their_cells(tmp_path):
     assert text == "class\tkind\na b\tx\nc d\tx\ne\ty\n"
     sheet = tf.io.decode_png((tmp_path / "projector" / "phase00" / "sprite.png").read_bytes())
     assert sheet.shape == (96, 48, 3)
+
+
+def test_the_projector_opens_the_newest_phase_by_its_number(tmp_path):
+    one = np.zeros((1, 2, 2, 1), np.uint8)
+    for phase in (99, 100, 9):
+        columns = {"class": ["a"], "kind": ["b"]}
+        projector.write_embedding(tmp_path, f"phase{phase:02d}", np.zeros((1, 2)), one, columns)
+    text = (tmp_path / "projector_config.pbtxt").read_text()
+    config = text_format.Parse(text, projector_config_pb2.ProjectorConfig())
+    names = [embedding.tensor_name for embedding in config.embeddings]
+    assert names == ["phase100", "phase99", "phase09"]

@@ -12,7 +12,7 @@ import pytest
 from mnemonics_tf.monitoring import progress
 from mnemonics_tf.monitoring.progress import LOGGER, StageProgress, duration, log_before_run, log_to
 
-FIGURES = {
+METRICS = {
     "classification": 0.25,
     "loss": 1.8114,
     "learning_rate": 0.001,
@@ -77,18 +77,18 @@ def test_a_terminal_shows_one_line_that_changes(stream, clock):
     stream = stream(terminal=True)
     stage = StageProgress(1, 5, "train", total=4)
     clock.now += 10
-    stage.update(1, FIGURES)
+    stage.update(1, METRICS)
     first = "phase 1/5 train epoch 1/4  loss 1.811  228 images/s  30 s left"
     others = "  classification 0.25  learning_rate 1.0e-03"
     assert screen(stream.getvalue()) == [first + others]
     clock.now += 20
-    stage.update(2, FIGURES)
+    stage.update(2, METRICS)
     (line,) = screen(stream.getvalue())
     assert line.startswith("phase 1/5 train epoch 2/4  loss 1.811  228 images/s  30 s left")
     LOGGER.info("a message")
-    stage.update(3, FIGURES)
+    stage.update(3, METRICS)
     clock.now += 60
-    stage.update(4, FIGURES)
+    stage.update(4, METRICS)
     message, last, empty = screen(stream.getvalue())
     assert message == "a message"
     assert last.startswith("phase 1/5 train epoch 4/4")
@@ -99,7 +99,7 @@ def test_a_terminal_shows_one_line_that_changes(stream, clock):
 def test_a_line_never_breaks(stream, clock, monkeypatch):
     stream = stream(terminal=True)
     monkeypatch.setenv("COLUMNS", "40")
-    StageProgress(1, 5, "train", total=4).update(1, FIGURES)
+    StageProgress(1, 5, "train", total=4).update(1, METRICS)
     (line,) = screen(stream.getvalue())
     assert line == "phase 1/5 train epoch 1/4  loss 1.811  "
 
@@ -127,8 +127,8 @@ def test_a_real_terminal_is_known_as_one(tmp_path, monkeypatch, clock):
         monkeypatch.setattr(sys, "stdout", terminal)
         log_to(tmp_path / "log.txt")
         stage = StageProgress(0, 0, "train", total=2)
-        stage.update(1, FIGURES)
-        stage.update(2, FIGURES)
+        stage.update(1, METRICS)
+        stage.update(2, METRICS)
         terminal.flush()
         shown = ""
         while "\n" not in shown:

@@ -5,7 +5,7 @@ import pytest
 from mnemonics_tf import devices
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.resnet import resnet_cifar
-from mnemonics_tf.phases.learning import check_memory
+from mnemonics_tf.phases.learning import check_footprint
 from mnemonics_tf.settings import InnerSettings, OuterSettings
 
 # Float outputs of ResNet-8 for an 8x8 image, counted by hand: 64 pixels at stage 1, 16, 4.
@@ -40,7 +40,9 @@ def free(monkeypatch):
 
     def set_free(images):
         monkeypatch.setattr(
-            devices, "memory", lambda: None if images is None else int(images * IMAGE_BYTES)
+            devices,
+            "available_bytes",
+            lambda: None if images is None else int(images * IMAGE_BYTES),
         )
 
     return set_free
@@ -60,30 +62,30 @@ def free(monkeypatch):
 )
 def test_what_does_not_fit_is_refused(free, backbone, base, exemplars, outer_batch, images):
     free(1.01 * images)
-    check_memory(backbone, base, outer(outer_batch), exemplars)
+    check_footprint(backbone, base, outer(outer_batch), exemplars)
     free(0.99 * images)
     with pytest.raises(UserError, match="GiB are there"):
-        check_memory(backbone, base, outer(outer_batch), exemplars)
+        check_footprint(backbone, base, outer(outer_batch), exemplars)
 
 
 def test_the_refusal_names_the_flags_that_help(free, backbone):
     free(1)
     with pytest.raises(UserError) as error:
-        check_memory(backbone, settings(), outer(30), 50)
+        check_footprint(backbone, settings(), outer(30), 50)
     for words in ("--inner_batch_size (now 10)", "--outer_batch_size (now 30)", "--inner_scope="):
         assert words in str(error.value)
     assert "--meta_gradient" not in str(error.value)
     with pytest.raises(UserError, match="--meta_gradient=sweep"):
-        check_memory(backbone, settings(estimator="unroll"), outer(30), 50)
+        check_footprint(backbone, settings(estimator="unroll"), outer(30), 50)
 
 
 def test_an_unknown_size_of_memory_refuses_nothing(free, backbone):
     free(None)
-    check_memory(backbone, settings(), outer(10**9), 10**9)
+    check_footprint(backbone, settings(), outer(10**9), 10**9)
 
 
 def test_this_machine_has_some_available_memory():
-    assert devices.memory() is None or devices.memory() > 2**20
+    assert devices.available_bytes() is None or devices.available_bytes() > 2**20
 
 
 @pytest.mark.parametrize(
@@ -98,4 +100,4 @@ def test_with_gpus_the_smallest_one_counts(monkeypatch, told, expected):
 
     monkeypatch.setattr(devices.tf.config, "list_logical_devices", lambda kind: ["GPU:0", "GPU:1"])
     monkeypatch.setattr(devices.subprocess, "run", run)
-    assert devices.memory() == expected
+    assert devices.available_bytes() == expected

@@ -1,6 +1,8 @@
 """The t-SNE of a real run, and what a report says where it cannot be made."""
 
+import functools
 import json
+import os
 import pathlib
 import shutil
 
@@ -17,6 +19,7 @@ from mnemonics_tf.reporting import embedding
 from mnemonics_tf.reporting.embedding import embed
 from mnemonics_tf.reporting.runs import load_runs
 from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_json
 from mnemonics_tf.settings import (
     ExemplarSettings,
     ProtocolSettings,
@@ -50,7 +53,8 @@ def run_dir(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def pictures(run_dir):
     (run,) = load_runs([str(run_dir)])
-    return embed(run, load_digits())
+    experiment = report_module._experiment(RunDirectory(run_dir), "")
+    return embed(run, load_digits(), functools.partial(report_module._features, experiment))
 
 
 def test_two_phases_and_every_way_of_choosing(pictures):
@@ -103,13 +107,37 @@ def test_adjusted_exemplars_are_shown_as_they_move(run_dir, tmp_path):
     assert text.count('src="data:image/png;base64,') == 8
 
 
-def test_a_lost_export_leaves_the_pictures_out(run_dir, tmp_path, capsys):
+def test_nothing_of_the_run_is_executed(run_dir, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
-    shutil.rmtree(copy / "export" / "digits" / "2")
-    (run,) = load_runs([str(copy)])
-    with pytest.raises(UserError, match="is no export that can be loaded"):
-        embed(run, load_digits())
+    victim = tmp_path / "written"
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 1], tf.uint8, "images")])
+    def features(images):
+        tf.io.write_file(str(victim), "by whoever made the run")
+        return {"features": tf.reshape(tf.cast(images, tf.float32), [-1, 64])}
+
+    for version in ("1", "2"):
+        shutil.rmtree(copy / "export" / "digits" / version)
+        path = str(copy / "export" / "digits" / version)
+        tf.saved_model.save(module, path, signatures={"features": features})
+    output = tmp_path / "page.html"
+    assert report_module.report([str(copy)], output, "") == 0
+    assert not victim.exists()
+    assert "t-SNE left out" not in capsys.readouterr().err
+
+    settings = json.loads((copy / "settings.json").read_text())
+    settings["model"]["backbone"] = "os:system"
+    (copy / "settings.json").write_text(json.dumps(settings))
+    assert report_module.report([str(copy)], output, "") == 0
+    assert "it would run code that the run names (--backbone=os:system)" in capsys.readouterr().err
+
+
+def test_a_lost_model_leaves_the_pictures_out(run_dir, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    RunDirectory(copy).model(1).unlink()
     output = tmp_path / "page.html"
     assert report_module.report([str(copy)], output, "") == 0
     assert "Left out: " in output.read_text()
@@ -119,8 +147,90 @@ def test_a_lost_export_leaves_the_pictures_out(run_dir, tmp_path, capsys):
 def test_data_that_is_not_there_leaves_the_pictures_out(run_dir, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
-    results = json.loads((copy / "results.json").read_text())
-    results["protocol"]["dataset"] = "cifar100"
-    (copy / "results.json").write_text(json.dumps(results))
+    settings = json.loads((copy / "settings.json").read_text())
+    settings["protocol"]["dataset"] = "cifar100"
+    (copy / "settings.json").write_text(json.dumps(settings))
     assert report_module.report([str(copy)], tmp_path / "page.html", "") == 0
     assert "(pass the data with --data_dir)" in capsys.readouterr().err
+
+
+@pytest.fixture
+def copy(run_dir, tmp_path) -> RunDirectory:
+    shutil.copytree(run_dir, tmp_path / "copy")
+    return RunDirectory(tmp_path / "copy")
+
+
+def report(*runs: RunDirectory) -> int:
+    paths = [str(run.root) for run in runs]
+    return report_module.report(paths, runs[0].root.with_name("page.html"), "")
+
+
+def other_names(facts: dict) -> None:
+    facts["phases"][0][0] = "zero"
+
+
+def other_pixels(facts: dict) -> None:
+    facts["data_digests"]["training"] = "pixels-0"
+
+
+@pytest.mark.parametrize("change", [other_names, other_pixels])
+def test_other_data_are_refused_where_no_run_is_of_it(run_dir, copy, change, capsys):
+    facts = read_json(copy.classes)
+    change(facts)
+    write_json(copy.classes, facts)
+    results = read_json(copy.results)
+    results["class_names"] = [name for phase in facts["phases"] for name in phase]
+    write_json(copy.results, results | {"data_digests": facts["data_digests"]})
+    with pytest.raises(UserError, match="holds a run on other data: .*leave the t-SNE out"):
+        report(copy)
+    assert report(copy, RunDirectory(run_dir)) == 0
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_settings_that_are_a_list(copy, capsys):
+    write_json(copy.settings, [1])
+    assert report(copy) == 0
+    assert "holds no groups of settings" in capsys.readouterr().err
+
+
+def test_a_strangers_settings_open_no_file(copy, tmp_path, capsys):
+    secret = tmp_path / "secret"
+    os.mkfifo(secret)  # which would be waited for
+    settings = read_json(copy.settings)
+    settings["protocol"]["phase_classes"] = str(secret)
+    write_json(copy.settings, settings)
+    assert report(copy) == 0
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_no_class_order(copy, capsys):
+    results = read_json(copy.results)
+    del results["class_order"]
+    write_json(copy.results, results)
+    assert report(copy) == 0
+    assert "has no class_order" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m | {"images": m["images"][..., 0]}, "holds .*images are .40, 8, 8."),
+        (lambda m: m | {"images": m["images"][:, :4]}, "holds images"),
+        (lambda m: m | {"images": np.repeat(m["images"], 2, axis=3)}, "holds images"),
+        (lambda m: m | {"labels": m["labels"] + 1}, "holds images .* of the labels 0 to"),
+        (lambda m: m | {"labels": m["labels"].astype(str)}, "holds labels <U"),
+        (
+            lambda m: m | {"labels": m["labels"].astype(np.int64) + 2**40},
+            "holds labels int64",
+        ),
+        (
+            lambda m: {k: np.concatenate([v[:1], v]) for k, v in m.items()},
+            "holds more exemplars of",
+        ),
+    ],
+)
+def test_exemplars_that_are_not_the_phase_s(copy, change, message):
+    arrays = read_arrays(copy.exemplars(1))
+    write_arrays(copy.exemplars(1), change(arrays))
+    with pytest.raises(UserError, match=f"01/exemplars.npz {message}"):
+        report(copy)

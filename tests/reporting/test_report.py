@@ -3,6 +3,7 @@
 import copy
 import html.parser
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from mnemonics_tf.reporting import markdown, tables
 from mnemonics_tf.reporting.charts import Series, line_chart, ticks
 from mnemonics_tf.reporting.drift import since_birth, strips
 from mnemonics_tf.reporting.runs import group_runs, load_runs, warnings
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import write_arrays, write_json
 from mnemonics_tf.settings import Settings
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -142,6 +145,29 @@ def test_a_seed_counts_once(write):
     assert "1.json repeats" in warning
 
 
+def on(names: str, digest: str | None, seed: int = 0) -> dict:
+    """Results of a run on some data."""
+    digests = {"training": digest, "test": "files-0"} if digest else None
+    order = {"class_order": list(range(10)), "class_names": names.split() + list("cdefghij")}
+    return contents(seed) | order | {"data_digests": digests}
+
+
+def test_runs_on_other_data_are_neither_averaged_nor_repeats(write):
+    runs = load_runs(
+        write(on("a b", "files-1"), on("a b", "files-2", 1), on("k l", "files-1"), on("a b", None))
+    )
+    groups = group_runs(runs)
+    assert [len(group.runs) for group in groups] == [1] * 4
+    assert len({group.name for group in groups}) == 4
+    found = warnings(runs, groups)
+    assert any("Runs on different data" in text and "c, d, e, ..." in text for text in found)
+    assert not any("repeats" in text for text in found)
+    same = load_runs(write(on("a b", "files-1"), on("a b", "files-1", 1)))
+    (group,) = group_runs(same)
+    assert len(group.runs) == 2
+    assert warnings(same, [group]) == []
+
+
 def test_different_protocols_are_warned_of(write):
     runs = load_runs(write(contents(), contents(exemplar__exemplars_per_class=5)))
     (warning,) = warnings(runs, group_runs(runs))
@@ -212,20 +238,26 @@ def test_text_from_files_is_escaped(tmp_path, write):
     ("change", "message"),
     [
         (lambda run: run.pop("phases"), "'phases' is missing"),
-        (lambda run: run["phases"].reverse(), "expected the record of phase 0"),
+        (lambda run: run["phases"].reverse(), "phases/0/phase: expected 0, found 1"),
         (
             lambda run: run["phases"][0]["heads"]["nme"].update(accuracy=float("nan")),
-            "no accuracy of head 'nme'",
+            "phases/0/heads/nme/accuracy: expected a number from 0 to 1, found NaN",
         ),
         (
             lambda run: run["phases"][1]["heads"]["nme"].update(group_accuracies=[0.5]),
-            "needs 2 group accuracies",
+            "heads/nme/group_accuracies: expected 2 entries, found 1",
         ),
-        (lambda run: run["phases"][0].update(heads=3), "no accuracy"),
-        (lambda run: run["protocol"].pop("dataset"), "lacks dataset"),
-        (lambda run: run.update(settings={"training": 3}), "not made of groups"),
-        (lambda run: run["phases"][0].update(seconds={"train": "long"}), "'seconds'"),
-        (lambda run: run.update(prediction_head="oracle"), "'prediction_head'"),
+        (lambda run: run["phases"][0].update(heads=3), "phases/0/heads: expected an object"),
+        (lambda run: run["protocol"].pop("dataset"), "protocol: 'dataset' is missing"),
+        (
+            lambda run: run.update(settings={"training": 3}),
+            "settings/training: expected an object, found 3",
+        ),
+        (
+            lambda run: run["phases"][0].update(seconds={"train": "long"}),
+            "seconds/train: expected a number",
+        ),
+        (lambda run: run.update(prediction_head="oracle"), "prediction_head: expected"),
     ],
 )
 def test_files_that_are_no_results(write, change, message):
@@ -234,6 +266,90 @@ def test_files_that_are_no_results(write, change, message):
     with pytest.raises(UserError, match="0.json is not a results.json") as raised:
         load_runs(write(run))
     assert message in str(raised.value)
+
+
+LARGE = 10**400
+MISTYPED = {
+    "stages": lambda run: run["phases"][1].update(stages=[1]),
+    "exemplars": lambda run: run["phases"][1].update(stages={"exemplars": {"meta_loss": ["x"]}}),
+    "adjust": lambda run: run["phases"][1].update(stages={"adjust": {"count": LARGE}}),
+    "margin_end": lambda run: run["phases"][0].update(stages={"adjust": {"margin_end": LARGE}}),
+    "hardware": lambda run: run.update(hardware=[1]),
+    "packages": lambda run: run.update(packages="numpy"),
+    "exemplar_seed": lambda run: run["settings"]["exemplar"].update(exemplar_seed="one"),
+    "seed": lambda run: run["settings"]["protocol"].update(seed=LARGE),
+    "method": lambda run: run["settings"]["training"].update(method=["lwf"]),
+    "epochs": lambda run: run["settings"]["training"].update(epochs=LARGE),
+    "depth": lambda run: run["settings"]["model"].update(depth={}),
+    "num_phases": lambda run: run["protocol"].update(num_phases=LARGE),
+    "num_seen": lambda run: run["phases"][0].update(num_seen=LARGE),
+    "num_seen must grow": lambda run: run["phases"][1].update(num_seen=5),
+    "train": lambda run: run["phases"][0]["seconds"].update(train=LARGE),
+    "class_order": lambda run: run.update(class_order=[1, 2, 3]),
+    "class_order: expected each": lambda run: run.update(class_order=[1] * 10),
+    "class_names": lambda run: run.update(class_names=list("abc")),
+    "data_digests": lambda run: run.update(data_digests=[1]),
+}
+
+
+@pytest.mark.parametrize("place", MISTYPED)
+def test_values_of_another_kind_are_named(write, place):
+    run = contents()
+    MISTYPED[place](run)
+    with pytest.raises(UserError, match=rf"not a results.json .*: .*{place}") as raised:
+        load_runs(write(run))
+    assert len(str(raised.value)) < 400
+
+
+def test_published_results_are_of_the_right_shape():
+    paths = [p for p in RESULTS.rglob("*.json") if '"summary"' in p.read_text()[:20]]
+    assert len(paths) > 10
+    assert len(load_runs(paths)) == len(paths)
+
+
+def test_results_that_are_not_those_of_their_phases(tmp_path):
+    directory = RunDirectory(tmp_path)
+    run = contents()
+    write_json(directory.results, run)
+    for record in run["phases"]:
+        write_json(directory.record(record["phase"]), record)
+    assert len(load_runs([str(tmp_path)])) == 1
+    run["phases"][1]["heads"]["nme"]["accuracy"] = 0.61
+    write_json(directory.record(1), run["phases"][1])
+    with pytest.raises(UserError, match=r"results\.json and .*01/phase\.json contradict"):
+        load_runs([str(tmp_path)])
+    write_json(directory.results, run)
+    labels = np.arange(10)
+    arrays = {"labels": labels, "classifier": labels, "nme": labels}
+    write_arrays(directory.predictions(1), arrays)
+    with pytest.raises(UserError, match=r"results\.json and .*01/predictions\.npz contradict"):
+        load_runs([str(tmp_path)])
+
+
+def test_pages_that_can_not_be_written(tmp_path, write):
+    (tmp_path / "page.html").mkdir()
+    (tmp_path / "other.md").mkdir()
+    (tmp_path / "file").touch()
+    paths = write(contents())
+    for name, message in (
+        ("page.html", "page.html is a folder"),
+        ("other.html", "other.md is a folder"),
+        ("a\0b.html", "--output=.*NUL"),
+        ("x" * 248 + ".html", "--output=.*File name too long"),
+        ("file/page.html", "can't be written .* as --output"),
+    ):
+        with pytest.raises(UserError, match=message):
+            report_module.report(paths, tmp_path / name, "")
+    for text in ("a\0b", "x" * 300):
+        with pytest.raises(UserError, match="RUN=.* is no path"):
+            load_runs([text])
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "results.json")
+    for path in (tmp_path, tmp_path / "results.json"):
+        with pytest.raises(UserError, match="is no regular file"):
+            load_runs([str(path)])
 
 
 def test_runs_that_are_not_there(tmp_path, capsys):

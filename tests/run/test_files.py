@@ -16,8 +16,10 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.run import files
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import (
+    check_path,
     read_arrays,
     read_json,
+    remove_leftovers,
     write_arrays,
     write_atomically,
     write_json,
@@ -296,3 +298,38 @@ def test_a_second_process_on_the_same_run_is_refused(tmp_path):
     assert refused.returncode != 0
     assert "another process works on" in refused.stderr
     assert subprocess.run(command, check=False).returncode == 0  # the lock is free again
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    directory = RunDirectory(tmp_path)
+    os.mkfifo(directory.results)
+    for read in (read_json, read_arrays):
+        with pytest.raises(UserError, match=r"results\.json is no regular file"):
+            read(directory.results)
+        with pytest.raises(UserError, match="is no regular file"):
+            read(tmp_path)
+    with pytest.raises(UserError, match="is no regular file"), directory.locked():
+        pass
+
+
+def test_folders_among_the_files_of_a_phase(tmp_path):
+    (tmp_path / ".tmp-x" / "inside").mkdir(parents=True)
+    (tmp_path / ".tmp-y").write_text("")
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".tmp-x"]
+    (tmp_path / "x").mkdir()
+    for name in ("x", ".tmp-z"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=f"{name} is a folder, where a file is to be written"):
+            write_text(tmp_path / name.removeprefix(".tmp-"), "text")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("a\0b", "a NUL"), ("x" * 300, "File name too long"), ("x/" * 3000, "6000 characters")],
+)
+def test_paths_that_no_file_can_have(path, reason):
+    check_path("--data_dir", "not/there/yet")
+    with pytest.raises(UserError, match=f"--data_dir=.*{reason}") as refused:
+        check_path("--data_dir", path)
+    assert len(str(refused.value)) < 250

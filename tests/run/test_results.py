@@ -83,3 +83,26 @@ def test_explicit_order_equal_to_the_seeded_one_has_the_same_order_hash():
     explicit = Settings(protocol=ProtocolSettings(class_order=order))
     key = "class_order_hash"
     assert fingerprint(explicit)[key] == fingerprint(Settings())[key]
+
+
+@pytest.mark.parametrize("text", ['{"phases": [', "", "[]", "\0", '{"phases": {"a": 1e999999}'])
+def test_damaged_results_are_made_anew(tmp_path, caplog, text):
+    file = tmp_path / "results.json"
+    assert results.phases_written(file) is None
+    file.write_text(text)
+    assert results.phases_written(file) is None
+    assert ("made again from the records" in caplog.text) == (text != "[]")
+    file.write_text('{"phases": [1]}')
+    assert results.phases_written(file) == [1]
+
+
+def test_other_data_have_another_id():
+    told = [
+        {"class_names": ["cat", "dog"], "data_digests": {"training": "files-a", "test": "files-b"}},
+        {"class_names": ["cat", "dog"], "data_digests": {"training": "files-c", "test": "files-b"}},
+        {"class_names": ["cat", "cow"], "data_digests": {"training": "files-a", "test": "files-b"}},
+        {"class_names": ["cat", "dog"], "data_digests": None},
+    ]
+    assert len({results.data_id(contents) for contents in told}) == 4
+    assert results.data_id({"class_names": ["cat", "dog"]}) == results.data_id(told[3])
+    assert results.data_id({}) is None

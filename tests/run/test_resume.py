@@ -67,6 +67,13 @@ def test_killed_while_a_phase_was_closed(directory):
     assert claim_directory(directory, SETTINGS, FACTS, PHASES) == list(PHASES[1:])
 
 
+def contradict(directory: RunDirectory) -> None:
+    """Predictions of phase 0 that are all right, beside a record that says half of them are."""
+    labels = np.arange(6)
+    arrays = dict.fromkeys(("labels", "classifier", "nme"), labels)
+    write_arrays(directory.predictions(0), arrays)
+
+
 DAMAGES = {
     "settings lost": (lambda d: d.settings.unlink(), "settings.json is missing, although"),
     "record lost": (lambda d: d.record(0).unlink(), "phases/00 has lost phase.json"),
@@ -90,7 +97,11 @@ DAMAGES = {
         lambda d: write_json(d.classes, FACTS | {"training_images": [5, 6, 8]}),
         "holds a run on other data",
     ),
-    "classes of no run": (lambda d: write_json(d.classes, [1]), "holds a run on other data"),
+    "classes of no run": (lambda d: write_json(d.classes, [1]), "classes.json is damaged"),
+    "record that contradicts its predictions": (
+        contradict,
+        "00/phase.json and .*00/predictions.npz contradict each other",
+    ),
     "record cut short": (lambda d: d.record(0).write_text('{"phase": 0,'), "is damaged"),
 }
 
@@ -119,7 +130,7 @@ def test_a_damaged_directory_is_diagnosed_and_left_alone(directory, damage):
 )
 def test_a_record_of_other_things(directory, heads):
     write_json(directory.record(0), record_of(PHASES[0]) | {"heads": heads})
-    with pytest.raises(UserError, match="heads/classifier must hold"):
+    with pytest.raises(UserError, match="phase.json is damaged .heads"):
         read_record(directory, PHASES[0])
 
 

@@ -55,7 +55,7 @@ class Course:
     """Four epochs without a break."""
 
     state: dict[str, np.ndarray]
-    figures: list[dict[str, float]]
+    metrics: list[dict[str, float]]
     loop: TrainingLoop
 
 
@@ -63,8 +63,8 @@ class Course:
 def uninterrupted(images) -> Course:
     model = make_model()
     loop = make_loop(model)
-    figures = [loop.run_epoch(images, epoch, "train", 0) for epoch in range(4)]
-    return Course(model.state(), figures, loop)
+    metrics = [loop.run_epoch(images, epoch, "train", 0) for epoch in range(4)]
+    return Course(model.state(), metrics, loop)
 
 
 def check_equal(ours: dict[str, np.ndarray], expected: dict[str, np.ndarray]):
@@ -74,10 +74,10 @@ def check_equal(ours: dict[str, np.ndarray], expected: dict[str, np.ndarray]):
 
 
 def test_the_model_learns(uninterrupted):
-    first, last = uninterrupted.figures[0], uninterrupted.figures[-1]
+    first, last = uninterrupted.metrics[0], uninterrupted.metrics[-1]
     assert last["loss"] < 0.7 * first["loss"]
     assert last["accuracy"] > max(0.6, first["accuracy"])
-    rates = [figures["learning_rate"] for figures in uninterrupted.figures]
+    rates = [metrics["learning_rate"] for metrics in uninterrupted.metrics]
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005])
     assert last["images_per_second"] > 0
 
@@ -103,9 +103,9 @@ def test_a_resumed_loop_is_equal_bit_for_bit(uninterrupted, images):
     resumed_model.set_state(model.state())
     resumed = make_loop(resumed_model)
     resumed.set_state(loop.state())
-    figures = [resumed.run_epoch(images, epoch, "train", 0) for epoch in (2, 3)]
+    metrics = [resumed.run_epoch(images, epoch, "train", 0) for epoch in (2, 3)]
     check_equal(resumed_model.state(), uninterrupted.state)
-    for ours, expected in zip(figures, uninterrupted.figures[2:], strict=True):
+    for ours, expected in zip(metrics, uninterrupted.metrics[2:], strict=True):
         del ours["images_per_second"]
         assert ours == {name: expected[name] for name in ours}
 
@@ -130,14 +130,14 @@ def test_a_step_on_a_short_batch_is_the_mean_over_its_images(images):
     few = images.subset(np.arange(5))
     settings = dataclasses.replace(SETTINGS, momentum=0.0, weight_decay=0.0)
     model, reference = make_model(), make_model()
-    figures = make_loop(model, settings=settings, augment="none").run_epoch(few, 0, "train", 0)
+    metrics = make_loop(model, settings=settings, augment="none").run_epoch(few, 0, "train", 0)
     inputs = (few.images / 255 - 0.5).astype(np.float32) / 0.5
     variables = reference.trainable_variables
     with tf.GradientTape() as tape:
         logits = reference(tf.constant(inputs), training=True).logits
         probabilities = tf.nn.softmax(logits)
         loss = -tf.reduce_mean(tf.math.log(tf.gather(probabilities, few.labels, batch_dims=1)))
-    assert figures["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
     for gradient, variable in zip(tape.gradient(loss, variables), variables, strict=True):
         expected = variable.numpy() - 0.05 * gradient.numpy()
         expected = reference.seen_part(variable, expected)
@@ -157,10 +157,10 @@ def test_old_model_is_asked_in_inference_and_left_alone(images):
             "difference": tf.reduce_max(difference, axis=1),
         }
 
-    figures = make_loop(model, parts, old_model=old_model).run_epoch(images, 0, "train", 1)
+    metrics = make_loop(model, parts, old_model=old_model).run_epoch(images, 0, "train", 1)
     check_equal(old_model.state(), before)
-    assert figures["difference"] == pytest.approx(0, abs=1e-5)
-    assert figures["loss"] == pytest.approx(figures["distillation"] + figures["difference"])
+    assert metrics["difference"] == pytest.approx(0, abs=1e-5)
+    assert metrics["loss"] == pytest.approx(metrics["distillation"] + metrics["difference"])
 
 
 def test_weight_transfer_leaves_the_kernels_as_they_are(images):
@@ -205,9 +205,9 @@ def test_calls_of_any_length_and_a_pause_within_an_epoch_change_nothing(uninterr
     resumed.set_state(loop.state())
     *_, last = resumed.run(images, range(2, 4), ("train", 0), 1, moment.totals)
     check_equal(resumed_model.state(), uninterrupted.state)
-    del last.figures["images_per_second"]
-    expected = uninterrupted.figures[3]
-    assert last.figures == {name: expected[name] for name in last.figures}
+    del last.metrics["images_per_second"]
+    expected = uninterrupted.metrics[3]
+    assert last.metrics == {name: expected[name] for name in last.metrics}
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_the_length_of_calls_decides_nothing(uninterrupted, images):
     moments = list(loop.run(images, range(4), ("train", 0)))
     assert [(m.epoch, m.step) for m in moments] == [(e, s) for e in range(4) for s in (1, 2, 3)]
     check_equal(model.state(), uninterrupted.state)
-    assert moments[-1].figures["loss"] == uninterrupted.figures[3]["loss"]
+    assert moments[-1].metrics["loss"] == uninterrupted.metrics[3]["loss"]
 
 
 def test_means_are_over_images_and_not_over_batches():
@@ -243,12 +243,12 @@ def test_means_are_over_images_and_not_over_batches():
     loop = make_loop(make_model(), parts, settings, augment="none")
     for epoch in range(2):
         seen.clear()
-        figures = loop.run_epoch(images, epoch, "train", 0)
+        metrics = loop.run_epoch(images, epoch, "train", 0)
         right, losses = (np.concatenate(values) for values in zip(*seen, strict=True))
         assert len(right) == 130
-        assert figures["accuracy"] == pytest.approx(right.mean())
-        assert figures["classification"] == pytest.approx(losses.mean(), rel=1e-5)
-        assert 0 < figures["odd"] != pytest.approx(figures["classification"])
+        assert metrics["accuracy"] == pytest.approx(right.mean())
+        assert metrics["classification"] == pytest.approx(losses.mean(), rel=1e-5)
+        assert 0 < metrics["odd"] != pytest.approx(metrics["classification"])
 
 
 @pytest.mark.parametrize("augment", ["shift", "crop_mirror", "resized_crop_mirror"])

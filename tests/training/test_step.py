@@ -10,7 +10,7 @@ from mnemonics_tf.methods import METHODS
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.settings import TrainingSettings
 from mnemonics_tf.training.optimization import OptimizationSettings
-from mnemonics_tf.training.step import FIGURES, TrainingStep
+from mnemonics_tf.training.step import METRICS, TrainingStep
 
 NUM_OLD, NUM_NEW, BATCH = 3, 2, 9
 #: losses by part and, of each gradient, its largest entry and some others: computed by a version
@@ -92,11 +92,11 @@ def by_name(step: TrainingStep, model: IncrementalModel, gradients) -> dict[str,
 @pytest.mark.parametrize("name", METHODS)
 def test_losses_and_gradients_are_what_they_were(name, transfer):
     step, model = make_step(name, transfer)
-    gradients, figures = step.differentiate(make_batch())
+    gradients, metrics = step.differentiate(make_batch())
     prefix = f"{name}|{'transfer' if transfer else 'plain'}|"
     with np.load(EXPECTED) as arrays:
         expected = {k.removeprefix(prefix): arrays[k] for k in arrays if k.startswith(prefix)}
-    means = step.means(figures.numpy())
+    means = step.means(metrics.numpy())
     for part in step.figure_names:
         assert means[part] == pytest.approx(float(expected.pop(f"loss|{part}")), rel=1e-5), part
     found = by_name(step, model, gradients)
@@ -128,12 +128,12 @@ def test_a_batch_that_is_filled_up_gives_the_same_step(name):
         "weight": tf.concat([batch["weight"], tf.zeros([3])], axis=0),
     }
     plain, model = make_step(name, transfer=True)
-    gradients, figures = plain.differentiate(batch)
+    gradients, metrics = plain.differentiate(batch)
     statistics = model.state()
     compiled, other = make_step(name, transfer=True, jit_compile=True)
-    ours, our_figures = compiled.differentiate(filled)  # in plain operations, eagerly
-    np.testing.assert_allclose(our_figures, figures, rtol=1e-4)
-    assert figures.shape == [2 * FIGURES]
+    ours, our_metrics = compiled.differentiate(filled)  # in plain operations, eagerly
+    np.testing.assert_allclose(our_metrics, metrics, rtol=1e-4)
+    assert metrics.shape == [2 * METRICS]
     for mine, expected in zip(ours, gradients, strict=True):
         scale = np.abs(expected).max()
         np.testing.assert_allclose(mine, expected, atol=1e-4 * scale)

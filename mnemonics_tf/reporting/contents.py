@@ -1,0 +1,73 @@
+"""results.json as a report reads it: its shape, and whether its parts fit each other."""
+
+import itertools
+from typing import Any
+
+from mnemonics_tf.evaluation.evaluator import HEADS
+from mnemonics_tf.run import schema
+from mnemonics_tf.run.data_facts import DIGESTS
+from mnemonics_tf.run.records import record_shape
+
+_LARGEST = 2**31 - 1  # of settings
+_SIGNED = schema.whole(-_LARGEST, _LARGEST)
+
+#: the settings that a report looks at by name; an older or newer version may have others
+_SETTINGS = {
+    "protocol": {"seed": _SIGNED},
+    "model": {"weight_transfer": schema.flag},
+    "training": {
+        "method": schema.text,
+        **dict.fromkeys(("base_epochs", "epochs", "finetune_epochs"), _SIGNED),
+    },
+    "exemplar": {"exemplars": schema.text, "exemplar_seed": _SIGNED},
+    "mnemonics": {"adjust_old_exemplars": schema.flag},
+}
+
+_SHAPE = schema.fields(
+    {
+        "settings": schema.fields(
+            {},
+            {
+                group: schema.fields({}, known, others=schema.plain)
+                for group, known in _SETTINGS.items()
+            },
+            others=schema.mapping(schema.plain),
+        ),
+        "protocol": schema.fields(
+            {"dataset": schema.text, "num_phases": schema.whole(0, _LARGEST)},
+            others=schema.plain,
+        ),
+        "phases": schema.sequence(schema.anything, at_least=1),
+    },
+    {
+        "prediction_head": schema.one_of(*HEADS),
+        "class_order": schema.sequence(_SIGNED),
+        "class_names": schema.sequence(schema.text),
+        DIGESTS: schema.optional(schema.mapping(schema.text)),
+        "packages": schema.optional(schema.mapping(schema.plain)),
+        "hardware": schema.optional(schema.mapping(schema.plain)),
+    },
+)
+
+
+def trouble(contents: Any) -> str | None:
+    """Returns what is wrong with the parts of results.json that a report looks at, if anything."""
+    wrong = _SHAPE(contents)
+    if wrong:
+        return wrong.lstrip("/: ")
+    records = contents["phases"]
+    for index, record in enumerate(records):
+        wrong = record_shape(index)(record)
+        if wrong:
+            return f"phases/{index}{wrong}"
+    seen = [record["num_seen"] for record in records]
+    if any(later <= earlier for earlier, later in itertools.pairwise(seen)):
+        return f"phases: num_seen must grow from phase to phase, found {seen[:10]}"
+    for name in ("class_order", "class_names"):
+        listed = contents.get(name)
+        if listed is not None and (len(set(listed)) != len(listed) or len(listed) < seen[-1]):
+            return (
+                f"{name}: expected each class once, {seen[-1]} at least, found {len(listed)} "
+                f"entries of which {len(set(listed))} differ"
+            )
+    return None

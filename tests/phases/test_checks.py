@@ -1,0 +1,64 @@
+"""Advice on exemplars: followed, it works, and at once."""
+
+import re
+
+import pytest
+
+from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.methods import METHODS
+from mnemonics_tf.phases.checks import check_method, make_protocol
+from mnemonics_tf.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def source():
+    return load_digits()
+
+
+def check(source, **values):
+    settings = Settings().changed(**values)
+    method = METHODS[settings.training.method](settings.training)
+    check_method(settings, method, make_protocol(settings, 10), source)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "advised"),
+    [
+        ({}, "pass at least 10"),
+        ({"num_phases": 1}, "pass at least 10"),
+        ({"method": "bic"}, "pass at least 18"),  # two of each of the nine old ones
+        ({"adjust_old_exemplars": True, "adjust_subsets": 3}, "pass at least 27"),
+    ],
+)
+def test_a_total_is_advised_that_is_enough_for_all_phases(source, wanted, advised):
+    for total in (1, 7, 9):
+        with pytest.raises(UserError, match=advised) as raised:
+            check(source, exemplars_total=total, **wanted)
+    enough = int(re.search(r"at least (\d+)", str(raised.value))[1])
+    check(source, exemplars_total=enough, **wanted)
+
+
+def test_lower_settings_are_advised_only_where_there_are_some(source):
+    with pytest.raises(UserError) as raised:
+        check(source, method="bic", exemplars_per_class=1)
+    assert "keep more exemplars (--exemplars_per_class=2)" in str(raised.value)
+    assert "lower" not in str(raised.value)
+    check(source, method="bic", exemplars_per_class=2)
+
+    with pytest.raises(UserError) as raised:
+        check(source, method="bic", exemplars_per_class=4, correction_share=0.9)
+    assert "(--exemplars_per_class=5) or lower --correction_share" in str(raised.value)
+    check(source, method="bic", exemplars_per_class=5, correction_share=0.9)
+
+    with pytest.raises(UserError) as raised:
+        check(source, method="bic", exemplars_per_class=4, correction_share=1.0)
+    assert "keep more" not in str(raised.value)
+
+    with pytest.raises(UserError) as raised:
+        check(source, adjust_old_exemplars=True, exemplars_per_class=1)
+    assert "(--exemplars_per_class=2)" in str(raised.value)
+    assert "lower" not in str(raised.value)
+
+    with pytest.raises(UserError, match="or lower --adjust_subsets to 3"):
+        check(source, adjust_old_exemplars=True, exemplars_per_class=3, adjust_subsets=4)

@@ -1,0 +1,44 @@
+"""The lock of a run directory, also of one that is removed under its holder."""
+
+import shutil
+
+import pytest
+
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.monitoring.summaries import Summaries
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import write_text
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return RunDirectory(tmp_path / "run")
+
+
+def test_one_process_has_the_lock(directory):
+    with directory.locked():
+        with pytest.raises(UserError, match="another process works on"):
+            directory.locked().__enter__()
+        write_text(directory.results, "")
+    with directory.locked():
+        pass
+
+
+@pytest.mark.parametrize("begun_again", [False, True])
+def test_whoever_lost_the_directory_writes_nothing_more(directory, begun_again):
+    with directory.locked():
+        write_text(directory.results, "")
+        shutil.rmtree(directory.root)
+        if begun_again:  # as by another process
+            directory.root.mkdir()
+            (directory.root / ".lock").touch()
+        for write in (
+            lambda: write_text(directory.record(0), ""),
+            lambda: Summaries(directory.tensorboard).scalars("loss", {"x": 1.0}, 0),
+        ):
+            with pytest.raises(UserError, match="was removed or replaced") as raised:
+                write()
+            assert "\n" not in str(raised.value)
+        assert directory.root.exists() == begun_again
+        assert not directory.record(0).parent.exists()
+    write_text(directory.results, "")  # without a lock anybody may
