@@ -55,16 +55,21 @@ def summary(groups: Sequence[Group]) -> Table:
                     percent(group.metric(head, "average_accuracy")),
                     percent(group.accuracies(head)[-1]),
                     percent(group.metric(head, "forgetting")),
+                    percent(group.metric(head, "mean_forgetting")),
+                    percent(group.metric(head, "backward_transfer")),
                 )
             )
     return Table(
-        "Average accuracy over all phases, accuracy after the last one, and forgetting F (percent)",
-        ("run", "N", "seeds", "head", "average", "last", "F"),
+        "Average accuracy over all phases, accuracy after the last one, and forgetting (percent)",
+        ("run", "N", "seeds", "head", "average", "last", "F", "mean forgetting", "BWT"),
         rows,
         (
             "* the head that the method's own paper predicts with. Average: mean over the phases "
             "of the accuracy on all classes seen by then. F: what the classes of phase 0 lost "
-            "between phase 0 and the last phase. ±: 95% interval of the mean over seeds "
+            "between phase 0 and the last phase. Mean forgetting: what each earlier group of "
+            "classes lost from its best, on average (Chaudhry et al., 2018). BWT: backward "
+            "transfer, how each changed since it was learned (Lopez-Paz and Ranzato, 2017). "
+            "±: 95% interval of the mean over seeds "
             "(Student's t).",
         ),
     )
