@@ -20,7 +20,7 @@ from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import flags_of, own_code
-from mnemonics_tf.reporting import markdown
+from mnemonics_tf.reporting import markdown, matrix
 from mnemonics_tf.reporting.embedding import embed
 from mnemonics_tf.reporting.page import Embedded, page
 from mnemonics_tf.reporting.runs import Group, group_runs, load_runs, warnings
@@ -80,7 +80,9 @@ def report(paths: Sequence[str], output: pathlib.Path, data_dir: str) -> int:
         print(f"t-SNE left out: {embedded.reason}", file=sys.stderr)
     write_text(output, page(groups, found, embedded), "--output")
     write_text(output.with_suffix(".md"), markdown.summary(groups, found), "--output")
+    write_text(output.with_suffix(".csv"), matrix.as_csv(groups), "--output")
     print(f"report:  {output}\nsummary: {output.with_suffix('.md')}")
+    print(f"matrix:  {output.with_suffix('.csv')}")
     return 0
 
 
@@ -88,7 +90,7 @@ def _check_output(output: pathlib.Path) -> None:
     """Refuses what the page can't be written to, before any work."""
     if output.suffix != ".html":
         raise UserError(f"--output={printable(output)}: pass a name that ends in .html")
-    for path in (output, output.with_suffix(".md")):
+    for path in (output, output.with_suffix(".md"), output.with_suffix(".csv")):
         check_path("--output", temporary_name(path))
         if path.is_dir():
             raise UserError(f"--output={output}: {path} is a folder: pass the name of a file")

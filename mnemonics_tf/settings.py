@@ -315,6 +315,12 @@ class OuterSettings:
     outer_halvings: int = setting(
         4, "How often the outer learning rate is halved, evenly.", at_least=0
     )
+    max_shift: float = setting(
+        255.0,
+        "How far an exemplar may move from the image it began a stage as, in grey levels: root "
+        "mean square over its pixels. 0 leaves it as it is, 255 sets no bound.",
+        at_least=0,
+    )
     train_beside_old: bool = setting(
         False, "Old exemplars stand beside the new ones while these learn (Problem 4b)."
     )

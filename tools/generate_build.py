@@ -23,6 +23,7 @@ import dataclasses
 import pathlib
 import re
 import sys
+from collections.abc import Container
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SOURCE_FOLDERS = ("mnemonics_tf", "tools", "tests")
@@ -150,15 +151,25 @@ def read_requirements(repository: pathlib.Path) -> dict[str, str]:
     return targets
 
 
-def imported_names(tree: ast.Module) -> set[str]:
-    """Returns the dotted names that a module imports; `from a import b` counts as `a.b`."""
-    names = set()
+def imported_names(tree: ast.Module) -> dict[str, int]:
+    """Returns the dotted names that a module imports, and the line of each.
+
+    `from a import b` counts as `a.b`; imports in functions and for type checking count too.
+    """
+    names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
+            names |= {alias.name: node.lineno for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+            names |= {f"{node.module}.{alias.name}": node.lineno for alias in node.names}
     return names
+
+
+def longest_known(name: str, known: Container[str]) -> str:
+    """Returns what a dotted name stands for: itself or the longest known name before it, or ""."""
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def dependencies(source: Source, targets: dict[str, str]) -> set[str]:
@@ -176,14 +187,13 @@ def dependencies(source: Source, targets: dict[str, str]) -> set[str]:
         top_level = name.split(".")[0]
         if top_level in sys.stdlib_module_names:
             continue
-        while name and name not in targets:
-            name = name.rpartition(".")[0]
-        if not name:
+        known = longest_known(name, targets)
+        if not known:
             raise SystemExit(
                 f"{source.path} imports {top_level}, which no folder holds and no file pins; "
                 f"pin it in {REQUIREMENTS[0]}, or in {REQUIREMENTS[1]} if only tests need it"
             )
-        found.add(targets[name])
+        found.add(targets[known])
     return found
 
 

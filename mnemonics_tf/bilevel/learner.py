@@ -109,6 +109,14 @@ class Course:
     best: np.ndarray
     stopped: str | None = None
 
+    @property
+    def steps_kept(self) -> int:
+        """How many outer steps the best exemplars have gone through; 0 where the start is best."""
+        if not self.validations:
+            return len(self.meta_losses)
+        highest = max(score for _, score in self.validations)
+        return max(step for step, score in self.validations if score == highest)
+
     def state(self) -> dict[str, np.ndarray]:
         """Returns the course so far, for a checkpoint."""
         return {
@@ -227,7 +235,7 @@ class ExemplarLearner:
             companions: what goes along.
         """
         shape = exemplars.images.shape
-        optimizer = PixelOptimizer(self._outer, shape, *self._valid_range)
+        optimizer = PixelOptimizer(self._outer, exemplars.images, *self._valid_range)
         if not companions.resume:
             course = Course([], [], exemplars.images.copy())
             self._validate(course, exemplars, companions.validate, 0)
@@ -276,6 +284,8 @@ class ExemplarLearner:
             optimizer.apply(exemplars.images, rows[learning], gradient[learning], step)
             seconds = time.monotonic() - started
             metrics = {"meta_loss": loss, "images_per_second": len(rows) / seconds}
+            if course.validations:
+                metrics["held_out_accuracy"] = course.validations[-1][1]
             companions.report(step + 1, metrics, seconds)
             last = step + 1 == self._outer.outer_steps
             if last or (step + 1) % self._validation.validation_every == 0:

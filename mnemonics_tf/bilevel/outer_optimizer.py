@@ -4,6 +4,9 @@ import numpy as np
 
 from mnemonics_tf.settings import OuterSettings
 
+#: grey levels between black and white
+_LEVELS = 255.0
+
 _ADAM_DECAY = (0.9, 0.999)
 _ADAM_EPSILON = 1e-12  # meta-gradients of single pixels are near 1e-6, below Adam's usual 1e-7
 
@@ -23,28 +26,34 @@ class PixelOptimizer:
     An outer step sees only some of the exemplars; a dense optimiser would go on moving the others
     by their old moments.
 
+    After every step images are projected: onto valid pixels, and then towards where they began
+    until they are within `max_shift` of it. The bound is this project's addition: the paper's
+    exemplars move freely, and those that move far lose what the next phases need.
+
     Args:
         settings: of the meta level.
-        shape: of all exemplars, `[n, h, w, c]`.
-        lowest: smallest valid value of each channel, `[c]`.
-        highest: largest valid value of each channel, `[c]`.
+        start: all exemplars as they begin, `[n, h, w, c]`.
+        lowest: smallest valid value of each channel, `[c]`: black.
+        highest: largest valid value of each channel, `[c]`: white, 255 grey levels above.
     """
 
     def __init__(
         self,
         settings: OuterSettings,
-        shape: tuple[int, ...],
+        start: np.ndarray,
         lowest: np.ndarray,
         highest: np.ndarray,
     ):
         self._settings = settings
+        self._start = start.copy()
         self._lowest, self._highest = lowest, highest
+        shape = start.shape
         self._first = np.zeros(shape, np.float32)
         self._second = np.zeros(shape if settings.outer_optimizer == "adam" else (0,), np.float32)
         self._counts = np.zeros(shape[0], np.int64)
 
     def apply(self, images: np.ndarray, rows: np.ndarray, gradient: np.ndarray, step: int) -> None:
-        """Moves `images[rows]` against the gradient and projects them onto valid pixels, in place.
+        """Moves `images[rows]` against the gradient and projects them, in place.
 
         Args:
             images: all exemplars, normalised, `[n, h, w, c]`.
@@ -55,7 +64,20 @@ class PixelOptimizer:
         self._counts[rows] += 1
         rate = learning_rate_at(self._settings, step)
         direction = self._adam(rows, gradient) if self._second.size else self._sgd(rows, gradient)
-        images[rows] = np.clip(images[rows] - rate * direction, self._lowest, self._highest)
+        moved = np.clip(images[rows] - rate * direction, self._lowest, self._highest)
+        images[rows] = self._within_reach(moved, self._start[rows])
+
+    def _within_reach(self, moved: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """Returns images drawn back to where the bound on their shift allows them to be.
+
+        The way back to a valid image passes valid ones.
+        """
+        bound = self._settings.max_shift
+        if bound >= _LEVELS:
+            return moved
+        shift = (moved - start) * (_LEVELS / (self._highest - self._lowest))
+        distance = np.sqrt(np.square(shift).mean(axis=(1, 2, 3), keepdims=True))
+        return start + (moved - start) * np.minimum(1, bound / np.maximum(distance, 1e-12))
 
     def _sgd(self, rows, gradient):
         self._first[rows] = self._settings.outer_momentum * self._first[rows] + gradient

@@ -48,6 +48,54 @@ def forgetting(matrix: Sequence[Sequence[float]]) -> float:
     return matrix[0][0] - matrix[-1][0]
 
 
+def mean_forgetting(matrix: Sequence[Sequence[float]]) -> float:
+    """Mean over the earlier groups of what each lost from its best: the usual forgetting measure.
+
+    1 / N * sum_{j<N} (max_{l<N} a_{l,j} - a_{N,j}), with a_{i,j} the accuracy of Theta_i on
+    group j; 0 where there is one phase only.
+
+    Source: Chaudhry et al., Riemannian Walk for Incremental Learning, ECCV 2018, Section 3.3.
+
+    Args:
+        matrix: row i holds the group accuracies of Theta_i.
+    """
+    *earlier, last = matrix
+    lost = [max(row[j] for row in earlier[j:]) - last[j] for j in range(len(earlier))]
+    return float(np.mean(lost)) if lost else 0.0
+
+
+def backward_transfer(matrix: Sequence[Sequence[float]]) -> float:
+    """BWT: mean change of each earlier group's accuracy since it was learned.
+
+    1 / N * sum_{j<N} (a_{N,j} - a_{j,j}): negative when something was forgotten; 0 where there is
+    one phase only.
+
+    Source: Lopez-Paz and Ranzato, Gradient Episodic Memory, NeurIPS 2017, Eq. 3.
+
+    Args:
+        matrix: row i holds the group accuracies of Theta_i.
+    """
+    *earlier, last = matrix
+    changes = [last[j] - earlier[j][j] for j in range(len(earlier))]
+    return float(np.mean(changes)) if changes else 0.0
+
+
+def old_new_accuracy(confusion: np.ndarray, num_old: int) -> tuple[float | None, float | None]:
+    """Accuracy on the test images of old and of new classes; None where there are none.
+
+    Args:
+        confusion: counts `[true, predicted]`, old classes first.
+        num_old: how many of them are old.
+    """
+    right, counts = np.diag(confusion), np.sum(confusion, axis=1)
+    parts = (slice(None, num_old), slice(num_old, None))
+    old, new = (
+        float(right[part].sum() / counts[part].sum()) if counts[part].sum() else None
+        for part in parts
+    )
+    return old, new
+
+
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts `[true, predicted]`, int64 `[num_classes, num_classes]`."""
     matrix = np.zeros((num_classes, num_classes), np.int64)

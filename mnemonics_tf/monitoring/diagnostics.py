@@ -93,6 +93,7 @@ def metrics(course: Course, change: Change) -> dict[str, Any]:
     return {
         "count": len(change.end),
         "steps": len(course.meta_losses),
+        "steps_kept": course.steps_kept,
         "stopped": course.stopped,
         "meta_loss": _thinned(course.meta_losses),
         "validations": course.validations,

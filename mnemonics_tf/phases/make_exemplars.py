@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.bilevel.learner import Exemplars, OuterData
+from mnemonics_tf.bilevel.learner import Course, Exemplars, OuterData
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.data.protocol import Phase
@@ -17,6 +17,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring import diagnostics
+from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.learning import as_exemplars, companions, learner, with_learned
 from mnemonics_tf.phases.pool import drifted_copies
 from mnemonics_tf.phases.state import Stage
@@ -168,6 +169,7 @@ def _train_new(
             "float": validate(exemplars.images),
             "uint8": validate(rounded),
         }
+        _tell_what_helped(course)
     margins_herding = None
     if settings.exemplar.mnemonics_start != "herding":
         herded = candidates.subset(select(workshop, phase, candidates, model, "herding", quota))
@@ -175,6 +177,25 @@ def _train_new(
         metrics["margin_herding"] = float(margins_herding.mean())
     diagnostics.show(stage.summaries, stage.name, phase.index, course, change, margins_herding)
     return Made(learned, metrics, exemplars)
+
+
+def _tell_what_helped(course: Course) -> None:
+    """Says whether what was learned is kept, by the held-out accuracies that decided it."""
+    scores = dict(course.validations)
+    steps, start = len(course.meta_losses), course.validations[0][1]
+    if course.steps_kept:
+        LOGGER.info(
+            "exemplars: held-out accuracy %.3f at the start, %.3f after %d of %d steps, which are "
+            "kept",
+            *(start, scores[course.steps_kept], course.steps_kept, steps),
+        )
+        return
+    later = [score for step, score in course.validations if step > 0]
+    LOGGER.warning(
+        "exemplars: learning did not help: held-out accuracy was %.3f at the start and at best %s "
+        "in %d steps; the exemplars stay as they were chosen",
+        *(start, f"{max(later):.3f}" if later else "unknown", steps),
+    )
 
 
 def _outer_data(

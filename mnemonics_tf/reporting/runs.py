@@ -133,7 +133,7 @@ class Group:
         return [mean_and_interval(column) for column in zip(*values, strict=True)]
 
     def metric(self, head: str, name: str) -> tuple[float, float | None]:
-        """Returns mean and interval of `average_accuracy` or `forgetting`."""
+        """Returns mean and interval of a number in `results.summarize`."""
         summaries = [results.summarize(run.phases)[head] for run in self.runs]
         return mean_and_interval([summary[name] for summary in summaries])
 

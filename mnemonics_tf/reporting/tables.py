@@ -55,16 +55,21 @@ def summary(groups: Sequence[Group]) -> Table:
                     percent(group.metric(head, "average_accuracy")),
                     percent(group.accuracies(head)[-1]),
                     percent(group.metric(head, "forgetting")),
+                    percent(group.metric(head, "mean_forgetting")),
+                    percent(group.metric(head, "backward_transfer")),
                 )
             )
     return Table(
-        "Average accuracy over all phases, accuracy after the last one, and forgetting F (percent)",
-        ("run", "N", "seeds", "head", "average", "last", "F"),
+        "Average accuracy over all phases, accuracy after the last one, and forgetting (percent)",
+        ("run", "N", "seeds", "head", "average", "last", "F", "mean forgetting", "BWT"),
         rows,
         (
             "* the head that the method's own paper predicts with. Average: mean over the phases "
             "of the accuracy on all classes seen by then. F: what the classes of phase 0 lost "
-            "between phase 0 and the last phase. ±: 95% interval of the mean over seeds "
+            "between phase 0 and the last phase. Mean forgetting: what each earlier group of "
+            "classes lost from its best, on average (Chaudhry et al., 2018). BWT: backward "
+            "transfer, how each changed since it was learned (Lopez-Paz and Ranzato, 2017). "
+            "±: 95% interval of the mean over seeds "
             "(Student's t).",
         ),
     )
@@ -184,20 +189,32 @@ def learning(group: Group) -> Table | None:
     return Table(
         f"{group.name}, {_seed_text(group)}: how exemplars learned",
         (
-            *("phase", "stage", "exemplars", "steps", "meta loss", "pixels moved"),
-            *("features moved", "margin", "at pixel limits"),
+            *("phase", "stage", "exemplars", "steps", "steps kept", "meta loss"),
+            *("held-out accuracy", "pixels moved", "features moved", "margin", "at pixel limits"),
         ),
         rows,
         (
             "Exemplars: new ones (Eq. 9); adjust: old ones (Eq. 10). Pixels: root mean square in "
             "grey levels of 255. Features: distance of L2-normalised features, at most 2. Margin: "
-            "distance to the nearest decision boundary in feature space.",
+            "distance to the nearest decision boundary in feature space. Held-out accuracy: of a "
+            "classifier on the exemplars' features, as they began, learned and stored; it decides "
+            "how many steps are kept.",
         ),
     )
 
 
 def _seed_text(group: Group) -> str:
     return f"seed {group.first.seeds[0]}"
+
+
+def _held_out(scores: Any) -> str:
+    """Returns the held-out accuracies of the start, of the floats and of what is stored."""
+    if not isinstance(scores, dict):
+        return NOTHING
+    named = [scores.get(name) for name in ("start", "float", "uint8")]
+    return " → ".join(
+        f"{score:.1%}" if isinstance(score, (int, float)) else NOTHING for score in named
+    )
 
 
 def _learning_cells(figures: dict[str, Any]) -> tuple[str, ...]:
@@ -209,7 +226,9 @@ def _learning_cells(figures: dict[str, Any]) -> tuple[str, ...]:
     return (
         number("count", "d") if isinstance(figures.get("count"), int) else NOTHING,
         number("steps", "d") if isinstance(figures.get("steps"), int) else NOTHING,
+        number("steps_kept", "d") if isinstance(figures.get("steps_kept"), int) else NOTHING,
         f"{losses[0]:.3f} → {losses[-1]:.3f}" if isinstance(losses, list) and losses else NOTHING,
+        _held_out(figures.get("held_out_accuracy")),
         number("pixel_distance", ".1f"),
         number("feature_distance", ".3f"),
         f"{number('margin_start', '.2f')} → {number('margin_end', '.2f')}",

@@ -6,6 +6,8 @@ import logging
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation import metrics
@@ -59,8 +61,25 @@ def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
             "accuracy_matrix": matrix,
             "average_accuracy": metrics.average_accuracy(accuracies),
             "forgetting": metrics.forgetting(matrix),
+            "last_accuracy": accuracies[-1],
+            "mean_forgetting": metrics.mean_forgetting(matrix),
+            "backward_transfer": metrics.backward_transfer(matrix),
+            **_old_and_new(records, head),
         }
     return summary
+
+
+def _old_and_new(records: list[dict[str, Any]], head: str) -> dict[str, list[float | None]]:
+    """Returns accuracies on old and on new classes by phase; null where no matrix tells them."""
+    old, new = [], []
+    num_old = 0
+    for record in records:
+        matrix = record["heads"][head].get("confusion_matrix")
+        pair = metrics.old_new_accuracy(np.array(matrix), num_old) if matrix else (None, None)
+        old.append(pair[0])
+        new.append(pair[1])
+        num_old = record["num_seen"]
+    return {"old_accuracies": old, "new_accuracies": new}
 
 
 def without_times(value: Any) -> Any:
@@ -93,7 +112,13 @@ def table(results: dict[str, Any]) -> str:
     for record in results["phases"]:
         columns = "  ".join(f"{record['heads'][head]['accuracy']:>10.2%}" for head in HEADS)
         lines.append(f"{record['phase']:>5}  {record['num_seen']:>7}  {columns}")
-    for title, key in (("average", "average_accuracy"), ("forgetting", "forgetting")):
+    rows = (
+        ("average", "average_accuracy"),
+        ("forgetting F", "forgetting"),
+        ("mean forgetting", "mean_forgetting"),
+        ("BWT", "backward_transfer"),
+    )
+    for title, key in rows:
         columns = "  ".join(f"{results['summary'][head][key]:>10.2%}" for head in HEADS)
         lines.append(f"{title:<16}{columns}")
     lines.append("* the head that the method's own paper predicts with")

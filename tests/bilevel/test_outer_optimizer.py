@@ -13,11 +13,12 @@ ALL = np.arange(3)
 
 def settings(**changes) -> OuterSettings:
     fields = {"learning_rate": 0.01, "halvings": 0, "steps": 8} | changes
-    return OuterSettings(**{f"outer_{name}": value for name, value in fields.items()})
+    shift = {"max_shift": fields.pop("max_shift")} if "max_shift" in fields else {}
+    return OuterSettings(**{f"outer_{name}": value for name, value in fields.items()}, **shift)
 
 
 def make_optimizer(**changes) -> PixelOptimizer:
-    return PixelOptimizer(settings(**changes), SHAPE, LOWEST, HIGHEST)
+    return PixelOptimizer(settings(**changes), images(), LOWEST, HIGHEST)
 
 
 def gradients(count: int, scale: float = 1.0) -> np.ndarray:
@@ -124,3 +125,28 @@ def test_a_restored_state_goes_on_where_it_was_taken(name):
         optimizer.apply(moved, ALL, all_gradients[step], step)
         restored.apply(again, ALL, all_gradients[step], step)
     np.testing.assert_array_equal(again, moved)
+
+
+def shifts(moved: np.ndarray) -> np.ndarray:
+    """How far images are from where they began, in grey levels, image by image."""
+    levels = (moved - images()) * 255 / (HIGHEST - LOWEST)
+    return np.sqrt(np.mean(levels**2, axis=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.5, 1.5])
+def test_no_image_leaves_its_reach(bound):
+    optimizer, moved = make_optimizer(max_shift=bound), images()
+    free = shifts(steps_of(make_optimizer(), images(), gradients(8)))
+    assert np.all(free > 1.9)
+    for step, gradient in enumerate(gradients(8)):
+        optimizer.apply(moved, ALL, gradient, step)
+        assert np.all(shifts(moved) <= bound * (1 + 1e-5) + 1e-5)
+        assert np.all((moved >= LOWEST - 1e-6) & (moved <= HIGHEST + 1e-6))
+    np.testing.assert_allclose(shifts(moved), bound, rtol=0.05, atol=1e-5)
+
+
+def test_a_bound_that_is_not_reached_changes_nothing():
+    bounded = steps_of(make_optimizer(max_shift=254.0), images(), gradients(8))
+    np.testing.assert_allclose(
+        bounded, steps_of(make_optimizer(), images(), gradients(8)), atol=1e-6
+    )

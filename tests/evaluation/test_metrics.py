@@ -30,6 +30,28 @@ def test_forgetting_is_what_the_first_group_lost():
     assert metrics.forgetting([[0.9]]) == 0
 
 
+MATRIX = [[0.9], [0.7, 0.8], [0.8, 0.5, 0.95]]
+
+
+def test_mean_forgetting_is_the_loss_from_each_group_s_best():
+    assert metrics.mean_forgetting(MATRIX) == pytest.approx((0.1 + 0.3) / 2)
+    # A group that was best in a phase between counts from there.
+    assert metrics.mean_forgetting([[0.5], [0.7, 0.8], [0.6, 0.9, 1]]) == pytest.approx(0.0)
+    assert metrics.mean_forgetting([[0.9]]) == 0
+
+
+def test_backward_transfer_is_the_change_since_a_group_was_learned():
+    assert metrics.backward_transfer(MATRIX) == pytest.approx((-0.1 - 0.3) / 2)
+    assert metrics.backward_transfer([[0.5], [0.75, 0.1]]) == pytest.approx(0.25)
+    assert metrics.backward_transfer([[0.9]]) == 0
+
+
+def test_accuracy_on_old_and_on_new_classes():
+    confusion = metrics.confusion_matrix(LABELS, PREDICTIONS, 3)
+    assert metrics.old_new_accuracy(confusion, 2) == (3 / 6, 1 / 2)
+    assert metrics.old_new_accuracy(confusion, 0) == (None, 4 / 8)
+
+
 def test_confusion_matrix_has_true_classes_as_rows():
     matrix = metrics.confusion_matrix(LABELS, PREDICTIONS, 4)
     assert matrix.tolist() == [[2, 1, 1, 0], [0, 1, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0]]

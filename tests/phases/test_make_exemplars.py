@@ -297,7 +297,7 @@ def test_one_exemplar_a_class_cannot_be_split(stage, calls):
     before = state.memory
     with pytest.raises(UserError) as error:
         adjust(workshop, state)
-    for words in ("2 subsets", "1 exemplars", "--adjust_subsets", "--skip_adjustment_if_too_few"):
+    for words in ("2 subsets", "1 exemplars", "--skip_adjustment_if_too_few"):
         assert words in str(error.value)
     assert "--noadjust_old_exemplars" in str(error.value)
 
@@ -338,3 +338,24 @@ def test_learning_and_adjustment_show_in_tensorboard(stage, calls, tmp_path):
     accuracies = found.Tensors("exemplars/phase01/held_out_accuracy")
     assert [event.step for event in accuracies] == [0, 1, 2]
     assert all(0 <= tf.make_ndarray(event.tensor_proto) <= 1 for event in accuracies)
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept", "told"),
+    [
+        ([0.5, 0.4, 0.3], 0, "did not help: held-out accuracy was 0.500 at the start and at best"),
+        ([0.5, 0.6, 0.3], 1, "0.500 at the start, 0.600 after 1 of 2 steps, which are kept"),
+        ([0.5, 0.5, 0.5], 2, "0.500 at the start, 0.500 after 2 of 2 steps, which are kept"),
+    ],
+    ids=["no help", "the first step", "level"],
+)
+def test_what_held_out_images_chose_is_told(stage, calls, monkeypatch, caplog, scores, kept, told):
+    judged = iter([*scores, 0.0, 0.0])  # the last two: of the exemplars in the end
+    monkeypatch.setattr(make_exemplars_module, "probe_accuracy", lambda *_: next(judged))
+    workshop, state = stage.enter(0)
+    with caplog.at_level("INFO", "mnemonics_tf"):
+        make(workshop, state)
+    assert state.metrics["exemplars"]["steps_kept"] == kept
+    assert any(told in message for message in caplog.messages)
+    start = workshop.pipeline.normalization.to_uint8(tf.constant(calls[0]["exemplars"])).numpy()
+    assert np.array_equal(state.memory.images, start) == (kept == 0)

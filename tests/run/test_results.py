@@ -31,6 +31,10 @@ def test_summary_over_the_phases():
     assert summary["classifier"]["forgetting"] == pytest.approx(0.6)
     assert summary["nme"]["average_accuracy"] == pytest.approx((0.8 + 0.8 + 0.7) / 3)
     assert summary["nme"]["forgetting"] == pytest.approx(-0.1)
+    assert summary["nme"]["mean_forgetting"] == pytest.approx((-0.1 + 0.4) / 2)
+    assert summary["nme"]["backward_transfer"] == pytest.approx((0.1 - 0.4) / 2)
+    assert summary["nme"]["last_accuracy"] == pytest.approx(0.7)
+    assert summary["nme"]["old_accuracies"] == [None] * 3  # no confusion matrix tells
 
 
 def test_table_shows_every_phase_and_both_heads():
@@ -50,7 +54,9 @@ def test_table_shows_every_phase_and_both_heads():
         ["1", "7", "60.00%", "80.00%"],
         ["2", "9", "50.00%", "70.00%"],
         ["average", "66.67%", "76.67%"],
-        ["forgetting", "60.00%", "-10.00%"],
+        ["forgetting", "F", "60.00%", "-10.00%"],
+        ["mean", "forgetting", "45.00%", "15.00%"],
+        ["BWT", "-45.00%", "-15.00%"],
     ]
     assert len({len(line) for line in lines}) == 1  # columns are aligned
 

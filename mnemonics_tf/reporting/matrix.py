@@ -1,0 +1,23 @@
+"""The accuracy matrices of all runs as a CSV, for whoever makes figures of their own."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from mnemonics_tf.evaluation.evaluator import HEADS
+from mnemonics_tf.reporting.runs import Group
+
+
+def as_csv(groups: Sequence[Group]) -> str:
+    """Returns a line for each run, head, phase and group of classes; accuracies in [0, 1]."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("run", "seed", "head", "phase", "classes_seen", "class_group", "accuracy"))
+    for group in groups:
+        for run in group.runs:
+            for record in run.phases:
+                for head in HEADS:
+                    for index, accuracy in enumerate(record["heads"][head]["group_accuracies"]):
+                        place = (record["phase"], record["num_seen"], index)
+                        writer.writerow((group.name, run.seeds[0], head, *place, accuracy))
+    return stream.getvalue()

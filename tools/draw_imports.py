@@ -1,0 +1,166 @@
+"""Draws which folder of mnemonics_tf/ imports which: python -m tools.draw_imports.
+
+It writes docs/architecture.svg. LEVELS are the rule that tests/test_imports.py holds: an import
+goes down, or stays on its level.
+"""
+
+import collections
+import dataclasses
+import pathlib
+
+from tools.generate_build import REPOSITORY, imported_names, longest_known, read_sources
+from tools.layered_picture import Box, draw
+
+PACKAGE = "mnemonics_tf"
+PICTURE = REPOSITORY / "docs" / "architecture.svg"
+
+#: The levels from the top down; on each, rooms and the modules in them, below `mnemonics_tf`. A
+#: name stands for all that is below it, unless a longer one stands elsewhere.
+LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
+    {"commands": ("train", "evaluate", "report")},
+    {"experiment": ("experiment",), "flags": ("flags",)},
+    {"phases": ("phases",), "reporting": ("reporting",)},
+    {
+        "bilevel": ("bilevel",),
+        "exemplars": ("exemplars",),
+        "methods": ("methods",),
+        "training": ("training",),
+        "evaluation": ("evaluation",),
+        "serving": ("serving",),
+        "monitoring": ("monitoring",),
+        # What a run says of itself needs metrics and exemplars; how it lies on disk does not.
+        "results of a run": ("run.results", "run.resume", "run.records", "run.data_facts"),
+    },
+    {"models": ("models",), "data": ("data",)},
+    # The log is below the rest of monitoring/: reading data takes long, and says so.
+    {"files and log": ("run", "monitoring.progress")},
+    {
+        "foundations": (
+            "",
+            "arrays",
+            "devices",
+            "errors",
+            "fields",
+            "paths",
+            "randomness",
+            "registry",
+            "settings",
+            "tracing",
+        )
+    },
+)
+
+#: Rooms that nearly every module imports: their arrows would hide the others.
+GROUND = ("files and log", "foundations")
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """One import of a module of the package; modules are named without `mnemonics_tf.`.
+
+    Attributes:
+        importer: the importing module.
+        imported: the module it imports.
+        place: file and line.
+    """
+
+    importer: str
+    imported: str
+    place: str
+
+
+def read_imports(repository: pathlib.Path) -> list[Import]:
+    """Returns what modules of the package import from the repository.
+
+    Modules of other folders keep their whole names: `tools.chaos`.
+    """
+    sources = read_sources(repository)
+    modules = {source.module for source in sources}
+    imports = []
+    for source in sources:
+        if source.path.parts[0] != PACKAGE:
+            continue
+        for name, line in imported_names(source.tree).items():
+            imported = longest_known(name, modules)
+            if imported:
+                place = f"{source.path}:{line}"
+                imports.append(Import(_short(source.module), _short(imported), place))
+    return imports
+
+
+def _short(module: str) -> str:
+    return "" if module == PACKAGE else module.removeprefix(f"{PACKAGE}.")
+
+
+def read_modules(repository: pathlib.Path) -> list[str]:
+    """Returns the modules of the package, without `mnemonics_tf.`; it is itself ""."""
+    sources = read_sources(repository)
+    return [_short(source.module) for source in sources if source.path.parts[0] == PACKAGE]
+
+
+def room_of(module: str) -> tuple[int, str]:
+    """Returns the level, counted from the top, and the room of a module.
+
+    Raises:
+        KeyError: if LEVELS has no place for it.
+    """
+    places = {
+        name: (level, room)
+        for level, rooms in enumerate(LEVELS)
+        for room, names in rooms.items()
+        for name in names
+    }
+    known = longest_known(module, places)
+    if known or not module:
+        return places[known]
+    raise KeyError(module)
+
+
+def picture(repository: pathlib.Path) -> str:
+    """Returns the picture of the package's imports as SVG."""
+    modules = collections.defaultdict(list)
+    for module in read_modules(repository):
+        modules[room_of(module)[1]].append(module)
+    counts = collections.Counter(
+        (room_of(importer)[1], room_of(imported)[1])
+        for importer, imported in {(i.importer, i.imported) for i in read_imports(repository)}
+    )
+    arrows = {
+        rooms: number
+        for rooms, number in sorted(counts.items())
+        if rooms[0] != rooms[1] and not set(rooms) & set(GROUND)
+    }
+    boxes = [
+        Box(room, level, _describe(room, modules[room]), room in GROUND)
+        for level, rooms in enumerate(LEVELS)
+        for room in rooms
+    ]
+    for number, box in enumerate(boxes):
+        if box.is_wide:
+            users = sum(n for (a, b), n in counts.items() if b == box.name != a)
+            text = f"{box.text} (imported {users} times from all rooms above)"
+            boxes[number] = dataclasses.replace(box, text=text)
+    return draw(boxes, arrows)
+
+
+def _describe(room: str, modules: list[str]) -> str:
+    """Returns how many modules a folder has, or which modules make a room that is no folder."""
+    packages = {module.rpartition(".")[0] for module in modules} | {""}
+    modules = [module for module in modules if module not in packages]
+    if all(module.startswith(f"{room}.") for module in modules):
+        return f"{len(modules)} modules"
+    names = collections.defaultdict(list)
+    for module in modules:
+        folder, _, name = module.rpartition(".")
+        names[folder].append(name if folder else f"{name}.py")
+    texts = (f"{folder}/: {', '.join(names[folder])}" for folder in sorted(names) if folder)
+    return "; ".join([*texts, *([", ".join(names[""])] if "" in names else [])])
+
+
+def main() -> None:
+    """Writes the picture."""
+    PICTURE.write_text(picture(REPOSITORY), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
