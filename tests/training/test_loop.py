@@ -267,6 +267,7 @@ def test_both_feeds_give_equal_batches(images, augment, fill):
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_graph_holds_no_data_of_a_stage_that_has_ended(images):
     loop = make_loop(make_model())
     loop.run_epoch(images, 0, "train", 0)

@@ -174,6 +174,7 @@ def test_a_resumed_course_in_float16_is_equal_bit_for_bit(mixed):
             np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_compiled_course_is_the_same(plain):
     state, optimizer, losses = train(jit_compile=True)
     np.testing.assert_allclose(losses, plain[2], rtol=1e-4)
