@@ -1,10 +1,12 @@
 """Scores phases of a run again: python -m mnemonics_tf.evaluate --run_dir=RUN [--phase=i].
 
 From the phase's model and exemplars, or with --from_export from its SavedModel alone. Prints the
-accuracies of both heads beside the recorded ones; exit status 1 where they differ.
+accuracies of both heads beside the recorded ones; exit status 1 where they differ. Code of one's
+own, package.module:Name, runs where its flag is passed as the run had it.
 """
 
 import sys
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -16,12 +18,13 @@ from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.registry import flags_of, own_code
 from mnemonics_tf.run.data_facts import refuse_other_classes, refuse_other_data
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.resume import read_record, read_settings
 from mnemonics_tf.serving.loading import Export
-from mnemonics_tf.settings import RunSettings, Settings
+from mnemonics_tf.settings import RunSettings, Settings, all_fields, by_name
 
 
 def define_flags() -> None:
@@ -34,6 +37,15 @@ def define_flags() -> None:
         False,
         "Score the SavedModel of the phase. This runs what is in it: for runs you trust.",
     )
+    for name in _looked_up():
+        help_text = "The run's package.module:Name, which then is imported: for runs you trust."
+        flags.DEFINE_string(name, None, help_text)
+
+
+def _looked_up() -> list[str]:
+    """Returns the settings that may name code of one's own."""
+    fields = (field for _, field, _ in all_fields(Settings()))
+    return [field.name for field in fields if field.metadata["facts"].registry]
 
 
 def main(_: list[str]) -> int:
@@ -42,13 +54,20 @@ def main(_: list[str]) -> int:
     if not values["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
-        return evaluate(values.run_dir, values.data_dir, values.phase, values.from_export)
+        own = {name: values[name].value for name in _looked_up() if values[name].present}
+        return evaluate(values.run_dir, values.data_dir, values.phase, values.from_export, own)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -> int:
+def evaluate(
+    run_dir: str,
+    data_dir: str,
+    phase_index: int,
+    from_export: bool,
+    own: Mapping[str, str] | None = None,
+) -> int:
     """Prints accuracies, computed now and recorded; returns 1 if any differ, else 0.
 
     Args:
@@ -56,9 +75,11 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
         data_dir: where the data is.
         phase_index: which phase; -1 for all that are done.
         from_export: use the SavedModel alone.
+        own: settings of the run that name code, which may be imported.
 
     Raises:
-        UserError: if there is no such run or phase, or the data has other classes.
+        UserError: if there is no such run or phase, the data has other classes, or the run would
+            import code that was not named.
     """
     for option, path in (("--run_dir", run_dir), ("--data_dir", data_dir)):
         check_path(option, path)
@@ -67,6 +88,7 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
         raise UserError(f"--run_dir={run_dir} holds no run: settings.json is missing")
     run = RunSettings(run_dir=run_dir, data_dir=data_dir)
     wanted = Settings.from_results_settings(read_settings(directory), run)
+    _refuse_unnamed_code(wanted, own or {})
     source = open_source(wanted)
     remedy = "pass the data that it learned from as --data_dir"
     refuse_other_classes(directory, source.class_names, remedy)
@@ -93,6 +115,21 @@ def evaluate(run_dir: str, data_dir: str, phase_index: int, from_export: bool) -
             differs |= now != then
             print(f"phase {phase.index} {head:>10}: {now:.4%} now, {then:.4%} recorded")
     return int(differs)
+
+
+def _refuse_unnamed_code(wanted: Settings, named: Mapping[str, str]) -> None:
+    """Refuses to import what a run names, unless the user names it too: it may be a stranger's."""
+    settings = by_name(wanted.results_settings())
+    other = {name: value for name, value in named.items() if settings[name] != value}
+    if other:
+        run = flags_of({name: settings[name] for name in other})
+        raise UserError(f"{flags_of(other)}: {wanted.run.run_dir} was run with {run}")
+    unnamed = {name: value for name, value in own_code(wanted).items() if name not in named}
+    if unnamed:
+        raise UserError(
+            f"{wanted.run.run_dir} was run with code of its own, which scoring it would import: if "
+            f"you trust it, pass {flags_of(unnamed)} too"
+        )
 
 
 def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:

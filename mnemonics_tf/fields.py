@@ -26,6 +26,7 @@ class Facts:
         choices: the values there are, beside those of the registry; empty: any.
         registry: `module:NAME` of a mapping by which names are looked up; a value may then also be
             `package.module:Name`, the name of a user's own.
+        prefix: beginning of further names, which are looked up elsewhere; empty: there are none.
     """
 
     help: str
@@ -37,6 +38,7 @@ class Facts:
     ascending: bool = False
     choices: tuple[str, ...] = ()
     registry: str = ""
+    prefix: str = ""
 
     @property
     def range(self) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from absl import app, flags
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.fields import Facts
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import imported, is_own
 from mnemonics_tf.settings import Settings, all_fields
@@ -23,10 +24,15 @@ _MAX_NESTED_FLAGFILES = 10
 
 
 class _Names(flags.EnumParser):
-    """The names of a registry, or `package.module:Name`, a user's own."""
+    """The names of a registry, those with a prefix, or `package.module:Name`, a user's own."""
+
+    def __init__(self, facts: Facts, name: str):
+        super().__init__([*imported(facts.registry, name), *facts.choices])
+        self._prefix = facts.prefix
 
     def parse(self, argument: str) -> str:
-        return argument if is_own(argument) else super().parse(argument)
+        elsewhere = self._prefix and argument.startswith(self._prefix)
+        return argument if elsewhere or is_own(argument) else super().parse(argument)
 
 
 def define_flags() -> None:
@@ -35,9 +41,8 @@ def define_flags() -> None:
         facts = field.metadata["facts"]
         description = facts.help
         if facts.registry:
-            names = [*imported(facts.registry, field.name), *facts.choices]
             description += " Or one of your own: package.module:Name."
-            flags.DEFINE(_Names(names), field.name, default, description)
+            flags.DEFINE(_Names(facts, field.name), field.name, default, description)
         elif facts.choices:
             flags.DEFINE_enum(field.name, default, list(facts.choices), description)
         elif isinstance(default, tuple):

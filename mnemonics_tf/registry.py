@@ -2,11 +2,13 @@
 
 import importlib
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.settings import Settings, all_fields
 
 Value = TypeVar("Value")
 
@@ -16,6 +18,22 @@ _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 def is_own(name: str) -> bool:
     """Whether a name is that of a user's own code, `package.module:Name`, which runs when read."""
     return _OWN.fullmatch(name) is not None
+
+
+def own_code(settings: Settings) -> dict[str, str]:
+    """Returns the settings that name a user's own code, which runs when it is looked up."""
+    found = {}
+    for _, field, value in all_fields(settings):
+        facts = field.metadata["facts"]
+        elsewhere = facts.prefix and value.startswith(facts.prefix)
+        if facts.registry and is_own(value) and not elsewhere:
+            found[field.name] = value
+    return found
+
+
+def flags_of(values: Mapping[str, str]) -> str:
+    """Returns settings as they are passed on a command line."""
+    return shlex.join(f"--{name}={value}" for name, value in values.items())
 
 
 def find(known: Mapping[str, Value], name: str, flag: str) -> Value:

@@ -19,7 +19,7 @@ from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.paths import user_path
-from mnemonics_tf.registry import is_own
+from mnemonics_tf.registry import flags_of, own_code
 from mnemonics_tf.reporting import markdown, matrix
 from mnemonics_tf.reporting.embedding import embed
 from mnemonics_tf.reporting.page import Embedded, page
@@ -133,11 +133,11 @@ def _experiment(directory: RunDirectory, data_dir: str) -> Experiment:
     """
     run = RunSettings(run_dir=str(directory.root), data_dir=data_dir)
     wanted = Settings.from_results_settings(read_settings(directory), run)
-    own = [f"--{name}={value}" for name, value in wanted.chosen().items() if is_own(str(value))]
+    own = own_code(wanted)
     if own:
         # A report is made of other people's runs too, and only arrays of theirs are read.
         raise UserError(
-            f"it would run code that the run names ({' '.join(own)}), which a report does not do"
+            f"it would run code that the run names ({flags_of(own)}), which a report does not do"
         )
     source = open_source(wanted)
     remedy = "pass the data that it learned from as --data_dir, or none to leave the t-SNE out"

@@ -12,6 +12,9 @@ from typing import Any
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.fields import check, setting
 
+#: before the name of a data set that TensorFlow Datasets knows, in --dataset
+TFDS_PREFIX = "tfds:"
+
 _MAX_DEPTH = 1202  # the deepest network that the paper of ResNets trains
 
 
@@ -73,7 +76,9 @@ class ProtocolSettings:
 
     dataset: str = setting(
         "digits",
-        "Data source: cifar100, digits, folder, imagenet, imagenet_subset, npz, or tfds:NAME.",
+        "Data source; tfds:NAME is a set of TensorFlow Datasets.",
+        registry="mnemonics_tf.data.sources:SOURCES",
+        prefix=TFDS_PREFIX,
     )
     base_classes: int = setting(5, "Number of classes in phase 0.", at_least=1)
     num_phases: int = setting(5, "N: number of incremental phases after phase 0.", at_least=0)

@@ -23,10 +23,6 @@ from absl import app, flags
 
 from mnemonics_tf.paths import user_path
 
-_AGAINST = flags.DEFINE_string("against", None, "A checkout to compare with.")
-_ROUNDS = flags.DEFINE_integer("rounds", 1, "Turns of every checkout.", 1)
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.", required=True)
-
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _TINY = (
     *("--dataset=npz", "--base_classes=25", "--num_phases=25", "--base_epochs=1", "--epochs=1"),
@@ -95,11 +91,18 @@ def _watch(process: subprocess.Popen, run: pathlib.Path, memory: dict[int, int])
         time.sleep(0.02)
 
 
+def define_flags() -> None:
+    """Defines this program's flags; a function, for a test imports this module."""
+    flags.DEFINE_string("against", None, "A checkout to compare with.")
+    flags.DEFINE_integer("rounds", 1, "Turns of every checkout.", 1)
+    flags.DEFINE_string("output", None, "JSON file to write.", required=True)
+
+
 def main(_: list[str]) -> None:
     """Measures all runs in turns and writes the figures."""
     checkouts = {"this": _REPOSITORY}
-    if _AGAINST.value:
-        checkouts["other"] = user_path(_AGAINST.value).resolve()
+    if flags.FLAGS.against:
+        checkouts["other"] = user_path(flags.FLAGS.against).resolve()
     figures: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as scratch:
         data = pathlib.Path(scratch, "tiny.npz")
@@ -107,20 +110,21 @@ def main(_: list[str]) -> None:
         for name, arguments in RUNS.items():
             chosen = (*arguments, f"--data_dir={data}") if "npz" in arguments[0] else arguments
             turns: dict[str, list] = {each: [] for each in checkouts}
-            for turn in range(_ROUNDS.value):
+            for turn in range(flags.FLAGS.rounds):
                 for each, checkout in checkouts.items():
                     directory = pathlib.Path(scratch, f"{len(figures)}-{turn}-{each}")
                     directory.mkdir()
                     turns[each].append(measure(checkout, chosen, directory))
                     print(name, each, json.dumps(turns[each][-1]), flush=True)
             figures[name] = turns
-            if _AGAINST.value:
+            if flags.FLAGS.against:
                 ours, theirs = (
                     min(turn["processor_seconds"] for turn in turns[each]) for each in checkouts
                 )
                 figures[name]["ratio_of_processor_seconds"] = round(ours / theirs, 3)
-    user_path(_OUTPUT.value).write_text(json.dumps(figures, indent=1) + "\n")
+    user_path(flags.FLAGS.output).write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -141,7 +141,8 @@ def _make_exemplars(experiment: Experiment, state: PhaseState) -> Exemplars | No
         "its exemplars can't be taken by --exemplars_from: pass a run with the same data and class "
         "order, or leave the flag out to make exemplars",
     )
-    state.memory = load_memory(other, phase, shape)
+    codec = experiment.settings.exemplar.codec
+    state.memory = load_memory(other, phase, shape, codec)
     return None
 
 

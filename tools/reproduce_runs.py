@@ -13,7 +13,8 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import read_json
+from mnemonics_tf.run.resume import read_settings
+from mnemonics_tf.settings import by_name
 from tools.reproduce_table import Run
 
 _POLL_SECONDS = 1.0
@@ -88,9 +89,8 @@ def phase0_of(directory: RunDirectory) -> tuple[str, str, int] | None:
     if not directory.base_model.exists():
         return None
     try:
-        groups = read_json(directory.settings)
-        protocol, method = groups["protocol"], METHODS[groups["training"]["method"]]
-        return protocol["dataset"], method.classifier, protocol["seed"]
+        settings = by_name(read_settings(directory))
+        return settings["dataset"], METHODS[settings["method"]].classifier, settings["seed"]
     except (UserError, KeyError, TypeError):
         return None
 

@@ -17,6 +17,7 @@ from mnemonics_tf.settings import (
     InnerSettings,
     OuterSettings,
     ValidationSettings,
+    by_name,
 )
 
 #: Methods that train exactly as another one does, bit for bit: iCaRL changes the head that LwF is
@@ -223,7 +224,7 @@ class Run:
 
     def _check_settings(self, path: pathlib.Path, groups: dict[str, dict[str, Any]]) -> None:
         """Refuses results of another schedule, which a file's name does not tell."""
-        found = _used({name: value for values in groups.values() for name, value in values.items()})
+        found = _used(by_name(groups))
         wanted = {}
         for flag in (f"--dataset={self.place.dataset}", *self.place.schedule, *self.choices()):
             name, equals, value = flag.removeprefix("--").partition("=")

@@ -6,11 +6,7 @@ from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.registry import find
-from mnemonics_tf.settings import DataSettings, Settings
-
-#: before the name of a data set, in --dataset: one that TensorFlow Datasets knows
-TFDS_PREFIX = "tfds:"
-
+from mnemonics_tf.settings import TFDS_PREFIX, DataSettings, Settings
 
 # The factories import late: naming a source must not cost the imports of all the others.
 

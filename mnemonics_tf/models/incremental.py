@@ -19,8 +19,9 @@ from mnemonics_tf.models.classifiers import (
     seen_columns,
 )
 from mnemonics_tf.models.layers import PlainWeights, WeightTransferConvolution
-from mnemonics_tf.models.resnet import BACKBONES
+from mnemonics_tf.models.resnet import BACKBONES, Backbone
 from mnemonics_tf.randomness import derive_seed
+from mnemonics_tf.registry import find
 
 #: what the inner loop of exemplar learning may train
 SCOPES = ("all", "transfer", "classifier")
@@ -31,7 +32,7 @@ class Architecture:
     """What it takes to build a model again.
 
     Attributes:
-        backbone: a name in `BACKBONES`.
+        backbone: a name in `BACKBONES`, or `package.module:Name` of a user's own.
         depth: number of layers.
         image_shape: `(h, w, c)`.
         classifier: a name in `CLASSIFIERS`.
@@ -45,9 +46,22 @@ class Architecture:
     corrects_logits: bool = False
 
     def __post_init__(self):
-        if self.backbone not in BACKBONES:
-            raise UserError(f"--backbone={self.backbone}: known ones are {', '.join(BACKBONES)}")
-        BACKBONES[self.backbone].check_depth(self.depth)
+        self.family.check_depth(self.depth)
+
+    @property
+    def family(self) -> Backbone:
+        """The family of backbones, which may be a user's own.
+
+        Raises:
+            UserError: if there is none of that name.
+        """
+        found = find(BACKBONES, self.backbone, "backbone")
+        if not isinstance(found, Backbone):
+            raise UserError(
+                f"--backbone={self.backbone} is {type(found).__name__}: expected a Backbone of "
+                f"{Backbone.__module__}, which holds build and check_depth"
+            )
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +119,9 @@ class IncrementalModel:
     ):
         self.architecture = architecture
         self.seed = seed
-        build = BACKBONES[architecture.backbone].build
-        self.backbone = build(architecture.image_shape, architecture.depth, seed)
+        self.backbone = architecture.family.build(
+            architecture.image_shape, architecture.depth, seed
+        )
         self.classifier = self._build_classifier(num_old, num_new, capacity)
         self.correction = self._build_correction()
         self.transfer = False

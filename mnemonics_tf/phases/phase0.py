@@ -74,8 +74,12 @@ def take_over(
         "its model can't be taken by --phase0_from: pass a run on the data of --data_dir, or leave "
         "the flag out to train phase 0 here",
     )
-    # A correction of logits is not part of what runs share: it starts as it is.
-    model.set_state({**model.state(), **arrays}, str(other.base_model))
+    # A correction of logits is not part of what runs share: it starts as it is. All else must be
+    # in the file, under whatever names its version had.
+    start = model.state()
+    correction = model.correction.variables if model.correction else []
+    own = {variable.path: start[variable.path] for variable in correction}
+    model.set_state({**own, **arrays}, str(other.base_model))
     LOGGER.info("phase 0 takes the trained model of %s", other.root)
 
 

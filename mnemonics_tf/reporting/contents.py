@@ -11,28 +11,17 @@ from mnemonics_tf.run.records import record_shape
 _LARGEST = 2**31 - 1  # of settings
 _SIGNED = schema.whole(-_LARGEST, _LARGEST)
 
-#: the settings that a report looks at by name; an older or newer version may have others
+#: the settings that a report looks at, in whatever group; another version may have others
 _SETTINGS = {
-    "protocol": {"seed": _SIGNED},
-    "model": {"weight_transfer": schema.flag},
-    "training": {
-        "method": schema.text,
-        **dict.fromkeys(("base_epochs", "epochs", "finetune_epochs"), _SIGNED),
-    },
-    "exemplar": {"exemplars": schema.text, "exemplar_seed": _SIGNED},
-    "mnemonics": {"adjust_old_exemplars": schema.flag},
+    **dict.fromkeys(("method", "exemplars", "codec"), schema.text),
+    **dict.fromkeys(("weight_transfer", "adjust_old_exemplars"), schema.flag),
+    **dict.fromkeys(("base_epochs", "epochs", "finetune_epochs"), _SIGNED),
+    **dict.fromkeys(("seed", "exemplar_seed"), _SIGNED),
 }
 
 _SHAPE = schema.fields(
     {
-        "settings": schema.fields(
-            {},
-            {
-                group: schema.fields({}, known, others=schema.plain)
-                for group, known in _SETTINGS.items()
-            },
-            others=schema.mapping(schema.plain),
-        ),
+        "settings": schema.mapping(schema.fields({}, _SETTINGS, others=schema.plain)),
         "protocol": schema.fields(
             {"dataset": schema.text, "num_phases": schema.whole(0, _LARGEST)},
             others=schema.plain,

@@ -6,6 +6,7 @@ import numpy as np
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.registry import is_own
 from mnemonics_tf.reporting.runs import Group, Run
 from mnemonics_tf.run.resume import check_memory
 
@@ -45,10 +46,12 @@ def since_birth(memories: list[ExemplarMemory], num_seen: list[int], phase: int)
 def memories_of(run: Run) -> list[ExemplarMemory] | None:
     """Returns a run's exemplar memories by phase; None for a bare results.json or lost files.
 
+    None for those of a codec of the run's own too: its code would run.
+
     Raises:
         UserError: if one is damaged, or does not hold what its phase can have left.
     """
-    if run.directory is None:
+    if run.directory is None or is_own(run.settings["codec"]):
         return None
     files = [run.directory.exemplars(record["phase"]) for record in run.phases]
     if not all(file.exists() for file in files):

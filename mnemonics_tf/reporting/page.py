@@ -253,8 +253,8 @@ def _exemplars(groups: Sequence[Group]) -> str:
         parts.append(f"<p>Never change once stored: {escape('; '.join(unmoved))}.</p>")
     if unknown:
         parts.append(
-            f"<p>Not known from results.json alone: {escape('; '.join(unknown))}; pass the run "
-            "directory to see how its stored exemplars move.</p>"
+            f"<p>Not known: {escape('; '.join(unknown))}. It is seen in run directories, not in a "
+            "results.json alone, where no codec of the run's own stores the exemplars.</p>"
         )
     parts += [_strips(group) for group, _ in moved]
     parts += [_table(table) for group in groups if (table := tables.learning(group))]

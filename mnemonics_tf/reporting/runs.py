@@ -1,6 +1,7 @@
 """The runs of a report: reading them, grouping seeds, and what speaks against a comparison."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -18,9 +19,10 @@ from mnemonics_tf.run.data_facts import DIGESTS
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path, read_json
 from mnemonics_tf.run.records import refuse_contradictions
+from mnemonics_tf.settings import Settings, by_name
 
 #: settings in which the runs of one group may differ
-_SEEDS = (("protocol", "seed"), ("exemplar", "exemplar_seed"))
+_SEEDS = ("seed", "exemplar_seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +44,18 @@ class Run:
         """The records of the phases."""
         return self.contents["phases"]
 
-    @property
-    def settings(self) -> dict[str, dict[str, Any]]:
-        """The settings by group."""
-        return self.contents["settings"]
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings by name, whatever groups the run's version had.
 
-    def setting(self, group: str, name: str, default: Any = None) -> Any:
-        """Returns one setting; a run of an older version may lack it."""
-        return self.settings.get(group, {}).get(name, default)
+        What it did not have yet had its default's effect.
+        """
+        return by_name(Settings().results_settings()) | by_name(self.contents["settings"])
 
     @property
     def seeds(self) -> tuple[Any, ...]:
         """The run's seeds."""
-        return tuple(self.setting(*name) for name in _SEEDS)
+        return tuple(self.settings[name] for name in _SEEDS)
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -99,7 +100,7 @@ class Group:
         if "prediction_head" in run.contents:
             return run.contents["prediction_head"]
         # Older runs do not record it.
-        method = METHODS.get(run.setting("training", "method"))
+        method = METHODS.get(run.settings["method"])  # code of the run's own is not imported
         return method.prediction_head if method else HEADS[0]
 
     @property
@@ -112,11 +113,11 @@ class Group:
         """What tells rows of the paper's tables apart."""
         run = self.first
         return Choices(
-            method=run.setting("training", "method"),
-            exemplars=run.setting("exemplar", "exemplars"),
-            transfer=bool(run.setting("model", "weight_transfer")),
-            adjust=bool(run.setting("mnemonics", "adjust_old_exemplars")),
-            finetune=bool(run.setting("training", "finetune_epochs")),
+            method=run.settings["method"],
+            exemplars=run.settings["exemplars"],
+            transfer=bool(run.settings["weight_transfer"]),
+            adjust=bool(run.settings["adjust_old_exemplars"]),
+            finetune=bool(run.settings["finetune_epochs"]),
         )
 
     def accuracies(self, head: str) -> list[tuple[float, float | None]]:
@@ -200,10 +201,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """
     members: dict[str, list[Run]] = {}
     for run in runs:
-        settings = {group: dict(values) for group, values in run.settings.items()}
-        for group, name in _SEEDS:
-            settings.get(group, {}).pop(name, None)
-        key = json.dumps([settings, run.protocol, run.data, len(run.phases)], sort_keys=True)
+        key = json.dumps([_beside_seeds(run), run.protocol, len(run.phases)], sort_keys=True)
         members.setdefault(key, []).append(run)
     ordered = [tuple(sorted(group, key=_by_seed)) for group in members.values()]
     # One run a seed: a second one is no further sample, and `warnings` tells of it.
@@ -224,7 +222,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
     names = [_base_name(run) for run in runs]
     for base in set(names):
         rows = [i for i, name in enumerate(names) if name == base]
-        facts = [_flat(runs[i]) for i in rows]
+        facts = [_beside_seeds(runs[i]) | {"phases_done": len(runs[i].phases)} for i in rows]
         differing = [
             key
             for key in sorted(set().union(*facts))
@@ -237,25 +235,21 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _base_name(run: Run) -> str:
-    method = str(run.setting("training", "method", "?"))
-    if method == "joint":
+    settings = run.settings
+    if settings["method"] == "joint":
         return "joint (upper bound)"
-    parts = [method, str(run.setting("exemplar", "exemplars", "?"))]
-    if run.setting("model", "weight_transfer"):
+    parts = [settings["method"], settings["exemplars"]]
+    if settings["weight_transfer"]:
         parts.append("weight transfer")
-    if run.setting("mnemonics", "adjust_old_exemplars"):
+    if settings["adjust_old_exemplars"]:
         parts.append("adjusted")
     return ", ".join(parts)
 
 
-def _flat(run: Run) -> dict[str, Any]:
-    flat = {
-        name: value
-        for group, values in run.settings.items()
-        for name, value in values.items()
-        if (group, name) not in _SEEDS
-    }
-    return {**flat, "phases_done": len(run.phases), "data": run.data}
+def _beside_seeds(run: Run) -> dict[str, Any]:
+    """Returns the settings that the runs of a group share, and what stands for the data."""
+    shared = {name: value for name, value in run.settings.items() if name not in _SEEDS}
+    return {**shared, "data": run.data}
 
 
 def _plain(value: Any) -> str:

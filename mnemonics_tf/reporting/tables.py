@@ -122,7 +122,7 @@ def _schedule(group: Group) -> list[str]:
     run = group.first
     epochs = EPOCHS.get(run.protocol["dataset"])
     names = ("base_epochs", "epochs", "finetune_epochs")
-    ours = tuple(run.setting("training", name) for name in names)
+    ours = tuple(run.settings[name] for name in names)
     if not epochs or ours == epochs or (ours[2] == 0 and ours[:2] == epochs[:2]):
         return []
     text = "/".join(map(str, ours))
@@ -254,13 +254,10 @@ def fingerprints(groups: Sequence[Group]) -> Table:
 
 
 def settings(groups: Sequence[Group]) -> Table:
-    """Returns the settings that decide results, by group, those that differ first."""
-    flat = [
-        {name: value for values in group.first.settings.values() for name, value in values.items()}
-        for group in groups
-    ]
-    names = list(dict.fromkeys(name for values in flat for name in values))
-    texts = {name: [json.dumps(values.get(name)) for values in flat] for name in names}
+    """Returns the settings that decide results, those that differ first."""
+    settings = [group.first.settings for group in groups]
+    names = list(dict.fromkeys(name for values in settings for name in values))
+    texts = {name: [json.dumps(values.get(name)) for values in settings] for name in names}
     names.sort(key=lambda name: len(set(texts[name])) == 1)
     return Table(
         "Settings, those that differ first",

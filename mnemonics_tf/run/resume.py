@@ -13,7 +13,7 @@ from mnemonics_tf.run.data_facts import noted_facts, refuse_other_data
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json, write_text
 from mnemonics_tf.run.records import record_shape, refuse_contradictions
-from mnemonics_tf.settings import Settings
+from mnemonics_tf.settings import Settings, by_name
 
 
 def claim_directory(
@@ -72,36 +72,34 @@ def read_settings(directory: RunDirectory) -> dict[str, dict[str, Any]]:
     found = read_json(directory.settings)
     if not isinstance(found, dict) or not all(isinstance(group, dict) for group in found.values()):
         raise UserError(f"{directory.settings} is damaged: it holds no groups of settings")
-    return found | _settled_phases(directory, found.get("protocol", {}))
+    return {name: _with_settled_phases(directory, group) for name, group in found.items()}
 
 
-def _settled_phases(directory: RunDirectory, protocol: dict[str, Any]) -> dict[str, Any]:
-    """Returns the protocol's settings where they name a file of phases, as older runs noted it.
+def _with_settled_phases(directory: RunDirectory, group: dict[str, Any]) -> dict[str, Any]:
+    """Returns a group of settings, with the phases where a file is named, as older runs noted it.
 
     The phases themselves are in classes.json. The file is not opened: it may have changed, and who
     wrote the settings may be a stranger.
     """
-    value = protocol.get("phase_classes")
+    value = group.get("phase_classes")
     if not isinstance(value, str) or not value or is_settled(value):
-        return {}
+        return group
     facts = noted_facts(directory)
     if facts is None:
         raise UserError(
             f"{directory.classes} is missing, and {directory.settings} names a file of phases: put "
             "it back or pass another --run_dir"
         )
-    settled_phases = settled(json.dumps(facts["phases"]))
-    return {"protocol": {**protocol, "phase_classes": settled_phases}}
+    return {**group, "phase_classes": settled(json.dumps(facts["phases"]))}
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     # A setting that is younger than the run had its default's effect then.
-    defaults = Settings().results_settings()
+    before = by_name(Settings().results_settings()) | by_name(found)
     return [
         f"--{name} was {_shortened(then)}, is {_shortened(value)}"
-        for group, values in wanted.items()
-        for name, value in values.items()
-        if (then := found.get(group, {}).get(name, defaults[group][name])) != value
+        for name, value in by_name(wanted).items()
+        if (then := before[name]) != value
     ]
 
 
