@@ -1,6 +1,7 @@
 """The package's imports run one way; those in functions and for type checking count too."""
 
 import graphlib
+import re
 
 import pytest
 
@@ -9,6 +10,7 @@ from tools.draw_imports import LEVELS, Import, room_of
 from tools.generate_build import REPOSITORY
 
 FOUNDATIONS = "foundations"
+PACKAGE = REPOSITORY / "mnemonics_tf"
 COMMANDS = LEVELS[0]["commands"]
 
 #: Rooms that know only some of those below them; what a room knows of itself is not asked.
@@ -131,3 +133,11 @@ def test_the_picture_is_that_of_the_imports(package):
     assert draw_imports.PICTURE.read_text("utf-8") == draw_imports.picture(package), (
         "docs/architecture.svg is behind the imports: run `python -m tools.draw_imports`"
     )
+
+
+def test_the_page_of_the_architecture_names_what_is_there():
+    text = (REPOSITORY / "docs" / "architecture.md").read_text("utf-8")
+    paths = re.findall(r"`([\w./]+(?:\.py|/))`", text)
+    assert len(paths) > 20
+    for path in paths:
+        assert any((folder / path).exists() for folder in (REPOSITORY, PACKAGE)), path
