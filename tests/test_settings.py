@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import pathlib
+import re
 
 import pytest
 
@@ -145,3 +147,16 @@ def test_stored_settings_of_the_wrong_kind(group, name, value):
     values[group][name] = value
     with pytest.raises(UserError, match=f"{name}=?"):
         Settings.from_results_settings(values, RunSettings())
+
+
+#: test files that look at how flags are read, not at what they do
+WITHOUT_EFFECT = {"test_settings.py", "test_flags.py", "test_flag_files.py", "test_earlier_run.py"}
+
+
+def test_every_setting_is_named_by_a_test_of_its_effect():
+    tests = pathlib.Path(__file__).resolve().parent
+    files = [path for path in tests.rglob("*.py") if path.name not in WITHOUT_EFFECT]
+    words = set().union(*(re.findall(r"\w+", path.read_text("utf-8")) for path in files))
+    names = {field.name for _, field, _ in all_fields(Settings())}
+    # Of a boolean flag its opposite may be what is passed.
+    assert {name for name in names if not {name, f"no{name}"} & words} == set()
