@@ -113,6 +113,9 @@ def test_older_runs_that_kept_the_path(tmp_path):
     write_json(directory.classes, {"phases": [["cat"], ["dog"]]})
     found = read_settings(directory)["protocol"]
     assert json.loads(found["phase_classes"]) == [["cat"], ["dog"]]
+    # Settings are read by name, so that the group where a stranger puts it makes no difference.
+    write_json(directory.settings, {"any": protocol})
+    assert read_settings(directory)["any"] == found
     write_json(directory.classes, {"phases": 3})
     with pytest.raises(UserError, match="classes.json is damaged .*phases: expected a list"):
         read_settings(directory)
