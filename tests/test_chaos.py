@@ -38,6 +38,7 @@ def left_alone(parse, tmp_path) -> RunDirectory:
     return experiment.directory
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_one_left_alone(left_alone, tmp_path):
     runner = Runner(SHORT, tmp_path / "killed", tmp_path / "killed.txt")
     (kill,) = kill_again_and_again(runner, SHORT, 1, random.Random(7))

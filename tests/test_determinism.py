@@ -90,6 +90,7 @@ def begun(tmp_path_factory) -> list[Begun]:
     return found
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model_bit_for_bit(begun):
     for part in ("initial", "trained"):
         ours, again = (getattr(run, part) for run in begun[:2])
@@ -98,6 +99,7 @@ def test_the_same_seed_gives_the_same_model_bit_for_bit(begun):
             np.testing.assert_array_equal(array, again[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_another_seed_starts_from_other_weights(begun):
     first, _, other = (run.initial for run in begun)
     kernels = [name for name in first if name.split("/")[-1] in ("kernel", "new_kernel")]
@@ -106,6 +108,7 @@ def test_another_seed_starts_from_other_weights(begun):
         assert np.mean(first[name] != other[name]) > 0.99, name
 
 
+@pytest.mark.slow
 def test_another_seed_chooses_other_exemplars(begun):
     first, again, other = (run.exemplars.tolist() for run in begun)
     assert first == again != other

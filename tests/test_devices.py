@@ -31,6 +31,7 @@ def computed(tmp_path_factory) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("task", [name for name in TASKS if name != "train_float16"])
+@pytest.mark.slow
 def test_two_devices_compute_what_one_does(computed, task):
     names = [key.split(":", 2)[2] for key in computed if key.startswith(f"{task}:one:")]
     assert names
@@ -39,6 +40,7 @@ def test_two_devices_compute_what_one_does(computed, task):
         np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_devices_scale_the_loss_together(computed):
     """In float16 rounding differs much more; which steps are left out must not differ."""
     one, two = (

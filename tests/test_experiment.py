@@ -364,6 +364,7 @@ def killed(tmp_path_factory) -> Run:
     return run_watched(settings)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_results(finished, killed):
     ours, expected = without_times(killed.contents), without_times(finished.contents)
     for mine, other in zip(ours["phases"], expected["phases"], strict=True):
@@ -372,6 +373,7 @@ def test_a_killed_run_ends_with_the_same_results(finished, killed):
     assert ours == expected
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_files(finished, killed):
     for phase in range(3):
         for kind in (RunDirectory.exemplars, RunDirectory.predictions, RunDirectory.model):
@@ -421,6 +423,7 @@ def test_a_run_with_other_settings_is_refused_and_nothing_written(finished):
 # Upper bound, total budget, shared phase 0
 
 
+@pytest.mark.slow
 def test_the_upper_bound_keeps_all_data_and_skips_the_finetune(joint):
     counts = load_digits().training_counts()[list(make_protocol(SETTINGS, 10).order)]
     assert joint.images == [counts[:8].sum(), counts.sum()]
@@ -428,6 +431,7 @@ def test_the_upper_bound_keeps_all_data_and_skips_the_finetune(joint):
     assert joint.contents["summary"]["classifier"]["phase_accuracies"][-1] > 0.6
 
 
+@pytest.mark.slow
 def test_a_total_budget_takes_from_old_classes_what_new_ones_get(joint):
     first, second = (read_arrays(joint.directory.exemplars(i)) for i in range(2))
     assert first["labels"].tolist() == np.repeat(range(8), 95 // 8).tolist()
@@ -437,6 +441,7 @@ def test_a_total_budget_takes_from_old_classes_what_new_ones_get(joint):
         np.testing.assert_array_equal(kept, first["images"][first["labels"] == label][:9])
 
 
+@pytest.mark.slow
 def test_a_shared_phase_0_is_the_same_model(finished, joint):
     ours, theirs = (read_arrays(run.directory.model(0)) for run in (joint, finished))
     for name, array in theirs.items():
@@ -540,6 +545,7 @@ def hostile_snapshots(whole: Snapshot) -> dict[str, Snapshot]:
     }
 
 
+@pytest.mark.slow
 def test_hostile_checkpoints_are_a_clear_line(tmp_path):
     settings = changed(SETTINGS, run={"run_dir": str(tmp_path / "run")})
     stopped = make(settings)

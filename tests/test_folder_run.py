@@ -32,6 +32,8 @@ from mnemonics_tf.settings import (
 )
 from tests.data.image_files import make_folder
 
+pytestmark = pytest.mark.slow
+
 TEST_DATA = os.environ.get("MNEMONICS_TEST_DATA", "")
 
 

@@ -1,6 +1,7 @@
 """The package's imports run one way; those in functions and for type checking count too."""
 
 import graphlib
+import re
 
 import pytest
 
@@ -9,6 +10,7 @@ from tools.draw_imports import LEVELS, Import, room_of
 from tools.generate_build import REPOSITORY
 
 FOUNDATIONS = "foundations"
+PACKAGE = REPOSITORY / "mnemonics_tf"
 COMMANDS = LEVELS[0]["commands"]
 
 #: Rooms that know only some of those below them; what a room knows of itself is not asked.
@@ -24,7 +26,7 @@ IMPORTED_ONLY_BY = {"reporting": {"report"}, "flags": set(COMMANDS)}
 
 
 @pytest.fixture(scope="module")
-def imports():
+def package():
     return draw_imports.read_imports(REPOSITORY)
 
 
@@ -47,38 +49,39 @@ def broken_rule(one):
     return None
 
 
-def test_every_module_has_a_level():
-    for module in draw_imports.read_modules(REPOSITORY):
-        try:
-            room_of(module)
-        except KeyError:
-            pytest.fail(f"mnemonics_tf.{module} needs a place in LEVELS of tools/draw_imports.py")
+def test_every_module_has_a_level(package):
+    for module in package.modules:
+        room_of(module)
 
 
-def test_every_place_holds_a_module():
-    modules = draw_imports.read_modules(REPOSITORY)
+def test_a_module_without_a_level_is_a_clear_line():
+    with pytest.raises(LookupError, match=r"mnemonics_tf\.loose needs a place in LEVELS"):
+        room_of("loose")
+
+
+def test_every_place_holds_a_module(package):
     for rooms in LEVELS:
         for room, names in rooms.items():
-            assert set(names) <= set(modules), f"LEVELS of tools/draw_imports.py, {room}"
+            assert set(names) <= set(package.modules), f"LEVELS of tools/draw_imports.py, {room}"
 
 
-def test_imports_run_one_way(imports):
-    broken = [(one.place, one.imported, broken_rule(one)) for one in imports]
+def test_imports_run_one_way(package):
+    broken = [(one.place, one.imported, broken_rule(one)) for one in package.imports]
     messages = [f"{place} imports {name}: {rule}" for place, name, rule in broken if rule]
     assert not messages, "\n".join(messages)
 
 
-def test_no_module_imports_itself_by_way_of_others(imports):
+def test_no_module_imports_itself_by_way_of_others(package):
     """Within a level too."""
     graph: dict[str, set[str]] = {}
-    for one in imports:
+    for one in package.imports:
         graph.setdefault(one.importer, set()).add(one.imported)
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         cycle = error.args[1][::-1]
         pairs = set(zip(cycle, cycle[1:], strict=False))
-        places = [one.place for one in imports if (one.importer, one.imported) in pairs]
+        places = [one.place for one in package.imports if (one.importer, one.imported) in pairs]
         pytest.fail(f"imports go round: {' -> '.join(cycle)}, in {', '.join(places)}")
 
 
@@ -120,13 +123,21 @@ def test_imports_in_functions_and_for_type_checking_count(tmp_path):
     (folder / "two.py").write_text(
         "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import mnemonics_tf.one\n"
     )
-    assert set(draw_imports.read_imports(tmp_path)) == {
+    assert set(draw_imports.read_imports(tmp_path).imports) == {
         Import("one", "two", "mnemonics_tf/one.py:2"),
         Import("two", "one", "mnemonics_tf/two.py:4"),
     }
 
 
-def test_the_picture_is_that_of_the_imports():
-    assert draw_imports.PICTURE.read_text("utf-8") == draw_imports.picture(REPOSITORY), (
+def test_the_picture_is_that_of_the_imports(package):
+    assert draw_imports.PICTURE.read_text("utf-8") == draw_imports.picture(package), (
         "docs/architecture.svg is behind the imports: run `python -m tools.draw_imports`"
     )
+
+
+def test_the_page_of_the_architecture_names_what_is_there():
+    text = (REPOSITORY / "docs" / "architecture.md").read_text("utf-8")
+    paths = re.findall(r"`([\w./]+(?:\.py|/))`", text)
+    assert len(paths) > 20
+    for path in paths:
+        assert any((folder / path).exists() for folder in (REPOSITORY, PACKAGE)), path

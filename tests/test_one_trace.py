@@ -13,6 +13,8 @@ from mnemonics_tf.run.files import read_arrays
 from mnemonics_tf.settings import RunSettings, Settings
 from mnemonics_tf.tracing import TRACES
 
+pytestmark = pytest.mark.slow
+
 LEARNED = {
     "exemplars": "mnemonics",
     "inner_start": "pool",

@@ -47,6 +47,7 @@ def files_of(root: pathlib.Path) -> dict[pathlib.Path, bytes]:
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_results_and_where_they_lie(finished):
     directory, done = finished
     assert done.returncode == 0, done.stderr[-2000:]
@@ -61,6 +62,7 @@ def test_a_run_tells_its_results_and_where_they_lie(finished):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_flags_of_a_run_are_kept_and_can_be_read(finished, run, capsys):
     directory, _ = finished
     before = (directory / "results.json").read_bytes()
@@ -69,6 +71,7 @@ def test_flags_of_a_run_are_kept_and_can_be_read(finished, run, capsys):
     assert (directory / "results.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_same_directory(finished, run, capsys):
     directory, _ = finished
     before = files_of(directory)
@@ -136,6 +139,7 @@ def test_a_damaged_settings_file(run, tmp_path, capsys):
     assert "settings.json is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_help_lists_every_flag():
     done = command("--helpshort")
     listed = done.stdout + done.stderr

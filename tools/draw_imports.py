@@ -8,7 +8,13 @@ import collections
 import dataclasses
 import pathlib
 
-from tools.generate_build import REPOSITORY, imported_names, longest_known, read_sources
+from tools.generate_build import (
+    REPOSITORY,
+    SOURCE_FOLDERS,
+    imported_names,
+    longest_known,
+    read_sources,
+)
 from tools.layered_picture import Box, draw
 
 PACKAGE = "mnemonics_tf"
@@ -69,40 +75,44 @@ class Import:
     place: str
 
 
-def read_imports(repository: pathlib.Path) -> list[Import]:
-    """Returns what modules of the package import from the repository.
+@dataclasses.dataclass(frozen=True)
+class Imports:
+    """The modules of the package, without `mnemonics_tf.`, and what they import.
 
-    Modules of other folders keep their whole names: `tools.chaos`.
+    Attributes:
+        modules: all of them; the package itself is "".
+        imports: of the repository's modules; those of other folders keep their whole names.
     """
-    sources = read_sources(repository)
-    modules = {source.module for source in sources}
+
+    modules: tuple[str, ...]
+    imports: tuple[Import, ...]
+
+
+def read_imports(repository: pathlib.Path) -> Imports:
+    """Returns the modules of the package and their imports."""
+    sources = read_sources(repository, [PACKAGE])
+    modules = {source.module: _short(source.module) for source in sources}
     imports = []
     for source in sources:
-        if source.path.parts[0] != PACKAGE:
-            continue
         for name, line in imported_names(source.tree).items():
-            imported = longest_known(name, modules)
+            place = f"{source.path}:{line}"
+            importer, imported = modules[source.module], longest_known(name, modules)
             if imported:
-                place = f"{source.path}:{line}"
-                imports.append(Import(_short(source.module), _short(imported), place))
-    return imports
+                imports.append(Import(importer, modules[imported], place))
+            elif name.split(".")[0] in SOURCE_FOLDERS:
+                imports.append(Import(importer, name, place))
+    return Imports(tuple(modules.values()), tuple(imports))
 
 
 def _short(module: str) -> str:
     return "" if module == PACKAGE else module.removeprefix(f"{PACKAGE}.")
 
 
-def read_modules(repository: pathlib.Path) -> list[str]:
-    """Returns the modules of the package, without `mnemonics_tf.`; it is itself ""."""
-    sources = read_sources(repository)
-    return [_short(source.module) for source in sources if source.path.parts[0] == PACKAGE]
-
-
 def room_of(module: str) -> tuple[int, str]:
     """Returns the level, counted from the top, and the room of a module.
 
     Raises:
-        KeyError: if LEVELS has no place for it.
+        LookupError: if LEVELS has no place for it.
     """
     places = {
         name: (level, room)
@@ -113,17 +123,17 @@ def room_of(module: str) -> tuple[int, str]:
     known = longest_known(module, places)
     if known or not module:
         return places[known]
-    raise KeyError(module)
+    raise LookupError(f"{PACKAGE}.{module} needs a place in LEVELS of tools/draw_imports.py")
 
 
-def picture(repository: pathlib.Path) -> str:
+def picture(package: Imports) -> str:
     """Returns the picture of the package's imports as SVG."""
     modules = collections.defaultdict(list)
-    for module in read_modules(repository):
+    for module in package.modules:
         modules[room_of(module)[1]].append(module)
     counts = collections.Counter(
         (room_of(importer)[1], room_of(imported)[1])
-        for importer, imported in {(i.importer, i.imported) for i in read_imports(repository)}
+        for importer, imported in {(i.importer, i.imported) for i in package.imports}
     )
     arrows = {
         rooms: number
@@ -159,7 +169,7 @@ def _describe(room: str, modules: list[str]) -> str:
 
 def main() -> None:
     """Writes the picture."""
-    PICTURE.write_text(picture(REPOSITORY), "utf-8")
+    PICTURE.write_text(picture(read_imports(REPOSITORY)), "utf-8")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import dataclasses
 import pathlib
 import re
 import sys
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SOURCE_FOLDERS = ("mnemonics_tf", "tools", "tests")
@@ -128,9 +128,9 @@ class Source:
         return "__file__" in names
 
 
-def read_sources(repository: pathlib.Path) -> list[Source]:
-    """Returns every Python file of the repository, sorted by path."""
-    paths = sorted(p for folder in SOURCE_FOLDERS for p in (repository / folder).rglob("*.py"))
+def read_sources(repository: pathlib.Path, folders: Sequence[str] = SOURCE_FOLDERS) -> list[Source]:
+    """Returns every Python file in folders of the repository, sorted by path."""
+    paths = sorted(p for folder in folders for p in (repository / folder).rglob("*.py"))
     return [
         Source(
             pathlib.PurePosixPath(path.relative_to(repository)), ast.parse(path.read_text("utf-8"))
@@ -217,17 +217,22 @@ def sorted_labels(labels: set[str], folder: str) -> list[str]:
     return sorted(local, key=lambda label: (not label.startswith(":"), label.split(":")))
 
 
-def format_source(source: Source, targets: dict[str, str], sources: list[Source]) -> str:
-    """Returns the rule of one source."""
-    needed = dependencies(source, targets)
+def format_source(
+    source: Source, needed: set[str], targets: dict[str, str], sources: list[Source]
+) -> str:
+    """Returns the rule of one source, which needs what it imports."""
     data = ["//:repository_files"] if source.reads_repository else []
     if source.is_test:
         # pytest imports these by itself: conftest.py in the folder of the test and those above.
-        needed |= {targets["pytest"]} | {
-            other.label
-            for other in sources
-            if other.path.name == "conftest.py" and other.path.parent in source.path.parents
-        }
+        needed = (
+            needed
+            | {targets["pytest"]}
+            | {
+                other.label
+                for other in sources
+                if other.path.name == "conftest.py" and other.path.parent in source.path.parents
+            }
+        )
         return format_rule(
             "pytest_test",
             name=source.target,
@@ -301,12 +306,12 @@ def generate(repository: pathlib.Path) -> dict[str, str]:
             )
     packages = read_requirements(repository)
     targets = packages | {source.module: source.label for source in sources}
-    imported = {label for source in sources for label in dependencies(source, targets)}
+    needed = [dependencies(source, targets) for source in sources]
     rules = collections.defaultdict(list)
-    for source in sources:
-        rules[source.folder].append(format_source(source, targets, sources))
+    for source, labels in zip(sources, needed, strict=True):
+        rules[source.folder].append(format_source(source, labels, targets, sources))
     texts = {f"{folder}/BUILD": format_folder(folder, rules[folder]) for folder in sorted(rules)}
-    pinned = sorted(imported & {*packages.values()})
+    pinned = sorted(set().union(*needed) & {*packages.values()})
     return {"BUILD": format_root(sorted(rules), pinned), **texts}
 
 

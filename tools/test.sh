@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Checks format and lint, then runs the tests, in an environment that it makes at the first call.
-# Arguments go to pytest: tools/test.sh tests/data -k cifar
+# tools/test.sh          everything
+# tools/test.sh --fast   without the tests marked `slow`: 2 minutes at most on two quiet cores
+# Other arguments go to pytest: tools/test.sh tests/data -k cifar
 # Tests on real images need MNEMONICS_TEST_DATA, a folder with the data sets' archives.
 set -euo pipefail
 
@@ -12,9 +14,12 @@ cd "$repository"
 "$environment/bin/ruff" check .
 
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+# Many files repay a second process. A file stays in one process, which compiles its graphs once. The
+# order is that of tests/conftest.py, not by the number of tests in a file.
+two_processes=(-n 2 --dist loadfile --no-loadscope-reorder)
 if [[ $# -eq 0 ]]; then
-  # The whole suite repays a second process. A file stays in one process, which compiles its
-  # graphs once. The order is that of tests/conftest.py, not by the number of tests in a file.
-  set -- -n 2 --dist loadfile --no-loadscope-reorder
+  set -- "${two_processes[@]}"
+elif [[ $1 == --fast ]]; then
+  set -- "${two_processes[@]}" -m "not slow" "${@:2}"
 fi
 "$environment/bin/python" -m pytest --durations=15 "$@"

@@ -54,6 +54,7 @@ def resnet_case(scope):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.slow
 def test_resnet_matches_finite_differences(scope, double_precision):
     case = resnet_case(scope)
     directions = random_directions(case.exemplars.shape, 6)

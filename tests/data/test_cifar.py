@@ -160,6 +160,7 @@ def test_channels_and_rows_lie_where_they_belong(tmp_path):
     "MNEMONICS_TEST_DATA" not in os.environ,
     reason="MNEMONICS_TEST_DATA does not name a folder with cifar-100-python.tar.xz or .tar.gz",
 )
+@pytest.mark.slow
 def test_the_real_archive():
     source = cifar.load_cifar100(os.environ["MNEMONICS_TEST_DATA"], False)
     assert source.training_counts().tolist() == [500] * 100

@@ -90,6 +90,7 @@ def test_registry_opens_the_source_under_its_name():
     assert sources.create("digits", "", False).name == "digits"
 
 
+@pytest.mark.slow
 def test_registry_imports_no_source_before_it_is_asked_for():
     program = (
         "import sys, mnemonics_tf.data.sources;"

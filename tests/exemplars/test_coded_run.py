@@ -1,6 +1,7 @@
 """A run that stores codes: a lossless one changes no number, and it goes on from a checkpoint."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from mnemonics_tf.data.digits import load_digits
@@ -9,6 +10,8 @@ from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays
 from mnemonics_tf.settings import RunSettings, Settings
+
+pytestmark = pytest.mark.slow
 
 
 def run(path, last_phase: int = -1, **values) -> RunDirectory:

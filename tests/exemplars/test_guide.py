@@ -31,6 +31,7 @@ def own_modules(monkeypatch):
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
+@pytest.mark.slow
 def test_the_guide_makes_a_codec_and_an_objective_that_run(own_modules, tmp_path, monkeypatch):
     monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
     settings = Settings(RunSettings(str(tmp_path))).changed(

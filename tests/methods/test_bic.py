@@ -195,6 +195,7 @@ def run(tmp_path_factory) -> Run:
     return Run(experiment, fits)
 
 
+@pytest.mark.slow
 def test_held_out_images_are_balanced_and_not_trained_on(run):
     counts = load_digits().training_counts()[list(run.experiment.protocol.order)]
     assert len(run.fits) == 2
@@ -209,6 +210,7 @@ def test_held_out_images_are_balanced_and_not_trained_on(run):
         assert not trained & {image.tobytes() for image in fit.held_out.images}
 
 
+@pytest.mark.slow
 def test_each_phase_adds_its_own_correction(run):
     gains, offsets = np.ones(8), np.zeros(8)
     np.testing.assert_array_equal(run.correction(0), [gains, offsets])
@@ -221,6 +223,7 @@ def test_each_phase_adds_its_own_correction(run):
         np.testing.assert_array_equal(later[:9], earlier)
 
 
+@pytest.mark.slow
 def test_corrections_are_in_force_in_logits_predictions_and_export(run):
     experiment = run.experiment
     model = run.experiment.load_model(2)

@@ -181,6 +181,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_two_devices_share_their_statistics():
     """One strategy a process: several default ones collide."""
     done = subprocess.run(

@@ -26,6 +26,8 @@ from mnemonics_tf.settings import (
     TrainingSettings,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunDirectory:

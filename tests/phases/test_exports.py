@@ -12,6 +12,8 @@ from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 def experiment(directory) -> Experiment:
     settings = Settings().changed(

@@ -26,6 +26,8 @@ from mnemonics_tf.settings import (
     ValidationSettings,
 )
 
+pytestmark = pytest.mark.slow
+
 # Half of the smallest gain over random exemplars, measured with seeds 0 to 4 (test accuracy):
 #                   0      1      2      3      4
 #   random        63.3   65.9   71.1   70.6   69.4 %

@@ -86,6 +86,7 @@ def test_the_gradient_is_compiled_on_demand(jit_compile, monkeypatch):
     [*({"scope": scope} for scope in SCOPES), {"scope": "all", "batch_statistics": True}],
     ids=[*SCOPES, "batch_statistics"],
 )
+@pytest.mark.slow
 def test_gradient_matches_finite_differences(changes, double_precision):
     """With a fresh head, mini-batches, momentum, and differentiable crops and mirrors.
 

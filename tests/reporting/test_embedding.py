@@ -28,6 +28,8 @@ from mnemonics_tf.settings import (
     TrainingSettings,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def few_images():

@@ -359,6 +359,7 @@ def test_runs_that_are_not_there(tmp_path, capsys):
         report_module.report(["x"], tmp_path / "page", "")
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "mnemonics_tf.report", str(tmp_path / "nothing")],

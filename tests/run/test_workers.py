@@ -18,6 +18,8 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json
 from mnemonics_tf.run.interruption import EXIT_STATUS
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 FLAGS = (
     *("--last_phase=1", "--base_epochs=1", "--epochs=1", "--finetune_epochs=1"),

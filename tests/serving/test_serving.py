@@ -35,6 +35,7 @@ def plain_environment():
     return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
+@pytest.mark.slow
 def test_saved_model_cli(learned, exported, tmp_path):
     images = learned.images[:3]
     np.save(tmp_path / "images.npy", images)
@@ -73,6 +74,7 @@ def c_client(tmp_path_factory):
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
+@pytest.mark.slow
 def test_c_library(learned, exported, c_client, batch_size):
     images = learned.images[:batch_size]
     served = ServedModel(exported)

@@ -7,9 +7,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.run.directory import RunDirectory
+
+pytestmark = pytest.mark.slow
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PROTOCOL = ("--base_classes=8", "--num_phases=1", "--base_epochs=1", "--exemplars_per_class=2")

@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.tools.reproduce_grid import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def reproduce(tmp_path, *arguments):

@@ -94,6 +94,7 @@ def test_all_epochs_of_all_stages_run_in_one_graph(images):
     assert dict(TRACES.counts - before) == {"train, resident uint8": 1}
 
 
+@pytest.mark.slow
 def test_a_resumed_loop_is_equal_bit_for_bit(uninterrupted, images):
     model = make_model()
     loop = make_loop(model)
@@ -116,6 +117,7 @@ def test_momentum_belongs_to_the_state(uninterrupted):
     assert all(np.abs(momentum).max() > 0 for momentum in momenta)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_course(images):
     states = []
     for seed in (0, 1):
@@ -267,6 +269,7 @@ def test_both_feeds_give_equal_batches(images, augment, fill):
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_graph_holds_no_data_of_a_stage_that_has_ended(images):
     loop = make_loop(make_model())
     loop.run_epoch(images, 0, "train", 0)

@@ -68,6 +68,7 @@ def mixed(request, no_overflow):
     return request.param, train(mixed_precision=request.param)
 
 
+@pytest.mark.slow
 def test_a_course_in_16_bits_is_near_that_in_32(plain, mixed):
     dtype, (state, _, losses) = mixed
     weight_tolerance, loss_tolerance = TOLERANCES[dtype]
@@ -99,6 +100,7 @@ def test_gradients_in_16_bits_point_where_those_in_32_do(dtype):
     assert np.linalg.norm(ours) == pytest.approx(np.linalg.norm(expected), rel=0.03)
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_in_32_bits(plain, mixed):
     _, (state, optimizer, _) = mixed
     assert {name: v.dtype for name, v in state.items()} == {n: v.dtype for n, v in plain[0].items()}
@@ -157,6 +159,7 @@ def test_gradients_that_are_not_finite_are_counted():
     assert count_not_finite(gradients[:1]).numpy() == 0
 
 
+@pytest.mark.slow
 def test_a_resumed_course_in_float16_is_equal_bit_for_bit(mixed):
     dtype, (state, optimizer, _) = mixed
     model = make_model()
@@ -174,6 +177,7 @@ def test_a_resumed_course_in_float16_is_equal_bit_for_bit(mixed):
             np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_compiled_course_is_the_same(plain):
     state, optimizer, losses = train(jit_compile=True)
     np.testing.assert_allclose(losses, plain[2], rtol=1e-4)
