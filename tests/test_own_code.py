@@ -18,6 +18,8 @@ from mnemonics_tf.registry import own_code
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 #: every name notes in a file that it was used, and the module that it was imported

@@ -40,7 +40,7 @@ def learner(
     """
     per_step = min(outer.exemplars_per_step or num_rows, num_rows)
     check_footprint(network.backbone, workshop.settings.inner, outer, per_step)
-    objective = InTurn(workshop.objective(network, outer), network, members)
+    objective = InTurn(workshop.objective(network), network, members)
     validation = workshop.settings.validation
     return ExemplarLearner(
         objective, outer, validation, workshop.valid_range(), workshop.exemplar_seed

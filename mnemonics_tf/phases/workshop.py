@@ -18,7 +18,7 @@ from mnemonics_tf.phases.replicated import Replicated
 from mnemonics_tf.phases.temporary_model import TemporaryModel
 from mnemonics_tf.registry import find
 from mnemonics_tf.run import workers
-from mnemonics_tf.settings import OuterSettings, Settings
+from mnemonics_tf.settings import Settings
 from mnemonics_tf.training.loop import TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
 from mnemonics_tf.training.step import LossParts
@@ -162,18 +162,14 @@ class Workshop:
         copy.copy_from(model)
         return copy
 
-    def objective(self, model: IncrementalModel, outer: OuterSettings) -> Objective:
+    def objective(self, model: IncrementalModel) -> Objective:
         """Returns what exemplars that learn for `model` are measured by.
 
         Args:
             model: Theta_i, or a copy.
-            outer: of the meta level.
         """
-        inner, seed, normalization = (
-            self.settings.inner,
-            self.exemplar_seed,
-            self.pipeline.normalization,
-        )
+        inner, outer = self.settings.inner, self.settings.outer
+        seed, normalization = self.exemplar_seed, self.pipeline.normalization
         name, jit_compile = outer.objective, self.jit_compile_exemplars
 
         def build():
@@ -189,7 +185,7 @@ class Workshop:
             return objective
 
         state = (id(model), model.classifier.capacity, model.transfer)
-        key = ("objective", name, *state, inner, outer.gradient_scale, seed, jit_compile)
+        key = ("objective", *state, inner, outer, seed, jit_compile)
         return self._keep(key, build)
 
     def valid_range(self) -> tuple[np.ndarray, np.ndarray]:

@@ -35,6 +35,8 @@ from mnemonics_tf.run.files import read_arrays, read_json, write_json
 from mnemonics_tf.settings import RunSettings, Settings
 from tools.reproduce_runs import phase0_of
 
+pytestmark = pytest.mark.slow
+
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 

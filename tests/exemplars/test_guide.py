@@ -16,6 +16,8 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json
 from mnemonics_tf.settings import RunSettings, Settings
 
+pytestmark = pytest.mark.slow
+
 GUIDE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "adding_a_codec_or_objective.md"
 
 
