@@ -507,6 +507,7 @@ def test_an_explicit_class_order_is_taken():
 # What is damaged, or another run's
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused(finished, tmp_path):
     """The same model at the same moment, but learned with another seed."""
     runs = [

@@ -103,6 +103,7 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(run, tmp_path, capsys, a
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_after_a_loss_that_is_not_finite_the_advice_can_be_followed(run, tmp_path, capsys):
     flags = (*FLAGS, "--base_epochs=2")
     assert run(*flags, "--learning_rate=1e9", f"--run_dir={tmp_path / 'run'}") == 1
@@ -113,6 +114,7 @@ def test_after_a_loss_that_is_not_finite_the_advice_can_be_followed(run, tmp_pat
     assert run(*flags, "--learning_rate=0.1", f"--run_dir={tmp_path / 'other'}") == 0
 
 
+@pytest.mark.slow
 def test_a_run_directory_below_a_home(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "my home"))
     monkeypatch.chdir(tmp_path)

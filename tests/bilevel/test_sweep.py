@@ -96,6 +96,7 @@ def _block(hessian, alpha, mu):
     ],
     ids=["sweep", "unroll", "truncated", "first_order"],
 )
+@pytest.mark.slow
 def test_estimators_match_the_closed_form_of_a_quadratic(build, kept, momentum):
     case, curvature = quadratic_case(momentum)
     theta, expected = quadratic_solution(case, curvature, **kept)
@@ -173,6 +174,7 @@ def test_exact_estimators_match_finite_differences(build, network_and_difference
     assert relative_error(result.exemplar_gradient, differences) < 1e-8
 
 
+@pytest.mark.slow
 def test_result_tells_the_course_of_the_base_level():
     case = network_case(momentum=0.9)
     outer_loss, parameters = train(case, case.exemplars)
@@ -192,6 +194,7 @@ def test_result_tells_the_course_of_the_base_level():
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.slow
 def test_sweep_equals_unroll(momentum):
     case = network_case(momentum)
     actual = case.estimate(bilevel.Sweep(case.problem)).exemplar_gradient
@@ -201,6 +204,7 @@ def test_sweep_equals_unroll(momentum):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("last_steps", [1, 3])
+@pytest.mark.slow
 def test_truncated_equals_tapes_around_the_last_steps(last_steps, momentum):
     case = network_case(momentum)
     estimator = bilevel.create("truncated", case.problem, truncated_steps=last_steps)
@@ -229,6 +233,7 @@ def test_first_order_starts_from_parameters_at_zero():
 
 
 @pytest.mark.parametrize("name", bilevel.ESTIMATORS)
+@pytest.mark.slow
 def test_compiled_estimators_give_the_same_gradient(name):
     case, _ = quadratic_case(momentum=0.9)
     plain, compiled = (
@@ -252,6 +257,7 @@ def test_compiling_is_done_by_xla_alone():
         case.estimate(bilevel.create("sweep", problem, jit_compile=True))
 
 
+@pytest.mark.slow
 def test_a_compiled_sweep_through_a_network_is_exact():
     case = network_case(momentum=0.9)
     compiled = bilevel.create("sweep", case.problem, jit_compile=True)
@@ -260,6 +266,7 @@ def test_a_compiled_sweep_through_a_network_is_exact():
 
 
 @pytest.mark.parametrize("build", EXACT.values(), ids=EXACT)
+@pytest.mark.slow
 def test_single_precision_agrees_with_double(build):
     single, double = network_case(0.9, np.float32), network_case(0.9)
     actual = single.estimate(build(single.problem)).exemplar_gradient
@@ -268,6 +275,7 @@ def test_single_precision_agrees_with_double(build):
 
 
 @pytest.mark.parametrize("build", [*EXACT.values(), first_order])
+@pytest.mark.slow
 def test_gradient_scale_scales_the_gradient_alone(build):
     case = network_case()
     scaled = case.with_problem(gradient_scale=1000.0)
@@ -280,6 +288,7 @@ def test_gradient_scale_scales_the_gradient_alone(build):
 
 
 @pytest.mark.parametrize("build", [*EXACT.values(), first_order])
+@pytest.mark.slow
 def test_new_values_and_more_steps_are_not_traced_again(build):
     traces = []
     case = network_case()
@@ -326,6 +335,7 @@ def sweep_on_features(problem):
 
 
 @pytest.mark.parametrize("build", [bilevel.Sweep, bilevel.Unroll, sweep_on_features])
+@pytest.mark.slow
 def test_only_learning_exemplars_have_a_gradient(build):
     case = network_case()
     whole = case.estimate(build(case.problem)).exemplar_gradient.numpy()
@@ -376,6 +386,7 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
 
 
 @pytest.mark.parametrize("build", [*EXACT.values(), first_order])
+@pytest.mark.slow
 def test_exemplars_cut_off_from_the_loss_are_refused(build):
     case = network_case()
 
@@ -388,6 +399,7 @@ def test_exemplars_cut_off_from_the_loss_are_refused(build):
         changed.estimate(build(changed.problem))
 
 
+@pytest.mark.slow
 def test_registry_builds_every_estimator_and_names_them_in_its_error():
     case = network_case()
     exact = gradient_by_tapes(case)

@@ -94,6 +94,7 @@ def batch_statistics_case(normalization):
 
 
 @pytest.mark.parametrize("build", EXACT.values(), ids=EXACT)
+@pytest.mark.slow
 def test_own_batch_statistics_are_exact_in_second_order(build, double_precision):
     normalization = layers.BatchNormalization()
     normalization.exact = True

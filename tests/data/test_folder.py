@@ -183,6 +183,7 @@ def test_notes_that_are_lost_cost_time_only(tmp_path, monkeypatch, decoded, dama
 
 
 @pytest.mark.parametrize("image_size", [16, 96])
+@pytest.mark.slow
 def test_a_file_that_breaks_after_the_check_is_named(tmp_path, image_size):
     root = make_folder(tmp_path, {"a": 4, "b": 4})
     source = load_folder(str(root), dataclasses.replace(OPTIONS, image_size=image_size))
@@ -327,6 +328,7 @@ def test_no_folder(data_dir):
 
 
 @pytest.mark.parametrize("image_size", [16, 96])
+@pytest.mark.slow
 def test_number_of_threads_does_not_matter(tmp_path, image_size):
     """Small images are cropped in batches, large ones while they decode."""
     root = make_folder(tmp_path, {"a": 12, "b": 12}, (140, 120))

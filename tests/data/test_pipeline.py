@@ -157,6 +157,7 @@ def test_weights_make_a_mean_of_every_batch():
         np.testing.assert_allclose(batch["weight"], 1 / len(batch["label"]))
 
 
+@pytest.mark.slow
 def test_key_and_seed_decide_the_batches():
     images = ArrayImageSet(random_images(40), np.arange(40))
     make = pipeline("crop_mirror")

@@ -60,6 +60,7 @@ def assert_holds(source, parts: dict, classes: range = range(3), test: str = "te
 
 
 @pytest.mark.parametrize("size", [12, None], ids=["in memory", "by place"])
+@pytest.mark.slow
 def test_a_set_by_its_name(tmp_path, size):
     parts = prepare(tmp_path, size)
     source = load(tmp_path, 0 if size else 20)

@@ -32,6 +32,7 @@ def smooth_images(count: int, shape=(32, 32, 3), seed=0) -> np.ndarray:
     ],
     ids=["one", "seven", "not square", "large", "grey"],
 )
+@pytest.mark.slow
 def test_pixels_come_back_bit_for_bit(codec, images):
     coder = CODECS[codec]()
     decoded = coder.decode(coder.encode(images))
@@ -39,6 +40,7 @@ def test_pixels_come_back_bit_for_bit(codec, images):
     np.testing.assert_array_equal(decoded, images)
 
 
+@pytest.mark.slow
 def test_a_mosaic_takes_fewer_bytes_than_a_file_for_each_image():
     images, coder = smooth_images(20), CODECS["webp_lossless"]()
     together = coder.num_bytes(coder.encode(images))
@@ -90,6 +92,7 @@ def memories(codec) -> list[ExemplarMemory]:
     ],
     ids=["as made", "trimmed", "extended", "all changed", "some changed", "from nothing"],
 )
+@pytest.mark.slow
 def test_codes_hold_what_pixels_hold(change, tmp_path):
     plain, coded = map(change, memories("webp_lossless"))
     np.testing.assert_array_equal(coded.labels, plain.labels)

@@ -134,6 +134,7 @@ def stepped():
     return before, step(case)
 
 
+@pytest.mark.slow
 def test_parts_of_a_whole_network_are_those_of_pytorch(stepped):
     _, results = stepped
     parts = {key: float(results[key]) for key in results if key.startswith("part:")}

@@ -129,6 +129,7 @@ def test_bic_without_later_phases_needs_no_exemplars(digits, tmp_path):
 # The guide
 
 
+@pytest.mark.slow
 def test_the_guide_makes_a_method_that_trains(monkeypatch):
     text = GUIDE.read_text("utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

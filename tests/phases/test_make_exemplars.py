@@ -212,6 +212,7 @@ def test_old_exemplars_stand_beside_new_ones_unchanged(stage, calls, beside):
         assert set(call["label"].numpy()) == set(expected)
 
 
+@pytest.mark.slow
 def test_a_pool_of_drifted_copies_takes_turns(stage, calls):
     pool = {"inner_start": "pool", "pool_size": 2, "train_beside_old": True}
     workshop, state = stage.enter(1, validation_share=0.0, **pool)
@@ -307,6 +308,7 @@ def test_one_exemplar_a_class_cannot_be_split(stage, calls):
     assert calls == []
 
 
+@pytest.mark.slow
 def test_the_exemplar_seed_decides_learned_exemplars(stage):
     """With true meta-gradients, through everything that is random about them."""
 

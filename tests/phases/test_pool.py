@@ -32,6 +32,7 @@ def copies(workshop, state, size, seed=0):
     return drifted_copies(workshop, state.phase, state.model, copy, images, nothing, 4)
 
 
+@pytest.mark.slow
 def test_the_first_is_the_model_itself_and_nothing_happens_to_it(phase):
     workshop, state = phase
     before = state.model.state()

@@ -114,6 +114,7 @@ def test_gradient_matches_finite_differences(changes, double_precision):
         np.testing.assert_array_equal(values, before[name])
 
 
+@pytest.mark.slow
 def test_outer_data_may_come_as_features():
     model = make_model()
     exemplars, outer_images, outer_labels = data()
@@ -132,6 +133,7 @@ def test_outer_data_may_come_as_features():
     np.testing.assert_allclose(*[result.exemplar_gradient for result in results], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_model_that_changed_is_seen():
     """The run trains one model for many phases; nothing of it may be frozen into a graph."""
     model = make_model()

@@ -327,6 +327,7 @@ def versions(directory):
 
 
 @pytest.mark.parametrize("where", ["saved_model.save", "warm-up", "os.replace"])
+@pytest.mark.slow
 def test_interrupted_export_leaves_no_version(learned, tmp_path, monkeypatch, where):
     class Killed(BaseException):
         pass
@@ -377,6 +378,7 @@ def test_complete_version_of_the_same_model_is_kept(learned, tmp_path):
 
 
 @pytest.mark.parametrize("other", ["classes", "weights", "class means", "architecture"])
+@pytest.mark.slow
 def test_version_of_another_model_is_never_overwritten(learned, tmp_path, other):
     directory = tmp_path / "net"
     if other == "classes":

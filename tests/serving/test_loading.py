@@ -10,6 +10,8 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.serving.loading import Export, damage
 from tests.serving.serving_support import learn
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (8, 8, 1)
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 

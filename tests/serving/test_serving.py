@@ -140,6 +140,7 @@ def loopback_server(exported):
 
 
 @needs_serving_api
+@pytest.mark.slow
 def test_prediction_service(learned, exported, loopback_server):
     expected = learned.predict(learned.images[:2])
     labels = expected.logits.numpy().argmax(axis=1)

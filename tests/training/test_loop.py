@@ -127,6 +127,7 @@ def test_another_seed_is_another_course(images):
     assert not np.array_equal(states[0]["stem/kernel"], states[1]["stem/kernel"])
 
 
+@pytest.mark.slow
 def test_a_step_on_a_short_batch_is_the_mean_over_its_images(images):
     """One step of plain SGD: weights move against the mean gradient of 5 images."""
     few = images.subset(np.arange(5))
@@ -146,6 +147,7 @@ def test_a_step_on_a_short_batch_is_the_mean_over_its_images(images):
         np.testing.assert_allclose(model.state()[variable.path], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_old_model_is_asked_in_inference_and_left_alone(images):
     old_model = make_model(seed=3).frozen_copy()
     before = old_model.state()
@@ -165,6 +167,7 @@ def test_old_model_is_asked_in_inference_and_left_alone(images):
     assert metrics["loss"] == pytest.approx(metrics["distillation"] + metrics["difference"])
 
 
+@pytest.mark.slow
 def test_weight_transfer_leaves_the_kernels_as_they_are(images):
     model = make_model()
     model.enable_transfer()
@@ -183,6 +186,7 @@ def test_weight_transfer_leaves_the_kernels_as_they_are(images):
     assert moved == ["classifier/kernel"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_training(images):
     def parts(batch, outputs, old_outputs):
         return {"classification": cross_entropy(batch["label"], outputs.logits) * np.nan}
@@ -191,6 +195,7 @@ def test_a_loss_that_is_no_number_stops_training(images):
         make_loop(make_model(), parts).run_epoch(images, 3, "train", 2)
 
 
+@pytest.mark.slow
 def test_calls_of_any_length_and_a_pause_within_an_epoch_change_nothing(uninterrupted, images):
     """Stopped after a step of an epoch, going on from there in a new loop, a step in each call."""
     model = make_model()

@@ -129,6 +129,7 @@ def test_convolutions_run_in_16_bits_and_features_come_in_32(monkeypatch, dtype,
         np.testing.assert_array_equal(model(images).logits, before)  # back in float32
 
 
+@pytest.mark.slow
 def test_a_step_that_overflows_is_left_out_and_halves_the_scale():
     model = make_model()
     before = model.trainable_variables[0].numpy().copy()

@@ -119,6 +119,7 @@ def test_unseen_classes_get_no_gradient():
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.slow
 def test_a_batch_that_is_filled_up_gives_the_same_step(name):
     """XLA compiles by shape: placeholders of weight 0 count nowhere."""
     batch = make_batch()
