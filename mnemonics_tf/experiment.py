@@ -181,24 +181,29 @@ class Experiment:
 
     def _train(self, state: PhaseState) -> dict[str, float]:
         """Trains Theta_i; in phase 0 another run's is taken over instead where that is wanted."""
-        phase, donor, metrics = state.phase, self.settings.run.phase0_from, {}
+        phase, donor = state.phase, self.settings.run.phase0_from
+        if phase.index > 0:
+            return self._train_model(state)
         fingerprint = phase0.fingerprint(self.settings, self.protocol, self.workshop.architecture)
-        if phase.index == 0 and donor:
+        metrics: dict[str, float] = {}
+        if donor:
             phase0.take_over(state.model, fingerprint, self.directory, RunDirectory(donor))
         else:
-            metrics = train_model(
-                self.workshop,
-                self.method,
-                phase,
-                state.training_set,
-                state.memory,
-                state.model,
-                state.old_model,
-                state.stage("train"),
-            )
-        if phase.index == 0:
-            phase0.publish(state.model, fingerprint, self.directory)
+            metrics = self._train_model(state)
+        phase0.publish(state.model, fingerprint, self.directory)
         return metrics
+
+    def _train_model(self, state: PhaseState) -> dict[str, float]:
+        return train_model(
+            self.workshop,
+            self.method,
+            state.phase,
+            state.training_set,
+            state.memory,
+            state.model,
+            state.old_model,
+            state.stage("train"),
+        )
 
     def begin_phase(self, phase: Phase) -> PhaseState:
         """Gets D_i and E_{0:i-1} from memory, and initialises Theta_i with Theta_{i-1}."""

@@ -132,7 +132,9 @@ def _make_exemplars(experiment: Experiment, state: PhaseState) -> Exemplars | No
             state.model,
             state.stage("exemplars"),
         )
-        state.memory, state.metrics["exemplars"] = made.memory, made.metrics or {}
+        state.memory = made.memory
+        if made.metrics:
+            state.metrics["exemplars"] = made.metrics
         return made.unrounded
     other = RunDirectory(_EXEMPLARS_FROM.value)
     refuse_other_phase0(
