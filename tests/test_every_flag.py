@@ -249,7 +249,7 @@ def test_compiling_exemplar_learning(make, monkeypatch, choice, compiled):
     monkeypatch.setattr(bilevel, "create", create)
     experiment = make(f"--jit_compile_exemplars={choice}", "--jit_compile=off")
     model = experiment.begin_phase(experiment.protocol.phases[0]).model
-    experiment.workshop.objective(model, experiment.settings.outer)
+    experiment.workshop.objective(model)
     assert asked == [compiled]
 
 
