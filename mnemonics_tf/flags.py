@@ -99,6 +99,18 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
     return Settings(**groups)
 
 
+def passed_settings(values: flags.FlagValues) -> dict[str, Any]:
+    """Returns the settings whose flags were passed, by name.
+
+    Raises:
+        UserError: as for `settings_from_flags`.
+    """
+    settings = settings_from_flags(values)
+    return {
+        field.name: value for _, field, value in all_fields(settings) if values[field.name].present
+    }
+
+
 def _converted(name: str, kind: Any, value: Any) -> Any:
     if not isinstance(kind, types.GenericAlias):
         return value

@@ -18,6 +18,7 @@ from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.extension.reopened import reopened
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import flags_of, own_code
 from mnemonics_tf.reporting import markdown, matrix
@@ -31,6 +32,8 @@ from mnemonics_tf.run.data_facts import (
 )
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path, temporary_name, write_text
+from mnemonics_tf.run.history import read_history
+from mnemonics_tf.run.learned import learned_phases
 from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import RunSettings, Settings
 
@@ -144,6 +147,8 @@ def _experiment(directory: RunDirectory, data_dir: str) -> Experiment:
     refuse_other_classes(directory, source.class_names, remedy)
     experiment = Experiment(wanted, source, tf.distribute.get_strategy())
     refuse_other_data(directory, experiment.class_facts(), remedy, parts=("training",))
+    if learned_phases(directory):
+        return reopened(read_history(directory, run), source)
     return experiment
 
 

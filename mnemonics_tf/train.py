@@ -4,10 +4,8 @@ Without flags it runs the demo: scikit-learn's handwritten digits, 5 classes and
 The same command goes on with a run that was stopped.
 """
 
-import dataclasses
 import shlex
 import sys
-import tempfile
 
 import tensorflow as tf
 from absl import app, flags, logging
@@ -22,6 +20,7 @@ from mnemonics_tf.phases.checks import settle
 from mnemonics_tf.run import results
 from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
+from mnemonics_tf.run.workers import own_directory
 from mnemonics_tf.serving.loading import holds_pattern
 from mnemonics_tf.settings import Settings
 
@@ -55,11 +54,8 @@ def train(wanted: Settings) -> int:
     private directories for as long as they run.
     """
     strategy = devices.create_strategy(wanted.run.strategy)
-    if devices.is_chief(strategy):
-        return _run(wanted, strategy)
-    with tempfile.TemporaryDirectory(prefix="mnemonics_tf_worker_") as private:
-        run = dataclasses.replace(wanted.run, run_dir=private)
-        return _run(dataclasses.replace(wanted, run=run), strategy)
+    with own_directory(strategy, wanted.run.run_dir) as place:
+        return _run(wanted.changed(run_dir=place), strategy)
 
 
 def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:

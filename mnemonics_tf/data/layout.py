@@ -74,8 +74,8 @@ def find_layout(root: pathlib.Path) -> Layout:
     """Returns where the images below a folder are.
 
     Raises:
-        UserError: if there are fewer than two classes, parts do not belong together, or a class's
-            name is not fit for one.
+        UserError: if there is no class, parts do not belong together, or a class's name is not fit
+            for one.
     """
     left_out = LeftOut()
     parts = find_split(root)
@@ -130,14 +130,11 @@ def class_folders(folder: pathlib.Path) -> list[str]:
     """Returns the sorted names of the folders in a folder.
 
     Raises:
-        UserError: if there are fewer than two.
+        UserError: if there are none.
     """
     names = _subfolders(folder)
-    if len(names) < 2:
-        raise UserError(
-            f"{printable(folder)} holds {len(names)} folders: expected one for every class, two at "
-            "least"
-        )
+    if not names:
+        raise UserError(f"{printable(folder)} holds no folders: expected one for every class")
     return names
 
 

@@ -72,13 +72,14 @@ class StreamedSource(DataSource):
         whole = "crop_mirror" if colour else "shift"
         self.augmentation = whole if view.centre == 1 else "resized_crop_mirror"
         self.fit_image = view.fit
+        self.fitting = f"the middle {view.centre:.1%} of images of any size"
         self._view = view
         self._training = (training[0], dict(training[1]))
         self._test = (test[0], dict(test[1]))
-        self._counts = np.array([len(training[1][c]) for c in self._original_ids])
+        self._training_counts = {c: len(files) for c, files in training[1].items()}
 
     def training_counts(self) -> np.ndarray:
-        return self._counts.copy()
+        return np.array([self._training_counts[c] for c in self.original_ids])
 
     def test_counts(self) -> np.ndarray:
         return np.array([len(self._test[1][c]) for c in self._original_ids])

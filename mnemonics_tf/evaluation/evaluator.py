@@ -35,18 +35,28 @@ class Predictions:
     heads: dict[str, np.ndarray]
 
     def summary(self, groups: Sequence[Sequence[int]]) -> dict[str, dict]:
-        """Returns, for each head, accuracy, group accuracies and the confusion matrix."""
-        num_classes = sum(len(group) for group in groups)
+        """Returns, for each head, accuracy, group accuracies and the confusion matrix.
+
+        Args:
+            groups: labels of the classes of each phase; what lacks test images has no accuracy.
+        """
+        classes = [label for group in groups for label in group]
         return {
             head: {
-                "accuracy": metrics.accuracy(self.labels, predicted),
+                "accuracy": metrics.accuracy_on(self.labels, predicted, classes),
                 "group_accuracies": metrics.group_accuracies(self.labels, predicted, groups),
                 "confusion_matrix": metrics.confusion_matrix(
-                    self.labels, predicted, num_classes
+                    self.labels, predicted, len(classes)
                 ).tolist(),
             }
             for head, predicted in self.heads.items()
         }
+
+    def of(self, classes: Sequence[int]) -> "Predictions":
+        """Returns what is said of the test images of these classes."""
+        rows = np.isin(self.labels, list(classes))
+        heads = {head: predicted[rows] for head, predicted in self.heads.items()}
+        return Predictions(self.labels[rows], heads)
 
 
 class Evaluator:

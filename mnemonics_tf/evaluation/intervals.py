@@ -1,5 +1,6 @@
 """What several seeds say: a mean and its 95% interval."""
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -10,15 +11,17 @@ _STUDENT = (
 )
 
 
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
+def mean_and_interval(values: Sequence[float | None]) -> tuple[float, float | None]:
     """Returns the mean and the half width of its 95% interval, t * s / sqrt(n).
 
     The half width is None for a single value. Beyond 20 degrees of freedom the interval is that
     of 20, which is slightly too wide.
 
     Args:
-        values: one of each run, at least one.
+        values: one of each run, at least one; where one is None, untested, the mean is NaN.
     """
+    if None in values:
+        return math.nan, None
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, None

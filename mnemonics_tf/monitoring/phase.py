@@ -47,7 +47,8 @@ def show_phase(
     """
     index = phase.index
     accuracies = {head: values["accuracy"] for head, values in heads.items()}
-    summaries.scalars("accuracy", accuracies, index)
+    tested = {head: value for head, value in accuracies.items() if value is not None}
+    summaries.scalars("accuracy", tested, index)
     earlier = [read_json(directory.record(i))["heads"] for i in range(index)]
     for head, values in heads.items():
         rows = [record[head]["group_accuracies"] for record in [*earlier, heads]]
@@ -93,7 +94,7 @@ def _projected(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, list[str]]]:
     """Returns features, images and names of exemplars and test images of some classes.
 
-    Test images, for the training images of earlier classes are out of reach.
+    Test images, for the training images of earlier classes are out of reach; where there are any.
     """
     seen = phase.num_seen
     labels = np.linspace(0, seen - 1, min(_CLASSES_PROJECTED, seen)).astype(int)
@@ -102,6 +103,7 @@ def _projected(
     for label in labels:
         parts.append(("test image", test_set.subset(test_set.indices_of(label)[:_TEST_IMAGES])))
         parts.append(("exemplar", exemplars.subset(exemplars.indices_of(label))))
+    parts = [(kind, images) for kind, images in parts if len(images)]
     kinds = [kind for kind, images in parts for _ in range(len(images))]
     names = [class_names[label] for _, images in parts for label in images.labels]
     return (

@@ -29,8 +29,8 @@ def accuracy_curves(
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     for i, (name, results) in enumerate(runs.items()):
         classes = [record["num_seen"] for record in results["phases"]]
-        accuracies = [100 * record["heads"][head]["accuracy"] for record in results["phases"]]
-        average = 100 * results["summary"][head]["average_accuracy"]
+        accuracies = [_percent(record["heads"][head]["accuracy"]) for record in results["phases"]]
+        average = _percent(results["summary"][head]["average_accuracy"])
         axes.plot(
             classes,
             accuracies,
@@ -46,7 +46,12 @@ def accuracy_curves(
     plt.close(figure)
 
 
-def accuracy_matrix(rows: Sequence[Sequence[float]]) -> np.ndarray:
+def _percent(share: float | None) -> float:
+    """Returns a share in percent; NaN, which is not drawn, for what was not tested."""
+    return np.nan if share is None else 100 * share
+
+
+def accuracy_matrix(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
     """Draws the accuracies after each phase on each class group, as RGB uint8 `[h, w, 3]`.
 
     Args:
@@ -54,15 +59,16 @@ def accuracy_matrix(rows: Sequence[Sequence[float]]) -> np.ndarray:
     """
     matrix = np.full((len(rows), len(rows)), np.nan)
     for i, row in enumerate(rows):
-        matrix[i, : len(row)] = 100 * np.array(row)
+        matrix[i, : len(row)] = [_percent(value) for value in row]
     figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
     picture = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(picture, label="Accuracy (%)")
     if len(rows) <= 12:
         for i, row in enumerate(rows):
             for k, value in enumerate(row):
-                ink = "black" if value > 0.5 else "white"
-                axes.text(k, i, f"{100 * value:.0f}", ha="center", va="center", color=ink)
+                if value is not None:
+                    ink = "black" if value > 0.5 else "white"
+                    axes.text(k, i, f"{100 * value:.0f}", ha="center", va="center", color=ink)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.set_xlabel("Class group (phase that taught it)")

@@ -86,7 +86,7 @@ class Summaries:
 
 
 def final_metrics(summary: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Returns the metrics by which runs are compared, by tag.
+    """Returns the metrics by which runs are compared, by tag; those that were measured.
 
     Args:
         summary: what results.json holds of each head.
@@ -98,4 +98,4 @@ def final_metrics(summary: dict[str, dict[str, Any]]) -> dict[str, float]:
     last = {
         f"final/{head}_last": values["phase_accuracies"][-1] for head, values in summary.items()
     }
-    return metrics | last
+    return {tag: value for tag, value in (metrics | last).items() if value is not None}

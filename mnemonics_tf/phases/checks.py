@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 
 from mnemonics_tf.data.phase_classes import ids_of_phases, settled
-from mnemonics_tf.data.protocol import ClassIncrementalProtocol, class_order
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase, class_order
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.budget import make_budget
@@ -66,7 +66,10 @@ def make_protocol(
 
 
 def warn_of_small_classes(
-    settings: Settings, protocol: ClassIncrementalProtocol, source: DataSource
+    settings: Settings,
+    protocol: ClassIncrementalProtocol,
+    source: DataSource,
+    phases: Sequence[Phase],
 ) -> None:
     """Warns where a class has fewer images than exemplars are asked for: all of them are kept.
 
@@ -74,10 +77,11 @@ def warn_of_small_classes(
         settings: of the run.
         protocol: what is learned when.
         source: tells how many images there are.
+        phases: whose new classes are looked at.
     """
     budget = make_budget(settings.exemplar)
     counts = source.training_counts_of(protocol.order)
-    for phase in protocol.phases:
+    for phase in phases:
         quota = budget.quota(phase.num_seen)
         small = [label for label in phase.new_classes if counts[label] < quota]
         if small:

@@ -25,6 +25,9 @@ from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.registry import find
 
+#: so many new classes tell enough of each other; fewer learn beside the old ones
+_ENOUGH_CLASSES = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Made:
@@ -68,6 +71,11 @@ def make_exemplars(
     chosen = candidates.subset(rows)
     memory = memory.extended(chosen.load_all(), chosen.labels)
     if not learned:
+        return Made(memory)
+    if phase.num_seen == 1:
+        LOGGER.warning(
+            "exemplars: one class alone leaves nothing to discriminate: they stay as chosen"
+        )
         return Made(memory)
     return _train_new(workshop, phase, memory, candidates, held_out, model, stage)
 
@@ -138,11 +146,16 @@ def _train_new(
 
     E_i and D_i are alone in it, as Eq. 7 has them. With `train_beside_old` the old exemplars stand
     in the inner batches and beside D_i in the outer ones, and do not learn: that is Problem 4b.
+
+    Departure from Eq. 7: where a phase brings fewer than three classes they stand there too, for
+    E_i alone would have next to nothing to discriminate (one class has a loss of zero), and
+    exemplars are validated beside them.
     """
     settings, evaluator = workshop.settings, workshop.evaluator(model)
     outer = settings.outer
     new = memory.labels >= phase.num_old
-    rows = np.arange(len(memory)) if outer.train_beside_old else np.flatnonzero(new)
+    few = _are_few(phase)
+    rows, held_out = _beside(workshop, phase, memory, held_out)
     exemplars = as_exemplars(workshop, memory, rows, new)
     old = memory.as_image_set().subset(rows[~new[rows]])
     quota = int(np.sum(new)) // phase.num_new
@@ -151,7 +164,7 @@ def _train_new(
         network = workshop.copy_of(model)
         members = drifted_copies(workshop, phase, model, network, candidates, old, quota)
     outer_data = _outer_data(workshop, network, members, concatenate([candidates, old]))
-    validate = _validation(workshop, model, exemplars, held_out)
+    validate = _validation(workshop, model, exemplars, held_out, few)
     course = learner(workshop, network, members, outer, len(rows)).train_new(
         exemplars,
         outer_data,
@@ -177,6 +190,45 @@ def _train_new(
         metrics["margin_herding"] = float(margins_herding.mean())
     diagnostics.show(stage.summaries, stage.name, phase.index, course, change, margins_herding)
     return Made(learned, metrics, exemplars)
+
+
+def _are_few(phase: Phase) -> bool:
+    """Whether the new classes alone would tell too little of each other."""
+    return phase.num_old > 0 and phase.num_new < _ENOUGH_CLASSES
+
+
+def _beside(
+    workshop: Workshop, phase: Phase, memory: ExemplarMemory, held_out: ImageSet | None
+) -> tuple[np.ndarray, ImageSet | None]:
+    """Returns which exemplars take part in learning, and what those that learn are judged by.
+
+    Where old ones take part because new classes are few, some of them are set aside as judges: of
+    each class the last ones, which are the least typical; of a class with a single one none.
+
+    Args:
+        workshop: of the run.
+        phase: which.
+        memory: of all classes.
+        held_out: training images of the new classes that judge, or None.
+    """
+    wanted = workshop.settings
+    old = memory.labels < phase.num_old
+    if not _are_few(phase):
+        takes_part = np.ones_like(old) if wanted.outer.train_beside_old else ~old
+        return np.flatnonzero(takes_part), held_out
+    judges = np.zeros_like(old)
+    for label in range(phase.num_old if held_out else 0):
+        members = np.flatnonzero(memory.labels == label)
+        share = round(wanted.validation.validation_share * len(members))
+        count = min(max(1, share), len(members) - 1)
+        judges[members[len(members) - count :]] = True
+    LOGGER.info(
+        "exemplars: the new classes are %d: theirs learn beside %d of %d old classes",
+        *(phase.num_new, np.sum(old & ~judges), phase.num_old),
+    )
+    if held_out:
+        held_out = concatenate([held_out, memory.as_image_set().subset(np.flatnonzero(judges))])
+    return np.flatnonzero(~judges), held_out
 
 
 def _tell_what_helped(course: Course) -> None:
@@ -234,17 +286,31 @@ def _outer_data(
 
 
 def _validation(
-    workshop: Workshop, model: IncrementalModel, exemplars: Exemplars, held_out: ImageSet | None
+    workshop: Workshop,
+    model: IncrementalModel,
+    exemplars: Exemplars,
+    held_out: ImageSet | None,
+    beside_old: bool,
 ) -> Callable[[np.ndarray], float] | None:
-    """Returns the score of the learning exemplars on held-out training images, or None."""
+    """Returns the score of the learning exemplars on held-out training images, or None.
+
+    Args:
+        workshop: of the run.
+        model: Theta_i.
+        exemplars: of which some learn.
+        held_out: images to be told apart.
+        beside_old: whether those that do not learn belong to the exemplars that are judged. Each
+            class then counts as much, for there are few images of old ones.
+    """
     if held_out is None:
         return None
     evaluator = workshop.evaluator(model)
     held_out_features = evaluator.outputs(held_out).features
-    labels, learns = exemplars.labels[exemplars.learns], exemplars.learns
+    judged = np.ones_like(exemplars.learns) if beside_old else exemplars.learns
+    labels = exemplars.labels[judged]
 
     def validate(images: np.ndarray) -> float:
-        features = evaluator.features_of_pixels(images[learns])
-        return probe_accuracy(features, labels, held_out_features, held_out.labels)
+        features = evaluator.features_of_pixels(images[judged])
+        return probe_accuracy(features, labels, held_out_features, held_out.labels, beside_old)
 
     return validate

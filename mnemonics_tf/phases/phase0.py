@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from mnemonics_tf.data.preprocessing import Preprocessing
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
@@ -46,6 +47,25 @@ def fingerprint(
             **mixed,
         }
     )
+
+
+def refuse_other_preprocessing(donor: str, theirs: Preprocessing, ours: Preprocessing) -> None:
+    """Refuses a Theta_0 that learned from images normalised otherwise.
+
+    Args:
+        donor: directory of its run.
+        theirs: the preprocessing of that run.
+        ours: that of this run.
+
+    Raises:
+        UserError: tells both.
+    """
+    if theirs != ours:
+        raise UserError(
+            f"--phase0_from={donor}: its images had the mean {theirs.channel_mean} and deviation "
+            f"{theirs.channel_std}, those here {ours.channel_mean} and {ours.channel_std} (earlier "
+            "versions measured the classes of all phases): leave the flag out to train phase 0 here"
+        )
 
 
 def take_over(

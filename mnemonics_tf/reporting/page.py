@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -95,7 +96,8 @@ def _table(table: Table, kind: str = "") -> str:
 
 def _cell(table: Table, column: int, text: str) -> str:
     shade = ""
-    if text and table.shaded_from is not None and column >= table.shaded_from:
+    is_figure = text not in ("", tables.NOTHING)
+    if is_figure and table.shaded_from is not None and column >= table.shaded_from:
         shade = f' style="background:rgba(var(--heat),{0.45 * float(text) / 100:.3f})"'
     return f"<td{shade}>{escape(text)}</td>"
 
@@ -129,20 +131,33 @@ def _protocol_name(run: Run) -> str:
 
 def _series(group: Group, figures: Sequence[tuple[float, float | None]]) -> Series:
     several = len(group.runs) > 1
+    tested = [
+        (x, *figure)
+        for x, figure in zip(group.num_classes, figures, strict=True)
+        if not math.isnan(figure[0])
+    ]
     return Series(
         group.index,
         group.name,
-        group.num_classes,
-        [100 * mean for mean, _ in figures],
-        [100 * half_width for _, half_width in figures] if several else None,
+        [x for x, _, _ in tested],
+        [100 * mean for _, mean, _ in tested],
+        [100 * half_width for *_, half_width in tested] if several else None,
     )
+
+
+def _lines(series: Sequence[Series], x_label: str, y_label: str, description: str) -> str:
+    """Returns a chart of what was tested."""
+    drawn = [line for line in series if line.y]
+    if not drawn:
+        return "<p>Not tested.</p>"
+    return charts.line_chart(drawn, x_label, y_label, description)
 
 
 def _accuracy(groups: Sequence[Group]) -> str:
     figures = []
     for protocol, members in _by_protocol(groups):
         for head in HEADS:
-            chart = charts.line_chart(
+            chart = _lines(
                 [_series(group, group.accuracies(head)) for group in members],
                 "Number of classes",
                 "Accuracy on all seen classes (%)",
@@ -167,7 +182,7 @@ def _forgetting(groups: Sequence[Group]) -> str:
     figures = []
     for protocol, members in _by_protocol(groups):
         for head in HEADS:
-            chart = charts.line_chart(
+            chart = _lines(
                 [_series(group, group.base_accuracies(head)) for group in members],
                 "Number of classes",
                 "Accuracy on phase 0's classes (%)",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,8 +36,10 @@ class Table:
 
 
 def percent(value: tuple[float, float | None], factor: float = 100) -> str:
-    """Returns a mean with its interval, times `factor`, to two places."""
+    """Returns a mean with its interval, times `factor`, to two places; a dash for NaN, untested."""
     mean, half_width = value
+    if math.isnan(mean):
+        return NOTHING
     text = f"{factor * mean:.2f}"
     return text if half_width is None else f"{text} ± {factor * half_width:.2f}"
 
@@ -81,9 +84,10 @@ def beside_the_paper(groups: Sequence[Group]) -> Table:
     for group in groups:
         run = group.first
         dataset, num_phases = run.protocol["dataset"], run.protocol["num_phases"]
-        row = published_values(dataset, num_phases, group.choices) if run.is_finished else None
         accuracy = group.metric(group.head, "average_accuracy")
         forgetting = group.metric(group.head, "forgetting")
+        complete = run.is_finished and not math.isnan(accuracy[0] + forgetting[0])
+        row = published_values(dataset, num_phases, group.choices) if complete else None
         if row:
             ours, lost = 100 * accuracy[0], 100 * forgetting[0]
             readme = row.readme
@@ -136,10 +140,8 @@ def by_phase(group: Group, head: str) -> Table:
     ]
     rows = []
     for i, num_seen in enumerate(group.num_classes):
-        cells = [
-            f"{100 * mean_and_interval([matrix[i][k] for matrix in matrices])[0]:.1f}"
-            for k in range(i + 1)
-        ]
+        means = [mean_and_interval([matrix[i][k] for matrix in matrices])[0] for k in range(i + 1)]
+        cells = [NOTHING if math.isnan(mean) else f"{100 * mean:.1f}" for mean in means]
         cells += [""] * (len(group.num_classes) - i - 1)
         rows.append((str(i), str(num_seen), percent(group.accuracies(head)[i]), *cells))
     return Table(

@@ -68,6 +68,10 @@ class RunDirectory:
         """Returns the file that closes a phase: written last, its presence says 'done'."""
         return self.phase(index) / "phase.json"
 
+    def learned(self, index: int) -> pathlib.Path:
+        """Returns the file that tells where a phase beyond the run's protocol came from."""
+        return self.phase(index) / "learned.json"
+
     def model(self, index: int) -> pathlib.Path:
         """Returns the arrays of Theta_i at the end of phase i."""
         return self.phase(index) / "model.npz"

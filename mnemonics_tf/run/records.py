@@ -33,7 +33,7 @@ def record_shape(index: int) -> Shape:
     Args:
         index: of the phase.
     """
-    share = schema.number(0, 1)
+    share = schema.optional(schema.number(0, 1))  # null where not all of it was tested
     head = schema.fields(
         {"accuracy": share, "group_accuracies": schema.sequence(share, length=index + 1)},
         {"confusion_matrix": schema.sequence(schema.sequence(schema.whole()))},
@@ -110,6 +110,10 @@ def _predictions(directory: RunDirectory, index: int, num_seen: int) -> Predicti
 
 def _difference(recorded: dict[str, Any], found: dict[str, Any]) -> tuple[str, str] | None:
     """Returns the first metric of a head that differs, as both have it."""
+
+    def shown(value: float | None) -> str:
+        return "not tested" if value is None else f"{value:.4%}"
+
     pairs = [
         ("accuracy", recorded["accuracy"], found["accuracy"]),
         *(
@@ -120,8 +124,9 @@ def _difference(recorded: dict[str, Any], found: dict[str, Any]) -> tuple[str, s
         ),
     ]
     for name, then, now in pairs:
-        if not math.isclose(then, now, abs_tol=1e-9):
-            return f"{name} {then:.4%}", f"{now:.4%}"
+        tested = then is not None and now is not None
+        if not (math.isclose(then, now, abs_tol=1e-9) if tested else then is now):
+            return f"{name} {shown(then)}", shown(now)
     matrix = recorded.get("confusion_matrix")  # published results are without
     if matrix is not None and matrix != found["confusion_matrix"]:
         return "another confusion matrix", "its own"

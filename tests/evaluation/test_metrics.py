@@ -18,6 +18,20 @@ def test_accuracy_by_group():
     assert metrics.group_accuracies(LABELS, PREDICTIONS, [[1], [0, 2]]) == [1 / 2, 3 / 6]
 
 
+def test_what_was_not_tested_has_no_number():
+    """Neither has what would need it: not even a class among others may be missing."""
+    groups = [range(2), range(2, 4)]
+    assert metrics.group_accuracies(LABELS, PREDICTIONS, groups) == [3 / 6, None]
+    assert metrics.accuracy_on(LABELS, PREDICTIONS, range(4)) is None
+    assert metrics.average_accuracy([0.5, None]) is None
+    assert metrics.forgetting([[None], [0.5, 0.5]]) is None
+    assert metrics.forgetting([[0.9], [None, 0.5], [0.5, 0.5, 0.5]]) == pytest.approx(0.4)
+    assert metrics.mean_forgetting([[0.5], [None, 0.5]]) is None
+    assert metrics.backward_transfer([[0.5], [None, 0.5]]) is None
+    confusion = np.array([[0, 0], [1, 3]])
+    assert metrics.old_new_accuracy(confusion, 1) == (None, 0.75)
+
+
 def test_average_accuracy_gives_every_phase_the_same_weight():
     assert metrics.average_accuracy([0.8, 0.5, 0.2]) == pytest.approx(0.5)
     assert metrics.average_accuracy([0.7]) == pytest.approx(0.7)
