@@ -8,6 +8,7 @@ export and record. What a run directory holds besides is not touched before the 
 which makes the phase the run's.
 """
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,10 @@ class Extension:
         if not wanted.is_done:
             LOGGER.info("phase %d learns %s", wanted.phase.index, few(wanted.phase.classes))
             wanted.phase.write(experiment.directory)
-            experiment.run_phase(phases[-1])
+            try:
+                experiment.run_phase(phases[-1])
+            finally:
+                gc.unfreeze()
         else:
             LOGGER.info("phase %d, of these classes, is learned already", wanted.phase.index)
             self._export_what_was_held_back()

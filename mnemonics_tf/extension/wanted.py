@@ -86,7 +86,7 @@ def find_wanted(history: History, request: Request) -> Wanted:
         if not unfinished:
             raise UserError("--data_dir is missing: pass what holds the new classes")
         request = _as_begun(unfinished, request)
-    dataset = request.passed.get("dataset", _further(history.settings.protocol.dataset))
+    dataset = request.passed.get("dataset") or _further(history.settings.protocol.dataset)
     settings = _settings_after(history, request)
     refuse_unnamed_code(_with_dataset(settings, dataset), request.passed, "learning more")
     source = create(dataset, request.run.data_dir, request.run.download, settings.data)
@@ -119,7 +119,12 @@ def _further(dataset: str) -> str:
 
 def _as_begun(unfinished: LearnedPhase, request: Request) -> Request:
     """Returns the request that a phase was begun by."""
-    settings = by_name(unfinished.settings)
+    if is_own(unfinished.dataset) and "dataset" not in request.passed:
+        raise UserError(
+            f"phase {unfinished.index} was begun with data of code of its own: if you trust it, "
+            f"pass {flags_of({'dataset': unfinished.dataset})} too"
+        )
+    settings = by_name(Settings().results_settings()) | by_name(unfinished.settings)
     groups = ("protocol", "data", "run")
     noted = {name: value for name, value in settings.items() if GROUP_OF.get(name) not in groups}
     noted |= {name: settings[name] for name in ("seed", "test_share", "split_seed", "skip_broken")}

@@ -21,6 +21,7 @@ from mnemonics_tf.run.files import (
     user_error_on_disk_trouble,
     write_json,
 )
+from mnemonics_tf.settings import Settings, by_name
 
 _SHAPE = schema.fields(
     {
@@ -78,7 +79,9 @@ class LearnedPhase:
 
 
 def _what_is_learned(phase: LearnedPhase) -> LearnedPhase:
-    return dataclasses.replace(phase, data_dir="", export=True)
+    # A setting that is younger than the phase had its default's effect then.
+    settings = by_name(Settings().results_settings()) | by_name(phase.settings)
+    return dataclasses.replace(phase, data_dir="", export=True, settings={"": settings})
 
 
 def learned_phases(directory: RunDirectory) -> list[LearnedPhase]:

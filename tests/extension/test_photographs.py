@@ -34,14 +34,12 @@ VALUES = {
     "weight_transfer": True,
     "base_epochs": 1,
     "epochs": 1,
-    "finetune_epochs": 1,
+    "finetune_epochs": 0,
     "exemplars": "mnemonics",
     "exemplars_per_class": 3,
     "inner_steps": 2,
     "outer_steps": 2,
     "validation_every": 1,
-    "adjust_old_exemplars": True,
-    "adjust_steps": 2,
 }
 
 

@@ -50,6 +50,8 @@ def test_a_phase_belongs_to_the_run_once_its_record_is_there(directory):
 
 def test_where_images_lie_and_what_is_exported_makes_no_other_phase():
     assert PHASE.is_the_same_as(dataclasses.replace(PHASE, data_dir="/moved", export=False))
+    younger = {"training": {"epochs": 3, "momentum": 0.9}}  # at its default
+    assert PHASE.is_the_same_as(dataclasses.replace(PHASE, settings=younger))
     for values in ({"classes": ["emu"]}, {"training_images": [6]}, {"settings": {}}):
         assert not PHASE.is_the_same_as(dataclasses.replace(PHASE, **values))
 
