@@ -136,13 +136,18 @@ def _extended(directory: RunDirectory, run: RunSettings, own: Mapping[str, str])
     return reopened(history, find_base(history, run.data_dir, own), own)
 
 
-def _compared(predictions: Predictions, heads: Mapping[str, dict], path: pathlib.Path):
+def _compared(
+    predictions: Predictions, heads: Mapping[str, dict], path: pathlib.Path
+) -> Predictions:
     """Returns predictions of the images of those classes that were tested when it was recorded.
 
     Raises:
         UserError: if the images of some of them are not found.
     """
-    tested = np.flatnonzero(np.sum(next(iter(heads.values()))["confusion_matrix"], axis=1))
+    matrix = next(iter(heads.values())).get("confusion_matrix")
+    if matrix is None:  # an early version tested all
+        return predictions
+    tested = np.flatnonzero(np.sum(matrix, axis=1))
     missing = np.setdiff1d(tested, predictions.labels)
     if len(missing):
         raise UserError(

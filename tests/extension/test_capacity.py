@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from mnemonics_tf import experiment
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.directory import RunDirectory
@@ -15,8 +16,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def no_exports(monkeypatch):
+def nothing_to_look_at(monkeypatch):
     monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
+    monkeypatch.setattr(experiment, "show_phase", lambda *arguments: None)
 
 
 def test_beyond_64_classes(tmp_path):

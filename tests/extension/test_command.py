@@ -8,11 +8,15 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.extension.wanted import Request
 
 
-@pytest.fixture
-def asked(parse, monkeypatch):
-    """What the command asks for, given its arguments; its status if it asks for nothing."""
+@pytest.fixture(scope="module")
+def own_flags():
     if "skip_known" not in flags.FLAGS:
         learn.define_own_flags()
+
+
+@pytest.fixture
+def asked(own_flags, parse, monkeypatch):
+    """What the command asks for, given its arguments; its status if it asks for nothing."""
 
     def ask(*arguments: str):
         found = []
@@ -21,9 +25,7 @@ def asked(parse, monkeypatch):
         status = learn.main(["learn"])
         return found if status == 0 else status
 
-    yield ask
-    for name in ("skip_known", "export", "undo", "run_data_dir"):
-        flags.FLAGS[name].unparse()
+    return ask
 
 
 def test_flags(asked):

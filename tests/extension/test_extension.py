@@ -38,10 +38,14 @@ class Place:
         return RunDirectory(self.root)
 
 
+SHOW_PHASE = experiment_module.show_phase
+
+
 @pytest.fixture(autouse=True, scope="module")
-def quick_exports():
-    """Exports have tests of their own; here a folder stands for one."""
+def quick_ends():
+    """Exports and pictures have tests of their own; here a folder stands for an export."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment_module, "show_phase", lambda *arguments: None)
         patch.setattr(
             PhaseExports,
             "write",
@@ -262,7 +266,9 @@ def test_a_kill_before_the_record_leaves_the_phase_unfinished(mine):
 @pytest.fixture(scope="module")
 def untested(finished, tmp_path_factory) -> Place:
     place = copy_of(finished, tmp_path_factory.mktemp("untested"))
-    learn(place.root, place.one, run_data_dir=str(place.root / "nowhere.npz"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment_module, "show_phase", SHOW_PHASE)  # it has pictures of no number
+        learn(place.root, place.one, run_data_dir=str(place.root / "nowhere.npz"))
     return place
 
 

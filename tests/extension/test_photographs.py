@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnemonics_tf import experiment
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.phases.exports import PhaseExports
@@ -77,6 +78,7 @@ def settings_for(data_dir: pathlib.Path, run_dir: pathlib.Path, **more) -> Setti
 def train(settings: Settings) -> RunDirectory:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PhaseExports, "write", lambda *arguments: None)
+        patch.setattr(experiment, "show_phase", lambda *arguments: None)
         Experiment(settings, open_source(settings), tf.distribute.get_strategy()).run()
     return RunDirectory(settings.run.run_dir)
 
