@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping
 from typing import Any, TypeVar
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.settings import Settings, all_fields
+from mnemonics_tf.settings import TFDS_PREFIX, Settings, all_fields
 
 Value = TypeVar("Value")
 
@@ -18,6 +18,11 @@ _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 def is_own(name: str) -> bool:
     """Whether a name is that of a user's own code, `package.module:Name`, which runs when read."""
     return _OWN.fullmatch(name) is not None
+
+
+def is_own_source(dataset: str) -> bool:
+    """Whether a data set is read by a user's own code."""
+    return is_own(dataset) and not dataset.startswith(TFDS_PREFIX)
 
 
 def own_code(settings: Settings) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -82,25 +82,27 @@ class JoinedSource(DataSource):
 
     def release(self, classes: Sequence[int]) -> None:
         self._check_known(classes)
-        for part, own, _ in self._by_source(classes):
-            part.source.release(own)
+        for source, own, _ in self._by_source(classes):
+            source.release(own)
 
     def _gather(
         self, classes: Sequence[int], load: Callable[[DataSource, list[int]], ImageSet]
     ) -> ImageSet:
         sets = []
-        for part, own, numbers in self._by_source(classes):
-            images = load(part.source, own)
+        for source, own, numbers in self._by_source(classes):
+            images = load(source, own)
             places = np.argsort(own)
             rows = places[np.searchsorted(own, images.labels, sorter=places)]
             sets.append(images.relabel(np.array(numbers)[rows]))
         nothing = ArrayImageSet(np.empty((0, *self.image_shape), np.uint8), np.empty(0, np.int32))
         return concatenate(sets) if any(len(images) for images in sets) else nothing
 
-    def _by_source(self, classes: Sequence[int]):
-        """Yields, for each stretch of classes of one part that was found, the part and their ids.
+    def _by_source(
+        self, classes: Sequence[int]
+    ) -> Iterator[tuple[DataSource, list[int], list[int]]]:
+        """Yields, for each stretch of classes of a source that was found, the source and their ids.
 
-        The ids first as the part's source has them, then as this one does.
+        The ids first as that source has them, then as this one does.
         """
         for _, stretch in itertools.groupby(classes, lambda c: id(self._part_of[c])):
             numbers = list(stretch)
@@ -108,4 +110,4 @@ class JoinedSource(DataSource):
             if part.source:
                 names = dict(zip(part.original_ids, part.class_names, strict=True))
                 ids = dict(zip(part.source.class_names, part.source.original_ids, strict=True))
-                yield part, [ids[names[c]] for c in numbers], numbers
+                yield part.source, [ids[names[c]] for c in numbers], numbers

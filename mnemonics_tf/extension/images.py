@@ -8,7 +8,7 @@ from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import create, open_source
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.registry import is_own
+from mnemonics_tf.registry import is_own_source
 from mnemonics_tf.run.data_facts import (
     noted_preprocessing,
     refuse_other_classes,
@@ -31,7 +31,7 @@ def find_base(history: History, data_dir: str, named: Container[str]) -> DataSou
     place = data_dir or recorded_data_dir(history.directory)
     wanted = history.settings.changed(data_dir=place, download=False)
     try:
-        if is_own(dataset) and "dataset" not in named:
+        if is_own_source(dataset) and "dataset" not in named:
             raise UserError(f"they need code of the run's own, --dataset={dataset}, passed again")
         source = open_source(wanted)
         refuse_other_classes(history.directory, source.class_names, "they are left out")
@@ -96,7 +96,7 @@ def find_learned(history: History, named: Container[str]) -> list[DataSource | N
 def _find(phase: LearnedPhase, history: History, named: Container[str]) -> DataSource | None:
     settings = Settings.from_results_settings(phase.settings, history.settings.run)
     try:
-        if is_own(phase.dataset) and "dataset" not in named:
+        if is_own_source(phase.dataset) and "dataset" not in named:
             raise UserError(f"they need code of the run's own, --dataset={phase.dataset}")
         source = create(phase.dataset, phase.data_dir, False, settings.data)
         ids = dict(zip(source.class_names, source.original_ids, strict=True))

@@ -10,7 +10,7 @@ from mnemonics_tf.data.sources import create
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.paths import user_path
-from mnemonics_tf.registry import find, flags_of, is_own, refuse_unnamed_code
+from mnemonics_tf.registry import find, flags_of, is_own, is_own_source, refuse_unnamed_code
 from mnemonics_tf.run.history import History
 from mnemonics_tf.run.learned import LearnedPhase
 from mnemonics_tf.settings import GROUP_OF, RunSettings, Settings, by_name
@@ -86,9 +86,8 @@ def find_wanted(history: History, request: Request) -> Wanted:
         if not unfinished:
             raise UserError("--data_dir is missing: pass what holds the new classes")
         request = _as_begun(unfinished, request)
-    dataset = request.passed.get("dataset") or _further(history.settings.protocol.dataset)
+    dataset = request.passed.get("dataset") or further_dataset(history.settings.protocol.dataset)
     settings = _settings_after(history, request)
-    refuse_unnamed_code(_with_dataset(settings, dataset), request.passed, "learning more")
     source = create(dataset, request.run.data_dir, request.run.download, settings.data)
     if history.learned and not unfinished:
         before = history.without_last()
@@ -107,9 +106,13 @@ def find_wanted(history: History, request: Request) -> Wanted:
     return Wanted(history, *found, is_done=False)
 
 
-def _further(dataset: str) -> str:
-    """Returns the kind of data that brings further classes to a run on a data set."""
-    if is_own(dataset):
+def further_dataset(dataset: str) -> str:
+    """Returns the kind of data that brings further classes to a run on a data set.
+
+    Raises:
+        UserError: if it is read by code of one's own, which is to be named again.
+    """
+    if is_own_source(dataset):
         raise UserError(
             f"the run began with data of its own code: pass --dataset (folder, npz or "
             f"{flags_of({'dataset': dataset})})"
@@ -119,7 +122,7 @@ def _further(dataset: str) -> str:
 
 def _as_begun(unfinished: LearnedPhase, request: Request) -> Request:
     """Returns the request that a phase was begun by."""
-    if is_own(unfinished.dataset) and "dataset" not in request.passed:
+    if is_own_source(unfinished.dataset) and "dataset" not in request.passed:
         raise UserError(
             f"phase {unfinished.index} was begun with data of code of its own: if you trust it, "
             f"pass {flags_of({'dataset': unfinished.dataset})} too"
@@ -174,7 +177,8 @@ def _settings_after(history: History, request: Request) -> Settings:
 
 def _check_method(history: History, request: Request, settings: Settings) -> None:
     """Refuses methods that need past data, or another classifier than the run's."""
-    refuse_unnamed_code(_with_dataset(settings, "folder"), request.passed, "learning more")
+    imported = settings.changed(dataset="folder")  # the run's own source is asked for elsewhere
+    refuse_unnamed_code(imported, request.passed, "learning more")
     name, before = settings.training.method, history.last_settings.training.method
     method = find(METHODS, name, "method")
     fitting = [
@@ -195,11 +199,6 @@ def _check_method(history: History, request: Request, settings: Settings) -> Non
             f"--method={name} has another classifier than --method={before}, which the run has: "
             "leave the flag out"
         )
-
-
-def _with_dataset(settings: Settings, dataset: str) -> Settings:
-    """Returns settings as they name code where new images are of this kind."""
-    return settings.changed(dataset=dataset)
 
 
 def _described(

@@ -5,7 +5,7 @@ from absl import flags
 
 from mnemonics_tf import learn
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.extension.wanted import Request
+from mnemonics_tf.extension.wanted import Request, further_dataset
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +51,21 @@ def test_no_run(tmp_path):
     with pytest.raises(UserError, match="holds no run: settings.json is missing"):
         learn.learn(Request({"run_dir": str(tmp_path), "data_dir": "new"}))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("began_with", "goes_on_with"),
+    [
+        ("folder", "folder"),
+        ("imagenet_subset", "folder"),
+        ("digits", "npz"),
+        ("tfds:made_up", "tfds:made_up"),
+    ],
+)
+def test_the_kind_of_data_that_brings_more(began_with, goes_on_with):
+    assert further_dataset(began_with) == goes_on_with
+
+
+def test_data_of_code_of_one_s_own_are_named_again():
+    with pytest.raises(UserError, match="pass --dataset .*--dataset=mine:source"):
+        further_dataset("mine:source")
