@@ -22,15 +22,25 @@ from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.selection import SELECTIONS
-from mnemonics_tf.keras_network import Encode, KerasNetwork, Pixels, make_network
+from mnemonics_tf.keras_network import (
+    Build,
+    Encode,
+    KerasNetwork,
+    Pixels,
+    make_network,
+    make_untrained_network,
+)
 from mnemonics_tf.monitoring.progress import LOGGER, Progress, shown
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.registry import find
-from mnemonics_tf.settings import GROUP_OF, Settings
+from mnemonics_tf.settings import GROUP_OF, InnerSettings, Settings
 from mnemonics_tf.tracing import TracedFunction
 
 #: images that pass the encoder at a time
 _BATCH = 256
+
+#: networks trained from scratch that judge exemplars
+_JUDGES = 3
 
 #: settings that mean something in a run only
 _OF_RUNS = frozenset(
@@ -49,9 +59,9 @@ class Report:
     """How learning went.
 
     Attributes:
-        held_out_accuracy_start: accuracy, on images of each class that were held out, of softmax
-            regression on the features of the chosen exemplars, before they learned; None where
-            nothing was held out.
+        held_out_accuracy_start: accuracy, on images of each class that were held out, of what the
+            chosen exemplars teach before they learn: softmax regression on their features, or with
+            `build` a few networks from scratch (mean); None where nothing was held out.
         held_out_accuracy_end: the same of the exemplars returned, rounded to uint8.
         validations: pairs of outer step and held-out accuracy.
         meta_losses: the outer loss (Eq. 7a) of every outer step.
@@ -98,6 +108,7 @@ def learn_exemplars(
     *,
     start: str = "herding",
     encoder: keras.Model | Encode | None = None,
+    build: Build | None = None,
     augmentation: str = "none",
     seed: int = 0,
     progress: bool = True,
@@ -122,6 +133,10 @@ def learn_exemplars(
             `package.module:Name`.
         encoder: maps what `preprocess` returns to features `[b, d]`; None: the model up to its
             last Dense layer.
+        build: makes an untrained model, cut like `model`, from a seed. Each outer step then trains
+            all weights of another one: exemplars for networks that are trained from scratch. Batch
+            normalisation keeps the statistics that new models have. None: what is trained, and from
+            where, is told by `inner_scope` and `inner_start`.
         augmentation: in the inner loop: `none`, `shift` by a pixel, `crop_mirror` by up to 4, or
             `resized_crop_mirror`.
         seed: of all draws; the same arguments and seed give the same exemplars.
@@ -138,7 +153,7 @@ def learn_exemplars(
     where the paper trains all of Theta_i from its own weights.
     """
     started = time.monotonic()
-    wanted = _settings(settings)
+    wanted = _settings(settings, build)
     _check_images(images, labels, per_class)
     choose = find(SELECTIONS, start, "start")
     if augmentation not in AUGMENTATIONS:
@@ -147,9 +162,23 @@ def learn_exemplars(
     classes, positions = np.unique(labels, return_inverse=True)
     pixels = Pixels(normalization, preprocess or tf.identity, AUGMENTATIONS[augmentation])
     examples = normalization.normalize(images[:2])
-    network = make_network(model, encoder, pixels, examples, classes, wanted.inner, seed)
+    inner = wanted.inner
+    if build is None:
+        network = encoded = make_network(model, encoder, pixels, examples, classes, inner, seed)
+    else:
+        network = make_untrained_network(build, pixels, examples, len(classes), inner, seed)
+        encoded = make_network(model, encoder, pixels, examples, classes, InnerSettings(), seed)
     with shown() if progress else contextlib.nullcontext():
-        work = _Work(network, normalization, wanted, images, positions, seed)
+        work = _Work(
+            encoded.encode,
+            network,
+            normalization,
+            wanted,
+            images,
+            positions,
+            seed,
+            from_scratch=build is not None,
+        )
         held_out = work.held_out(per_class)
         rows = work.choose(choose, ~held_out, per_class)
         course = work.learn(rows, held_out)
@@ -163,30 +192,39 @@ class _Work:
     """Choosing and learning, once all arguments are found to be sound.
 
     Args:
-        network: around the model.
+        encode: maps normalised pixels to the features that choosing and judging go by.
+        network: what exemplars learn for.
         normalization: of the pixels.
         settings: of base level, meta level and validation.
         images: uint8 `[n, h, w, c]`.
         positions: places of the images' classes among all of them, `[n]`.
         seed: of all draws.
+        from_scratch: whether they are judged by networks trained from scratch, rather than by
+            softmax regression on features.
     """
 
     def __init__(
         self,
+        encode: Encode,
         network: KerasNetwork,
         normalization: Normalization,
         settings: Settings,
         images: np.ndarray,
         positions: np.ndarray,
         seed: int,
+        from_scratch: bool,
     ):
+        inner, outer = settings.inner, settings.outer
+        objective = find(OBJECTIVES, outer.objective, "objective")
+        self._objective = objective(network, inner, outer, seed, False)
         self._network = network
         self._normalization = normalization
         self._settings = settings
         self._images = images
         self._positions = positions
         self._seed = seed
-        self._encode = TracedFunction("exemplars, encode", network.encode, reduce_retracing=True)
+        self._from_scratch = from_scratch
+        self._encode = TracedFunction("exemplars, encode", encode, reduce_retracing=True)
         self._features = self._features_of_all()
 
     def held_out(self, per_class: int) -> np.ndarray:
@@ -224,11 +262,8 @@ class _Work:
         """
         outer, start = self._settings.outer, self._normalization.normalize(self._images[rows])
         labels = self._positions[rows]
-        objective = find(OBJECTIVES, outer.objective, "objective")(
-            self._network, self._settings.inner, outer, self._seed, False
-        )
         learner = ExemplarLearner(
-            objective,
+            self._objective,
             outer,
             self._settings.validation,
             (self._normalization.black, self._normalization.white),
@@ -262,12 +297,29 @@ class _Work:
         """Returns the score of normalised exemplars, or None where nothing was held out."""
         if not held_out.any():
             return None
-        features, positions = self._features[held_out], self._positions[held_out]
+        positions = self._positions[held_out]
+        if self._from_scratch:
+            images = self._normalization.normalize(self._images[held_out])
+            return lambda normalized: self._accuracy_from_scratch(
+                normalized, labels, images, positions
+            )
+        features = self._features[held_out]
+        return lambda normalized: probe_accuracy(
+            self._encoded(normalized), labels, features, positions
+        )
 
-        def validate(normalized: np.ndarray) -> float:
-            return probe_accuracy(self._encoded(normalized), labels, features, positions)
-
-        return validate
+    def _accuracy_from_scratch(
+        self, normalized: np.ndarray, labels: np.ndarray, images: tf.Tensor, positions: np.ndarray
+    ) -> float:
+        """Returns the mean accuracy of networks that the base level makes of exemplars."""
+        correct = []
+        for start in range(_JUDGES):
+            trained = self._objective.trained(tf.constant(normalized), labels, "judge", start)
+            for first in range(0, len(positions), _BATCH):
+                part = slice(first, first + _BATCH)
+                logits = self._network.outer_logits(trained, {"image": images[part]})
+                correct.append(np.argmax(logits.numpy(), axis=1) == positions[part])
+        return float(np.concatenate(correct).mean())
 
     def report(
         self,
@@ -338,7 +390,7 @@ def _told(report: Report) -> str:
     )
 
 
-def _settings(passed: dict[str, Any]) -> Settings:
+def _settings(passed: dict[str, Any], build: Build | None) -> Settings:
     """Returns settings with what was passed; refuses what has no meaning here."""
     known = [name for name, group in GROUP_OF.items() if group in _GROUPS and name not in _OF_RUNS]
     for name, value in passed.items():
@@ -349,7 +401,21 @@ def _settings(passed: dict[str, Any]) -> Settings:
             )
         if _OF_OWN_MODELS.get(name) == value:
             raise UserError(f"{name}={value!r} is for this project's own models in a run")
-    return Settings().changed(**passed)
+    settings = Settings().changed(**passed)
+    if build is None:
+        return settings
+    fixed = {
+        "inner_scope": "all",
+        "inner_start": "fresh_head",
+        "objective": "unrolled_training",
+    }
+    for name, value in fixed.items():
+        if passed.get(name, value) != value:
+            raise UserError(
+                f"{name}={passed[name]!r} does not go with build=, which trains all weights of new "
+                f"models: leave out one of the two"
+            )
+    return settings.changed(**fixed)
 
 
 def _check_images(images: np.ndarray, labels: np.ndarray, per_class: int) -> None:

@@ -14,11 +14,14 @@ import tensorflow as tf
 from mnemonics_tf.data.augmentation import Augmentation, ResizedCropMirror
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.randomness import derive_seed, numpy_generator
 from mnemonics_tf.settings import InnerSettings
 
 #: layers that may follow the classifier: they map logits to probabilities, or change nothing
 _AFTER_LOGITS = (keras.layers.Softmax, keras.layers.Activation, keras.layers.Identity)
+
+#: makes an untrained model from a seed
+Build = Callable[[int], keras.Model]
 
 #: maps images, as the encoder takes them, to features `[n, d]`
 Encode = Callable[[tf.Tensor], tf.Tensor]
@@ -60,6 +63,13 @@ class Head:
     bias: np.ndarray
 
     @classmethod
+    def zeros(cls, dimension: int, num_classes: int) -> "Head":
+        """Returns a classifier of which only the shape counts."""
+        return cls(
+            np.zeros((dimension, num_classes), np.float32), np.zeros(num_classes, np.float32)
+        )
+
+    @classmethod
     def fresh(cls, shape: tuple[int, int], generator: np.random.Generator) -> "Head":
         """Returns a new classifier of `[d, classes]`, as the project's own models draw theirs."""
         bound = 1.0 / np.sqrt(shape[0])
@@ -91,31 +101,70 @@ def make_network(
         UserError: if the model can't be cut, or its features are of another shape or have no
             gradient by the pixels.
     """
-    if not isinstance(model, keras.Model):
-        raise UserError(f"model: got a {type(model).__name__}, expected a keras.Model")
     head = None
     if encoder is None:
-        inputs = pixels.to_input(examples)
-        try:
-            model(inputs)  # builds a Sequential model that has seen no input yet
-        except ValueError as error:
-            raise UserError(
-                f"model {model.name} can't take images of shape {tuple(inputs.shape)}, which is "
-                f"what preprocess= makes of them: {error}"
-            ) from error
-        encoder, head = split_classifier(model)
+        encoder, head = _cut(model, pixels.to_input(examples))
     if settings.inner_scope == "all" and not isinstance(encoder, keras.Model):
         raise UserError(
             "inner_scope='all' trains the encoder, which must be a keras.Model then, got a "
             f"{type(encoder).__name__}; or leave inner_scope at 'classifier'"
         )
+    num_features = _num_features(functools.partial(_features, encoder, pixels), examples)
     if settings.inner_start == "model":
         head = _columns(model, head, classes)
     else:
-        num_features = _num_features(functools.partial(_features, encoder, pixels), examples)
-        shape = (num_features, len(classes))
-        head = Head(np.zeros(shape, np.float32), np.zeros(shape[1], np.float32))
+        head = Head.zeros(num_features, len(classes))
     return KerasNetwork(encoder, head, pixels, settings, seed)
+
+
+def make_untrained_network(
+    build: Build,
+    pixels: Pixels,
+    examples: tf.Tensor,
+    num_classes: int,
+    settings: InnerSettings,
+    seed: int,
+) -> "KerasNetwork":
+    """Returns models that are untrained at every start, as objectives ask for them.
+
+    Args:
+        build: makes one from a seed.
+        pixels: what comes before.
+        examples: some normalised images.
+        num_classes: how many classes exemplars have.
+        settings: of the base level, which trains all weights.
+        seed: decides all weights.
+
+    Raises:
+        UserError: as for `make_network`.
+    """
+    inputs = pixels.to_input(examples)
+    encoder, _ = _cut(build(derive_seed(seed, "untrained")), inputs)
+    num_features = _num_features(functools.partial(_features, encoder, pixels), examples)
+    shapes = [tuple(variable.shape) for variable in encoder.trainable_variables]
+
+    def new_weights(*key: str | int) -> list[tf.Tensor]:
+        fresh, _ = _cut(build(derive_seed(seed, *key, "untrained")), inputs)
+        if [tuple(variable.shape) for variable in fresh.trainable_variables] != shapes:
+            raise UserError("build= makes models of other shapes with other seeds")
+        return [tf.convert_to_tensor(variable.value) for variable in fresh.trainable_variables]
+
+    head = Head.zeros(num_features, num_classes)
+    return KerasNetwork(encoder, head, pixels, settings, seed, new_weights)
+
+
+def _cut(model: keras.Model, inputs: tf.Tensor) -> tuple[keras.Model, Head]:
+    """Returns what `split_classifier` does, of a model that was built by some inputs."""
+    if not isinstance(model, keras.Model):
+        raise UserError(f"got a {type(model).__name__} as a model, expected a keras.Model")
+    try:
+        model(inputs)  # builds a Sequential model that has seen no input yet
+    except ValueError as error:
+        raise UserError(
+            f"model {model.name} can't take images of shape {tuple(inputs.shape)}, which is "
+            f"what preprocess= makes of them: {error}"
+        ) from error
+    return split_classifier(model)
 
 
 def _columns(model: keras.Model, head: Head | None, classes: np.ndarray) -> Head:
@@ -220,6 +269,7 @@ class KerasNetwork:
         pixels: what comes before the encoder.
         settings: of the base level.
         seed: decides the weights of fresh classifiers.
+        new_weights: the encoder's weights at the start that a key names; None: those it has.
 
     Attributes:
         on_features: whether only the classifier is trained.
@@ -232,6 +282,7 @@ class KerasNetwork:
         pixels: Pixels,
         settings: InnerSettings,
         seed: int,
+        new_weights: Callable[..., list[tf.Tensor]] | None = None,
     ):
         self.on_features = settings.inner_scope == "classifier"
         self._encoder = encoder
@@ -239,6 +290,7 @@ class KerasNetwork:
         self._pixels = pixels
         self._fresh_head = settings.inner_start == "fresh_head"
         self._seed = seed
+        self._new_weights = new_weights or self._own_weights
 
     def start(self, *key: str | int) -> list[tf.Tensor]:
         """Returns theta_0: the encoder's weights, if they are trained, kernel and bias."""
@@ -246,9 +298,13 @@ class KerasNetwork:
         if self._fresh_head:
             generator = numpy_generator(self._seed, *key, "head")
             head = Head.fresh(head.kernel.shape, generator)
-        weights = [] if self.on_features else self._encoder.trainable_variables
-        values = [tf.cast(variable.value, tf.float32) for variable in weights]
+        weights = [] if self.on_features else self._new_weights(*key)
+        values = [tf.cast(value, tf.float32) for value in weights]
         return [*values, tf.constant(head.kernel), tf.constant(head.bias)]
+
+    def _own_weights(self, *key: str | int) -> list[tf.Tensor]:
+        del key  # the model's own at every start
+        return [tf.convert_to_tensor(v.value) for v in self._encoder.trainable_variables]
 
     def augmented(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Returns images as the inner loop sees them."""
