@@ -154,6 +154,12 @@ def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
     return Predictions(test_set.labels, heads)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command `mnemonics-evaluate`."""
     define_flags()
+    settings_flags.define_version()
     app.run(main, flags_parser=settings_flags.parse_flags)
+
+
+if __name__ == "__main__":
+    command()

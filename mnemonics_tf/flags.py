@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import app, flags
 
+from mnemonics_tf import __version__
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.fields import Facts
 from mnemonics_tf.paths import user_path
@@ -55,6 +56,24 @@ def define_flags() -> None:
             flags.DEFINE_float(field.name, default, description)
         else:
             flags.DEFINE_string(field.name, default, description)
+
+
+class _VersionFlag(flags.BooleanFlag):
+    """`--version`: prints it, and nothing else is done."""
+
+    def __init__(self):
+        super().__init__("version", False, "Print the version and exit.")
+
+    def parse(self, arguments: Any) -> None:
+        super().parse(arguments)
+        if self.value:
+            print(f"mnemonics_tf {__version__}")
+            sys.exit()
+
+
+def define_version() -> None:
+    """Defines the flag `--version`."""
+    flags.DEFINE_flag(_VersionFlag())
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

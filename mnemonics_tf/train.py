@@ -90,5 +90,11 @@ def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command `mnemonics-train`."""
+    settings_flags.define_version()
     app.run(main, flags_parser=settings_flags.parse_flags)
+
+
+if __name__ == "__main__":
+    command()

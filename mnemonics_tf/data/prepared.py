@@ -23,6 +23,7 @@ from mnemonics_tf.data.source import (
 )
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.extras import extra
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 
@@ -136,7 +137,8 @@ def prepare(name: str, root: pathlib.Path, manual_dir: pathlib.Path | None = Non
     Raises:
         UserError: if it does not succeed.
     """
-    import tensorflow_datasets as tfds
+    with extra("tfds", "data of TensorFlow Datasets"):
+        import tensorflow_datasets as tfds
 
     LOGGER.info("preparing %s below %s", name, root)
     config = tfds.download.DownloadConfig(manual_dir=str(manual_dir) if manual_dir else None)
@@ -155,7 +157,8 @@ def open_prepared(place: pathlib.Path) -> Any:
     Raises:
         UserError: if it can't be opened or is no set of labelled images.
     """
-    import tensorflow_datasets as tfds
+    with extra("tfds", "data of TensorFlow Datasets"):
+        import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder_from_directory(str(place))
