@@ -51,6 +51,13 @@ def log_to(path: pathlib.Path, console: bool = True) -> None:
     LOGGER.addHandler(file)
 
 
+def stop_logging() -> None:
+    """Undoes `log_to`: the log file is closed, and messages go where the program has them go."""
+    _begin(console=False)
+    LOGGER.setLevel(logging.NOTSET)
+    LOGGER.propagate = True
+
+
 def _begin(console: bool) -> None:
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
@@ -102,15 +109,11 @@ def shown() -> Iterator[None]:
     if LOGGER.handlers or (LOGGER.isEnabledFor(logging.INFO) and LOGGER.hasHandlers()):
         yield
         return
-    level, propagate = LOGGER.level, LOGGER.propagate
     _begin(console=True)
     try:
         yield
     finally:
-        for handler in list(LOGGER.handlers):
-            LOGGER.removeHandler(handler)
-        LOGGER.setLevel(level)
-        LOGGER.propagate = propagate
+        stop_logging()
 
 
 class Progress:
