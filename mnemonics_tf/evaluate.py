@@ -54,7 +54,7 @@ def main(_: list[str]) -> int:
     if not values["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
-        own = {name: values[name].value for name in _looked_up() if values[name].present}
+        own = {name: str(values[name].value) for name in _looked_up() if values[name].present}
         return evaluate(values.run_dir, values.data_dir, values.phase, values.from_export, own)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -412,7 +412,7 @@ class Experiment:
 
     def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
         records = [read_record(self.directory, phase) for phase in phases]
-        contents = {
+        contents: dict[str, Any] = {
             "summary": results.summarize(records),
             "prediction_head": self.method.prediction_head,
             "protocol": results.protocol_fingerprint(self.settings, self.protocol),

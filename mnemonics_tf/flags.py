@@ -3,7 +3,6 @@
 Entry points define the flags, parse them once and pass `Settings` on; nothing else reads a flag.
 """
 
-import dataclasses
 import pathlib
 import re
 import sys
@@ -110,9 +109,9 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         UserError: if a value is out of its range or a list has an item of the wrong kind.
     """
     groups = {}
-    for group in dataclasses.fields(Settings):
-        kinds = typing.get_type_hints(group.type)
-        groups[group.name] = group.type(
+    for group, group_type in typing.get_type_hints(Settings).items():
+        kinds = typing.get_type_hints(group_type)
+        groups[group] = group_type(
             **{name: _converted(name, kind, values[name].value) for name, kind in kinds.items()}
         )
     return Settings(**groups)

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from mnemonics_tf.bilevel.learner import Companions, Course, ExemplarLearner, Exemplars, OuterData
 from mnemonics_tf.bilevel.objectives import OBJECTIVES
+from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
@@ -312,9 +313,11 @@ class _Work:
         self, normalized: np.ndarray, labels: np.ndarray, images: tf.Tensor, positions: np.ndarray
     ) -> float:
         """Returns the mean accuracy of networks that the base level makes of exemplars."""
+        objective = self._objective
+        assert isinstance(objective, UnrolledTraining), "build= goes with no other"
         correct = []
         for start in range(_JUDGES):
-            trained = self._objective.trained(tf.constant(normalized), labels, "judge", start)
+            trained = objective.trained(tf.constant(normalized), labels, "judge", start)
             for first in range(0, len(positions), _BATCH):
                 part = slice(first, first + _BATCH)
                 logits = self._network.outer_logits(trained, {"image": images[part]})

@@ -6,6 +6,7 @@ network = make_network(model, None, pixels, examples, classes, InnerSettings(), 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -199,7 +200,7 @@ def _num_features(encode: Encode, examples: tf.Tensor) -> int:
             "the features have no gradient by the pixels: preprocess= and encoder= must be made of "
             "TensorFlow or keras.ops functions of floats (no NumPy, no rounding, no integers)"
         )
-    return features.shape[1]
+    return int(features.shape[1])
 
 
 def split_classifier(model: keras.Model) -> tuple[keras.Model, Head]:
@@ -285,7 +286,7 @@ class KerasNetwork:
         new_weights: Callable[..., list[tf.Tensor]] | None = None,
     ):
         self.on_features = settings.inner_scope == "classifier"
-        self._encoder = encoder
+        self._encoder: Any = encoder  # a keras.Model where its weights are trained
         self._head = head
         self._pixels = pixels
         self._fresh_head = settings.inner_start == "fresh_head"

@@ -116,7 +116,9 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
     others: list[OtherDataError] = []
     for group in candidates:
         try:
-            experiment = _experiment(group.first.directory, data_dir)
+            directory = group.first.directory
+            assert directory is not None, "the candidates have one"
+            experiment = _experiment(directory, data_dir)
             features_of = functools.partial(_features, experiment)
             pictures = embed(group.first, experiment.source, features_of)
         except OtherDataError as error:

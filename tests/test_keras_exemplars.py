@@ -69,6 +69,7 @@ def test_what_is_returned(few):
     np.testing.assert_allclose(report.shifts, np.sqrt(np.square(moved).mean(axis=(1, 2, 3))))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_and_another_others(few):
     first, again, other = (
         learn(few, seed=seed, start="random", validation_share=0.0).images for seed in (0, 0, 1)
@@ -84,6 +85,7 @@ def test_the_model_stays_as_it_was(few):
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -157,7 +159,7 @@ def pooled() -> keras.Sequential:
         ({"start": "best"}, "known are random, herding"),
         ({"per_class": 0}, "per_class=0: pass a whole number from 1 up"),
         ({"build": network, "inner_scope": "classifier"}, "does not go with build="),
-        ({"build": lambda seed: keras.Sequential(network().layers[:2])}, "ends with"),
+        ({"build": lambda seed: keras.Sequential(network().layers[:1])}, "ends with"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -247,7 +247,9 @@ def _read_archive(archive: Path) -> dict[str, bytes]:
                 member = wanted.get(PurePosixPath(entry.name))
                 if member is None or not entry.isreg():
                     continue
-                files[member] = tar.extractfile(entry).read()
+                contents = tar.extractfile(entry)
+                assert contents is not None, "a regular file has contents"
+                files[member] = contents.read()
                 if any(set(members) <= set(files) for members in _FORMS.values()):
                     return files
     except (tarfile.TarError, OSError) as error:

@@ -71,8 +71,8 @@ def show_phase(
                 "shift": layer.normalization.beta.numpy(),
             }
             summaries.histograms(f"weight_transfer/{layer.name}", values, index)
-    features, images, rows = _projected(phase, evaluator, memory, test_set, class_names)
-    projector.write_embedding(directory.tensorboard, f"phase{index:02d}", features, images, rows)
+    features, images, columns = _projected(phase, evaluator, memory, test_set, class_names)
+    projector.write_embedding(directory.tensorboard, f"phase{index:02d}", features, images, columns)
     summaries.flush()
 
 

@@ -82,6 +82,7 @@ def _embed_phase(
     num_seen: int,
     num_classes: int,
 ) -> Embedding:
+    assert run.directory is not None, "results alone have no exemplars"
     path = run.directory.exemplars(phase)
     memory = ExemplarMemory.load(path)
     check_memory(path, memory, num_seen, source.image_shape)
@@ -116,7 +117,7 @@ def _class_order(run: Run, source: DataSource) -> list[int]:
     order = run.contents.get("class_order")
     if order is None or not set(order) <= set(source.original_ids):
         raise UserError(
-            f"{run.directory.results} has {'no' if order is None else 'another'} class_order than "
+            f"{run.path} has {'no' if order is None else 'another'} class_order than "
             f"the data, whose class ids are {ids_in_words(source.original_ids)}: start the run's "
             "command again, which writes the file anew"
         )
