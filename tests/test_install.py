@@ -12,6 +12,8 @@ import tomllib
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import mnemonics_tf
 
@@ -110,9 +112,6 @@ def test_the_package_is_that_of_the_environment(scripts, tmp_path):
 
 
 def test_ranges_hold_what_is_pinned():
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
     pins = {}
     for file in ("requirements.txt", "requirements-dev.txt"):
         text = (REPOSITORY / file).read_text("utf-8")
