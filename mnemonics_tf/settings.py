@@ -379,7 +379,7 @@ class Settings:
     adjustment: AdjustmentSettings = AdjustmentSettings()
     data: DataSettings = DataSettings()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for _, field, value in all_fields(self):
             check(field, _KINDS[field.name], value)
 
@@ -447,7 +447,7 @@ class Settings:
         return "\n".join(lines) + "\n"
 
 
-def all_fields(settings: Settings) -> Iterator[tuple[str, dataclasses.Field, Any]]:
+def all_fields(settings: Settings) -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
     """Yields group name, field and value of every setting."""
     for group in dataclasses.fields(settings):
         values = getattr(settings, group.name)
@@ -463,11 +463,11 @@ def by_name(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 #: name of a setting to its type and to its group
 _KINDS = {
     name: kind
-    for group in dataclasses.fields(Settings)
-    for name, kind in typing.get_type_hints(group.type).items()
+    for group in typing.get_type_hints(Settings).values()
+    for name, kind in typing.get_type_hints(group).items()
 }
 GROUP_OF = {
-    field.name: group.name
-    for group in dataclasses.fields(Settings)
-    for field in dataclasses.fields(group.type)
+    field.name: name
+    for name, group in typing.get_type_hints(Settings).items()
+    for field in dataclasses.fields(group)
 }

@@ -32,7 +32,7 @@ class Budget:
         Raises:
             UserError: if not even one exemplar a class fits.
         """
-        quota = self.per_class if self.total is None else self.total // num_seen
+        quota = (self.per_class or 0) if self.total is None else self.total // num_seen
         if quota < 1:
             raise UserError(
                 f"--exemplars_total={self.total} leaves no exemplar for each of {num_seen} "

@@ -161,8 +161,9 @@ class ExemplarMemory:
     def as_image_set(self) -> ArrayImageSet | MappedImageSet:
         """Returns the exemplars for a pipeline."""
         images = self.images
-        kind = MappedImageSet if isinstance(images, np.memmap) else ArrayImageSet
-        return kind(images, self.labels)
+        if isinstance(images, np.memmap):
+            return MappedImageSet(images, self.labels)
+        return ArrayImageSet(images, self.labels)
 
     def extended(self, images: np.ndarray, labels: np.ndarray) -> "ExemplarMemory":
         """Returns a memory with exemplars of new classes appended (Algorithm 1, line 20)."""

@@ -12,6 +12,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring import pictures, projector
 from mnemonics_tf.monitoring.diagnostics import strips_of
+from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json
@@ -49,7 +50,12 @@ def show_phase(
     accuracies = {head: values["accuracy"] for head, values in heads.items()}
     summaries.scalars("accuracy", accuracies, index)
     earlier = [read_json(directory.record(i))["heads"] for i in range(index)]
-    for head, values in heads.items():
+    if not pictures.can_draw() and index == 0:
+        LOGGER.info(
+            "TensorBoard gets no matrices: matplotlib is not installed (pip install "
+            "'mnemonics-tf[report]')"
+        )
+    for head, values in heads.items() if pictures.can_draw() else ():
         rows = [record[head]["group_accuracies"] for record in [*earlier, heads]]
         picture = pictures.accuracy_matrix(rows)
         summaries.images(f"accuracy_matrix/{head}", picture[np.newaxis], index)
@@ -65,8 +71,8 @@ def show_phase(
                 "shift": layer.normalization.beta.numpy(),
             }
             summaries.histograms(f"weight_transfer/{layer.name}", values, index)
-    features, images, rows = _projected(phase, evaluator, memory, test_set, class_names)
-    projector.write_embedding(directory.tensorboard, f"phase{index:02d}", features, images, rows)
+    features, images, columns = _projected(phase, evaluator, memory, test_set, class_names)
+    projector.write_embedding(directory.tensorboard, f"phase{index:02d}", features, images, columns)
     summaries.flush()
 
 

@@ -4,16 +4,23 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402, the backend must be chosen first
-import matplotlib.ticker  # noqa: E402
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.extras import extra
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; markers repeat the distinction.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    try:
+        _pyplot()
+    except UserError:
+        return False
+    return True
 
 
 def accuracy_curves(
@@ -26,6 +33,7 @@ def accuracy_curves(
         path: of the picture; its suffix gives the format.
         head: whose accuracy is drawn.
     """
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     for i, (name, results) in enumerate(runs.items()):
         classes = [record["num_seen"] for record in results["phases"]]
@@ -55,6 +63,7 @@ def accuracy_matrix(rows: Sequence[Sequence[float]]) -> np.ndarray:
     matrix = np.full((len(rows), len(rows)), np.nan)
     for i, row in enumerate(rows):
         matrix[i, : len(row)] = 100 * np.array(row)
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
     picture = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(picture, label="Accuracy (%)")
@@ -64,7 +73,7 @@ def accuracy_matrix(rows: Sequence[Sequence[float]]) -> np.ndarray:
                 ink = "black" if value > 0.5 else "white"
                 axes.text(k, i, f"{100 * value:.0f}", ha="center", va="center", color=ink)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axis.set_major_locator(plt.MaxNLocator(integer=True))
     axes.set_xlabel("Class group (phase that taught it)")
     axes.set_ylabel("After phase")
     return _pixels(figure)
@@ -77,6 +86,7 @@ def confusion_matrix(counts: np.ndarray) -> np.ndarray:
         counts: `[true, predicted]`.
     """
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
     picture = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(picture, label="Share of the true class (%)")
@@ -85,8 +95,18 @@ def confusion_matrix(counts: np.ndarray) -> np.ndarray:
     return _pixels(figure)
 
 
-def _pixels(figure: plt.Figure) -> np.ndarray:
+def _pyplot() -> Any:
+    """Returns `matplotlib.pyplot`, which draws without a screen."""
+    with extra("report", "a picture of results"):
+        import matplotlib
+
+        matplotlib.use("Agg")  # before pyplot is imported
+        import matplotlib.pyplot
+    return matplotlib.pyplot
+
+
+def _pixels(figure: Any) -> np.ndarray:
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
-    plt.close(figure)
+    _pyplot().close(figure)
     return pixels

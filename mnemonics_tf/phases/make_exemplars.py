@@ -216,7 +216,8 @@ def _outer_data(
     if settings.inner.inner_scope == "classifier":
         evaluator = workshop.evaluator(network, plain=bool(members))
         features = []
-        for member in members or [None]:
+        turns: list[dict[str, np.ndarray] | None] = [*members] or [None]
+        for member in turns:
             if member is not None:
                 network.set_state(member)
             features.append(evaluator.outputs(images).features)

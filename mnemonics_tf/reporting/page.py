@@ -134,7 +134,7 @@ def _series(group: Group, figures: Sequence[tuple[float, float | None]]) -> Seri
         group.name,
         group.num_classes,
         [100 * mean for mean, _ in figures],
-        [100 * half_width for _, half_width in figures] if several else None,
+        [100 * (half_width or 0.0) for _, half_width in figures] if several else None,
     )
 
 
@@ -214,7 +214,7 @@ def _scatter(picture: Embedding, name: str, exemplars, define: bool) -> str:
         background = f'<use href="#{identifier}"/>'
     marks = "".join(
         f'<path class="exemplar" style="fill:{charts.colour(k)}" d="'
-        + "".join(charts.marker(k, *(_SCATTER * point), size=4.5) for point in points)
+        + "".join(charts.marker(k, x, y, size=4.5) for x, y in _SCATTER * points)
         + '"/>'
         for k, points in enumerate(exemplars)
     )
@@ -263,7 +263,7 @@ def _exemplars(groups: Sequence[Group]) -> str:
 
 def _strips(group: Group) -> str:
     run = group.first
-    pair = since_birth(memories_of(run), group.num_classes, len(run.phases) - 1)
+    pair = since_birth(memories_of(run) or [], group.num_classes, len(run.phases) - 1)
     images, labels = strips(pair, _STRIPS)
     order = run.contents.get("class_order")
     items = []

@@ -43,7 +43,7 @@ def percent(value: tuple[float, float | None], factor: float = 100) -> str:
 
 def summary(groups: Sequence[Group]) -> Table:
     """Returns average accuracy and forgetting of both heads, by group."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups:
         for head in HEADS:
             rows.append(
@@ -77,7 +77,8 @@ def summary(groups: Sequence[Group]) -> Table:
 
 def beside_the_paper(groups: Sequence[Group]) -> Table:
     """Returns ours beside the conference table and the authors' README."""
-    rows, notes = [], []
+    rows: list[tuple[str, ...]] = []
+    notes = []
     for group in groups:
         run = group.first
         dataset, num_phases = run.protocol["dataset"], run.protocol["num_phases"]
@@ -87,7 +88,7 @@ def beside_the_paper(groups: Sequence[Group]) -> Table:
         if row:
             ours, lost = 100 * accuracy[0], 100 * forgetting[0]
             readme = row.readme
-            published = (
+            published: tuple[str, ...] = (
                 f"{row.accuracy:.2f}",
                 f"{ours - row.accuracy:+.2f}",
                 f"{readme:.2f}" if readme else NOTHING,
@@ -134,7 +135,7 @@ def by_phase(group: Group, head: str) -> Table:
     matrices = [
         [record["heads"][head]["group_accuracies"] for record in run.phases] for run in group.runs
     ]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for i, num_seen in enumerate(group.num_classes):
         cells = [
             f"{100 * mean_and_interval([matrix[i][k] for matrix in matrices])[0]:.1f}"
@@ -168,7 +169,7 @@ def times(groups: Sequence[Group]) -> Table | None:
     stages = [s for s in stages if any(round(times.get(s, 0)) for times in by_group.values())]
     if not stages:
         return None
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups:
         mine = by_group[group.index]
         cells = [duration(mine[stage]) if stage in mine else NOTHING for stage in stages]
@@ -178,7 +179,7 @@ def times(groups: Sequence[Group]) -> Table | None:
 
 def learning(group: Group) -> Table | None:
     """Returns how exemplars learned and moved, by phase, in the group's first run; None if none."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for record in group.first.phases:
         for stage in ("exemplars", "adjust"):
             figures = record.get("stages", {}).get(stage)
@@ -239,7 +240,7 @@ def _learning_cells(figures: dict[str, Any]) -> tuple[str, ...]:
 def fingerprints(groups: Sequence[Group]) -> Table:
     """Returns the protocol of every group with the hashes of its runs."""
     keys = list(dict.fromkeys(key for group in groups for key in group.first.protocol))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups:
         protocol = group.first.protocol
         seeds = ", ".join(str(run.seeds[0]) for run in group.runs)
@@ -268,7 +269,7 @@ def settings(groups: Sequence[Group]) -> Table:
 
 def machines(groups: Sequence[Group]) -> Table:
     """Returns what ran each group."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups:
         packages = group.first.contents.get("packages") or {}
         hardware = group.first.contents.get("hardware") or {}
