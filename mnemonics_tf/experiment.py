@@ -168,6 +168,8 @@ class Experiment:
         elif name == "exemplars":  # lines 10, 11
             made = make_exemplars(workshop, phase, state.training_set, state.memory, model, stage)
             state.memory, metrics = made.memory, made.metrics
+            if made.starts is not None:  # before the memory forgets them
+                made.starts.save(self.directory.exemplar_starts(phase.index))
         elif name == "adjust":  # lines 12-16
             state.memory, metrics = adjust_exemplars(workshop, phase, state.memory, model, stage)
         elif name == "trim":  # line 17
