@@ -402,7 +402,9 @@ class Experiment:
             told = contents["settings"]
             data = {**told["data"], "id": results.data_id(contents)}
             self._summaries.hyperparameters(
-                {**told, "data": data}, final_metrics(contents["summary"])
+                {**told, "data": data},
+                final_metrics(contents["summary"], self.method.prediction_head),
+                trial=results.hash_of(str(self.directory.root.resolve())),
             )
         write_json(file, contents)
         return contents

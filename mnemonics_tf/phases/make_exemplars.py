@@ -192,7 +192,11 @@ def _train_new(
         herded = candidates.subset(select(workshop, phase, candidates, model, "herding", quota))
         margins_herding = diagnostics.feature_margins(model, evaluator, herded)
         metrics["margin_herding"] = float(margins_herding.mean())
-    diagnostics.show(stage.summaries, stage.name, phase.index, course, change, margins_herding)
+    before = phase.index * outer.outer_steps
+    diagnostics.show(
+        *(stage.summaries, stage.name, phase.index, course, change, before),
+        *(margins_herding, metrics.get("held_out_accuracy")),
+    )
     return Made(learned, metrics, exemplars)
 
 

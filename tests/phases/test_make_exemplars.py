@@ -345,13 +345,21 @@ def test_learning_and_adjustment_show_in_tensorboard(stage, calls, tmp_path):
     assert set(found.Tags()["tensors"]) == {
         "exemplars/phase01/meta_loss",
         "exemplars/phase01/held_out_accuracy",
+        "exemplars/all_phases/meta_loss",
+        "exemplars/all_phases/held_out_accuracy",
+        *(f"exemplars/held_out_accuracy/{name}" for name in ("start", "float", "uint8")),
         "exemplars/margin_herding",
         "adjust/phase01/meta_loss",
+        "adjust/all_phases/meta_loss",
         *(f"{name}/{tag}" for name in ("exemplars", "adjust") for tag in shown),
     }
     accuracies = found.Tensors("exemplars/phase01/held_out_accuracy")
     assert [event.step for event in accuracies] == [0, 1, 2]
     assert all(0 <= tf.make_ndarray(event.tensor_proto) <= 1 for event in accuracies)
+    # Phase 0 had two outer steps before, and no adjustment.
+    for stage_name, steps in (("exemplars", [2, 3]), ("adjust", [0, 1, 2, 3])):
+        losses = found.Tensors(f"{stage_name}/all_phases/meta_loss")
+        assert [event.step for event in losses] == steps
 
 
 @pytest.mark.parametrize(
