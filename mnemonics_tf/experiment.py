@@ -204,6 +204,8 @@ class Experiment:
         elif name == "exemplars":  # lines 10, 11
             made = make_exemplars(workshop, phase, state.training_set, state.memory, model, stage)
             state.memory, metrics = made.memory, made.metrics
+            if made.starts is not None:  # before the memory forgets them
+                made.starts.save(self.directory.exemplar_starts(phase.index))
         elif name == "adjust":  # lines 12-16
             state.memory, metrics = adjust_exemplars(workshop, phase, state.memory, model, stage)
         elif name == "trim":  # line 17
@@ -438,7 +440,9 @@ class Experiment:
             told = contents["settings"]
             data = {**told["data"], "id": results.data_id(contents)}
             self._summaries.hyperparameters(
-                {**told, "data": data}, final_metrics(contents["summary"])
+                {**told, "data": data},
+                final_metrics(contents["summary"], self.method.prediction_head),
+                trial=results.hash_of(str(self.directory.root.resolve())),
             )
         write_json(file, contents)
         return contents

@@ -49,17 +49,19 @@ def show_phase(
     index = phase.index
     accuracies = {head: values["accuracy"] for head, values in heads.items()}
     summaries.scalars("accuracy", accuracies, index)
-    earlier = [read_json(directory.record(i))["heads"] for i in range(index)]
+    earlier = [read_json(directory.record(i)) for i in range(index)]
+    ends = [*(record["num_seen"] for record in earlier), phase.num_seen]
     if not pictures.can_draw() and index == 0:
         LOGGER.info(
             "TensorBoard gets no matrices: matplotlib is not installed (pip install "
             "'mnemonics-tf[report]')"
         )
     for head, values in heads.items() if pictures.can_draw() else ():
-        rows = [record[head]["group_accuracies"] for record in [*earlier, heads]]
+        rows = [record["heads"][head]["group_accuracies"] for record in earlier]
+        rows.append(values["group_accuracies"])
         picture = pictures.accuracy_matrix(rows)
         summaries.images(f"accuracy_matrix/{head}", picture[np.newaxis], index)
-        picture = pictures.confusion_matrix(np.array(values["confusion_matrix"]))
+        picture = pictures.confusion_matrix(np.array(values["confusion_matrix"]), class_names, ends)
         summaries.images(f"confusion_matrix/{head}", picture[np.newaxis], index)
     birth = _births(directory, phase, memory)
     strips = strips_of(birth, memory.images, memory.labels)

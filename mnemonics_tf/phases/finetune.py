@@ -29,7 +29,9 @@ def finetune_model(
     loop = workshop.training_loop(
         "finetune", model, None, classification_alone, finetune_settings(workshop)
     )
-    return run_epochs(workshop, phase, exemplars, loop, stage)
+    training = workshop.settings.training
+    earlier = phase.index if training.finetune_base_phase else phase.index - 1
+    return run_epochs(workshop, phase, exemplars, loop, stage, earlier * training.finetune_epochs)
 
 
 def finetunes(training: TrainingSettings, method: Method, phase: Phase) -> bool:
