@@ -15,7 +15,7 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.devices import is_chief, spans_workers
 from mnemonics_tf.evaluation.evaluator import Predictions
-from mnemonics_tf.exemplars.budget import make_budget
+from mnemonics_tf.exemplars.budget import kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.models.classifiers import capacity_for
@@ -26,6 +26,7 @@ from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
 from mnemonics_tf.phases.checks import (
+    check_exemplars,
     check_method,
     check_snapshot,
     make_protocol,
@@ -171,13 +172,21 @@ class Experiment:
         elif name == "adjust":  # lines 12-16
             state.memory, metrics = adjust_exemplars(workshop, phase, state.memory, model, stage)
         elif name == "trim":  # line 17
-            quota = make_budget(self.settings.exemplar).quota(phase.num_seen)
-            state.memory = state.memory.trimmed(quota)
+            budget = make_budget(self.settings.exemplar)
+            state.memory = kept_within(state.memory, budget, phase.num_seen)
+            self._check_what_is_left(state)
         elif finetunes(self.settings.training, self.method, phase):  # line 18
             exemplars = state.memory.as_image_set()
             metrics = finetune_model(workshop, phase, exemplars, model, stage)
         if metrics:
             state.metrics[name] = metrics
+
+    def _check_what_is_left(self, state: PhaseState) -> None:
+        """Asks again what was asked of a budget before the run, of what bytes came to hold."""
+        later = state.phase.index + 1
+        if later < len(self.protocol.phases):
+            fewest = int(np.bincount(state.memory.labels).min())
+            check_exemplars(self.settings, self.method, self.protocol.phases[later], fewest)
 
     def _train(self, state: PhaseState) -> dict[str, float]:
         """Trains Theta_i; in phase 0 another run's is taken over instead where that is wanted."""
@@ -216,6 +225,7 @@ class Experiment:
                     self.source.image_shape,
                     self.directory.phase(0),
                     self.settings.exemplar.codec,
+                    self.settings.exemplar.jpeg_quality,
                 )
             else:
                 before = self.protocol.phases[phase.index - 1]

@@ -223,20 +223,37 @@ class ExemplarSettings:
     )
     codec: str = setting(
         "pixels",
-        "What exemplars are stored as: plain pixels, or one lossless WebP picture a class.",
+        "What exemplars are stored as: plain pixels, one lossless WebP picture a class, or JPEG.",
         registry="mnemonics_tf.exemplars.codecs:CODECS",
+    )
+    jpeg_quality: int = setting(
+        90,
+        "Quality of --codec=jpeg: the smaller, the more exemplars fit into a budget in bytes.",
+        at_least=1,
+        at_most=100,
     )
     exemplar_seed: int = setting(
         -1, "Seed of exemplar choice and learning alone; -1 takes the run's seed.", at_least=-1
     )
     exemplars_per_class: int = setting(
         20,
-        "Budget (1): exemplars kept for every class; not used when exemplars_total is set.",
+        "Budget (1): exemplars kept for every class; not used when another budget is set.",
         at_least=1,
     )
     exemplars_total: int = setting(
         0,
         "Budget (2): exemplars kept in all, shared by the seen classes; 0 means budget (1).",
+        at_least=0,
+    )
+    exemplar_bytes_per_class: int = setting(
+        0,
+        "Budget (1) in bytes of what the codec stores of a class, tables and headers too; 0: none. "
+        "Refused beside numbers of exemplars.",
+        at_least=0,
+    )
+    exemplar_bytes_total: int = setting(
+        0,
+        "Budget (2) in bytes, likewise: of all that is stored, shared by the seen classes.",
         at_least=0,
     )
 

@@ -185,7 +185,12 @@ def test_exemplars_are_training_images_of_their_class(finished):
     for phase, memory in zip(protocol.phases, memories, strict=True):
         assert memory["labels"].tolist() == np.repeat(phase.seen_classes, 10).tolist()
         record = finished.contents["phases"][phase.index]["memory"]
-        assert record == {"exemplars": 10 * phase.num_seen, "bytes": 640 * phase.num_seen}
+        assert record == {
+            "exemplars": 10 * phase.num_seen,
+            "bytes": 640 * phase.num_seen,
+            "exemplars_by_class": [10] * phase.num_seen,
+            "bytes_by_class": [640] * phase.num_seen,
+        }
     np.testing.assert_array_equal(memories[2]["images"][:80], memories[0]["images"])
     for label, original in enumerate(protocol.order):
         training = {image.tobytes() for image in source.training_set([original]).images}

@@ -122,8 +122,12 @@ def _by_protocol(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
 
 def _protocol_name(run: Run) -> str:
     protocol = run.protocol
-    total = protocol.get("exemplars_total")
+    total, total_bytes = protocol.get("exemplars_total"), protocol.get("exemplar_bytes_total")
     budget = f"{total} exemplars" if total else f"{protocol.get('exemplars_per_class')} a class"
+    if total_bytes:
+        budget = f"{total_bytes} bytes"
+    elif class_bytes := protocol.get("exemplar_bytes_per_class"):
+        budget = f"{class_bytes} bytes a class"
     return f"{protocol['dataset']}, N = {protocol['num_phases']}, {budget}"
 
 

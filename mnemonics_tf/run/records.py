@@ -50,7 +50,13 @@ def record_shape(index: int) -> Shape:
             "stages": schema.fields(
                 {}, {"exemplars": learning, "adjust": learning}, others=schema.anything
             ),
-            "memory": schema.mapping(schema.number(0)),
+            "memory": schema.fields(
+                {},
+                dict.fromkeys(
+                    ("exemplars_by_class", "bytes_by_class"), schema.sequence(schema.whole())
+                ),
+                others=schema.number(0),
+            ),
             "seconds": schema.mapping(schema.number(0)),
         },
     )
