@@ -166,6 +166,12 @@ class TrainingSettings:
         at_least=0,
         at_most=1,
     )
+    replay_per_class: int = setting(
+        0,
+        "Exemplars of each class that an epoch sees at most, drawn anew in every epoch; 0: all. So "
+        "runs whose classes hold different numbers take the same time.",
+        at_least=0,
+    )
     base_epochs: int = setting(15, "Epochs in phase 0.", at_least=1)
     epochs: int = setting(10, "Epochs in each later phase.", at_least=1)
     batch_size: int = setting(64, "Images in a training batch, over all devices.", at_least=1)
@@ -231,6 +237,13 @@ class ExemplarSettings:
         "Quality of --codec=jpeg: the smaller, the more exemplars fit into a budget in bytes.",
         at_least=1,
         at_most=100,
+    )
+    coded_share: float = setting(
+        -1.0,
+        "Share of a phase's new training images that go through the codec before they train the "
+        "model, from phase 1 on; -1: half for a codec that loses something, else none.",
+        at_least=-1,
+        at_most=1,
     )
     exemplar_seed: int = setting(
         -1, "Seed of exemplar choice and learning alone; -1 takes the run's seed.", at_least=-1

@@ -13,9 +13,11 @@ from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.adjust_exemplars import check_adjustment
+from mnemonics_tf.phases.coded_share import coded_share
 from mnemonics_tf.phases.quotas import ExpectedQuotas, expected_quotas, total_of
+from mnemonics_tf.phases.train_model import check_held_out
 from mnemonics_tf.run.checkpoints import Snapshot
-from mnemonics_tf.settings import Settings, TrainingSettings
+from mnemonics_tf.settings import Settings
 
 #: exemplars of a class; what so many are not enough for, no number is
 _MANY = 1000
@@ -114,15 +116,17 @@ def check_method(
         for flag, passed in (
             ("--exemplars=mnemonics", settings.exemplar.exemplars == "mnemonics"),
             ("--adjust_old_exemplars", settings.adjustment.adjust_old_exemplars),
+            ("--replay_per_class", settings.training.replay_per_class > 0),
+            ("--coded_share", settings.exemplar.coded_share > 0),
         )
         if passed and method.keeps_past_data
     ]
     if in_vain:
         raise UserError(
             f"--method={name} with {' and '.join(in_vain)}: this method trains on all data so far "
-            "and never on exemplars, so that learning them is in vain: leave that out, or pass "
-            "another --method"
+            "and never on exemplars, so that this is in vain: leave it out, or pass another method"
         )
+    coded_share(settings.exemplar)  # refuses one that is none
     check_budget(settings, method, protocol)
     counts = source.training_counts_of(protocol.order)
     quotas = expected_quotas(settings, protocol, source)
@@ -156,34 +160,6 @@ def check_exemplars(settings: Settings, method: Method, phase: Phase, fewest: in
         ways = [f"begin another run with a larger budget than {budget.flag}"]
         check_held_out(settings.training, method, phase, fewest, ways)
         check_adjustment(settings.adjustment, fewest, ways)
-
-
-def check_held_out(
-    training: TrainingSettings, method: Method, phase: Phase, smallest: int, ways: Sequence[str]
-) -> None:
-    """Refuses a method that would hold all images of a class out of training.
-
-    Args:
-        training: how the model is trained.
-        method: which.
-        phase: that is to be trained.
-        smallest: how many images the smallest class has.
-        ways: advice to keep more exemplars, if that would help.
-
-    Raises:
-        UserError: if so many are held out.
-    """
-    held_out = method.held_out_per_class(phase, smallest)
-    if held_out < smallest:
-        return
-    ways = list(ways)
-    if smallest > 1:  # of a single one no share is small enough
-        ways.append("lower --correction_share")
-    raise UserError(
-        f"--method={training.method} holds out {held_out} images of each class from training, but "
-        f"in phase {phase.index} a class has no more than {smallest}: "
-        f"{' or '.join(ways) or 'give it more images, or pass another --method'}"
-    )
 
 
 def check_budget(settings: Settings, method: Method, protocol: ClassIncrementalProtocol) -> None:
