@@ -193,13 +193,17 @@ class Experiment:
         phase, donor = state.phase, self.settings.run.phase0_from
         if phase.index > 0:
             return self._train_model(state)
-        fingerprint = phase0.fingerprint(self.settings, self.protocol, self.workshop.architecture)
+        fingerprint = functools.partial(
+            phase0.fingerprint, self.settings, self.protocol, self.workshop.architecture
+        )
         metrics: dict[str, float] = {}
+        seed = self.workshop.seed
         if donor:
-            phase0.take_over(state.model, fingerprint, self.directory, RunDirectory(donor))
+            seed = phase0.take_over(state.model, fingerprint, self.directory, RunDirectory(donor))
         else:
             metrics = self._train_model(state)
-        phase0.publish(state.model, fingerprint, self.directory)
+        state.metrics["phase0"] = {"seed": seed}
+        phase0.publish(state.model, fingerprint(seed), seed, self.directory)
         return metrics
 
     def _train_model(self, state: PhaseState) -> dict[str, float]:
@@ -389,10 +393,13 @@ class Experiment:
 
     def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
         records = [read_record(self.directory, phase) for phase in phases]
+        own_seed = self.settings.protocol.seed
         contents = {
             "summary": results.summarize(records),
             "prediction_head": self.method.prediction_head,
             "protocol": results.protocol_fingerprint(self.settings, self.protocol),
+            # Of a run of an earlier version: its own.
+            "phase0_seed": records[0].get("stages", {}).get("phase0", {}).get("seed", own_seed),
             "class_order": list(self.protocol.order),
             "class_names": self.source.names_of(self.protocol.order),
             # Those that all phases were learned from: of a run that noted none nobody can tell.

@@ -27,8 +27,8 @@ class RunSettings:
     download: bool = setting(False, "Allow downloading the data where it is not found.")
     phase0_from: str = setting(
         "",
-        "Run directory whose phase-0 model is used instead of training one; refused unless "
-        "everything that touches phase 0 is the same.",
+        "Run directory whose phase-0 model is used instead of training one, whatever its seed; "
+        "refused unless everything else that touches phase 0 is the same.",
     )
     last_phase: int = setting(
         -1,

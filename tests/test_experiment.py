@@ -20,6 +20,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.phases.checks import make_protocol
+from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_json
@@ -459,7 +460,6 @@ def test_a_shared_phase_0_is_the_same_model(finished, joint):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"protocol": {"seed": 1}},
         {"protocol": {"class_order_seed": 1}},
         {"training": {"base_epochs": 5}},
         {"training": {"weight_decay": 1e-4}},
@@ -472,6 +472,29 @@ def test_phase_0_of_other_settings_is_refused(finished, tmp_path, changes):
     with pytest.raises(UserError, match="--phase0_from=.* other settings, data or class order"):
         make(settings).run()
     assert not RunDirectory(tmp_path / "run").base_model.exists()
+
+
+@pytest.mark.slow
+def test_phase_0_of_another_seed_is_taken_and_recorded(finished, tmp_path, monkeypatch):
+    """Also by a run that takes it from one that took it."""
+    monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
+    donor, taken = finished.directory, []
+    for seed in (1, 2):
+        run = {
+            "run_dir": str(tmp_path / f"{seed}"),
+            "phase0_from": str(donor.root),
+            "last_phase": 0,
+        }
+        taker = make(changed(SETTINGS, run=run, protocol={"seed": seed}))
+        contents = taker.run()
+        assert (contents["phase0_seed"], contents["protocol"]["seed"]) == (0, seed)
+        donor = taker.directory
+        taken.append(read_arrays(donor.base_model))
+    assert finished.contents["phase0_seed"] == 0
+    first = read_arrays(finished.directory.base_model)
+    for arrays in taken:
+        for name, array in first.items():
+            np.testing.assert_array_equal(arrays[name], array)
 
 
 def test_phase_0_of_no_run(tmp_path):

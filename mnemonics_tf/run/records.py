@@ -48,7 +48,13 @@ def record_shape(index: int) -> Shape:
         {
             "new_classes": schema.sequence(schema.whole(low=-(2**53))),
             "stages": schema.fields(
-                {}, {"exemplars": learning, "adjust": learning}, others=schema.anything
+                {},
+                {
+                    "exemplars": learning,
+                    "adjust": learning,
+                    "phase0": schema.fields({"seed": schema.whole()}),
+                },
+                others=schema.anything,
             ),
             "memory": schema.fields(
                 {},
