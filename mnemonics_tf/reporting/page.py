@@ -144,17 +144,21 @@ def _by_protocol(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
 
 def _protocol_name(run: Run) -> str:
     protocol = run.protocol
-    total = protocol.get("exemplars_total")
+    total, total_bytes = protocol.get("exemplars_total"), protocol.get("exemplar_bytes_total")
     budget = f"{total} exemplars" if total else f"{protocol.get('exemplars_per_class')} a class"
+    if total_bytes:
+        budget = f"{total_bytes} bytes"
+    elif class_bytes := protocol.get("exemplar_bytes_per_class"):
+        budget = f"{class_bytes} bytes a class"
     return f"{protocol['dataset']}, N = {protocol['num_phases']}, {budget}"
 
 
 def _series(group: Group, figures: Sequence[Estimate]) -> Series:
     """Returns a group's line: with a ribbon, or where seeds are too few for one with each seed."""
-    half_widths = [figure.half_width for figure in figures]
+    half_widths = [f.half_width for f in figures if f.half_width is not None]
     ribbon = None
     members: list[list[float]] = []
-    if None not in half_widths:
+    if len(half_widths) == len(figures):
         ribbon = [100 * width for width in half_widths]
     elif len(group.runs) > 1:
         members = [

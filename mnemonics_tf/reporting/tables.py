@@ -321,7 +321,7 @@ def _learning_cells(figures: dict[str, Any]) -> tuple[str, ...]:
 
 def runs(groups: Sequence[Group]) -> Table:
     """Returns where the runs behind each name lie."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (group.name, str(run.seeds[0]), str(len(run.phases)), printable(run.path))
         for group in groups
         for run in group.runs
