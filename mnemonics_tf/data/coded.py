@@ -32,7 +32,7 @@ class CodedImageSet(ImageSet):
         heads: Sequence[bytes],
         head_of: np.ndarray,
         labels: np.ndarray,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         decode: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     ):
         if not len(streams) == len(head_of) == len(labels):
@@ -44,9 +44,10 @@ class CodedImageSet(ImageSet):
         self._heads = heads
         self._head_of = np.asarray(head_of, np.int64)
         self.labels = np.asarray(labels, np.int32)
-        self.image_shape = tuple(image_shape)
+        height, width, channels = image_shape
+        self.image_shape = (height, width, channels)
         self._decode = decode
-        self._tensors = None
+        self._tensors: tuple[tf.Tensor, tf.Tensor, tf.Tensor] | None = None
 
     def load(self, index: tf.Tensor) -> tf.Tensor:
         if self._tensors is None:
@@ -64,12 +65,14 @@ class CodedImageSet(ImageSet):
         index = np.asarray(index)
         if index.dtype == bool:
             index = np.flatnonzero(index)
-        streams = [self._streams[i] for i in index]
+        streams = [self._streams[int(i)] for i in index]
         return self._with(streams, self._head_of[index], self.labels[index])
 
     def relabel(self, labels: np.ndarray) -> "CodedImageSet":
         return self._with(self._streams, self._head_of, labels)
 
-    def _with(self, streams: Sequence[bytes], head_of: np.ndarray, labels: np.ndarray):
+    def _with(
+        self, streams: Sequence[bytes], head_of: np.ndarray, labels: np.ndarray
+    ) -> "CodedImageSet":
         heads, shape = self._heads, self.image_shape
         return CodedImageSet(streams, heads, head_of, labels, shape, self._decode)

@@ -67,7 +67,7 @@ class ExemplarMemory:
     @classmethod
     def empty(
         cls,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         directory: pathlib.Path | None = None,
         codec: str = "pixels",
         quality: int = QUALITY,

@@ -48,8 +48,9 @@ class PixelStorage:
 
     def image_set(self, labels: np.ndarray) -> ImageSet:
         """Returns the images for a pipeline."""
-        kind = MappedImageSet if isinstance(self.images, np.memmap) else ArrayImageSet
-        return kind(self.images, labels)
+        if isinstance(self.images, np.memmap):
+            return MappedImageSet(self.images, labels)
+        return ArrayImageSet(self.images, labels)
 
     def bytes_by_class(self, labels: np.ndarray) -> np.ndarray:
         """Returns the bytes of each class's images, `[largest label + 1]`."""

@@ -1,5 +1,7 @@
 """What an exemplar is stored as; the registry of codecs."""
 
+from collections.abc import Callable
+
 from mnemonics_tf.exemplars.codecs.base import Codec
 from mnemonics_tf.exemplars.codecs.jpeg import Jpeg
 from mnemonics_tf.exemplars.codecs.pixels import Pixels
@@ -27,5 +29,5 @@ def make_codec(name: str, quality: int) -> Codec:
     Raises:
         UserError: if there is none of that name.
     """
-    kind = find(CODECS, name, "codec")
+    kind: Callable[..., Codec] = find(CODECS, name, "codec")
     return kind(quality) if name in WITH_QUALITY else kind()
