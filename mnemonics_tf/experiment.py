@@ -1,8 +1,9 @@
 """Algorithm 1 of the paper: the one module that knows the order of things."""
 
+import contextlib
 import functools
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,21 @@ from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
 from mnemonics_tf.data.source import DataSource
-from mnemonics_tf.devices import is_chief, spans_workers
+from mnemonics_tf.data.sources import described
+from mnemonics_tf.devices import create_strategy, is_chief, spans_workers
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
-from mnemonics_tf.exemplars.budget import make_budget
+from mnemonics_tf.exemplars.budget import kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.monitoring.phase import show_phase
-from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.monitoring.progress import LOGGER, log_to, stop_logging
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
 from mnemonics_tf.phases.checks import (
+    check_exemplars,
     check_method,
     check_snapshot,
     make_protocol,
@@ -65,7 +68,8 @@ class Experiment:
     Args:
         settings: of the run.
         source: where images come from.
-        strategy: the distribution strategy that everything runs in.
+        strategy: the distribution strategy that everything runs in; None: the one that the settings
+            name.
         protocol: of a run that has learned further phases, which settings fit already; None: what
             the settings ask for.
 
@@ -89,9 +93,10 @@ class Experiment:
         self,
         settings: Settings,
         source: DataSource,
-        strategy: tf.distribute.Strategy,
+        strategy: tf.distribute.Strategy | None = None,
         protocol: ClassIncrementalProtocol | None = None,
     ):
+        strategy = strategy or create_strategy(settings.run.strategy)
         self.stop = StopRequest(functools.partial(any_worker, strategy))
         self.settings = settings = settle(settings)
         self.source = source
@@ -130,6 +135,30 @@ class Experiment:
         check_method(settings, self.method, protocol, source)
         warn_of_small_classes(settings, protocol, source, protocol.phases)
         return protocol
+
+    @contextlib.contextmanager
+    def session(self, console: bool = True) -> Iterator[None]:
+        """Within it `run` does what the command does beside it.
+
+        The run directory is locked, messages go to log.txt and to standard output, progress among
+        them, and SIGTERM and SIGINT (a notebook's "interrupt") ask the run to save and stop.
+
+        Args:
+            console: whether messages go to standard output too.
+
+        Raises:
+            UserError: if another process works on the run, or its directory can't be written.
+        """
+        with self.directory.locked():
+            told = bool(LOGGER.handlers)  # a command opens its log before it reads the data
+            log_to(self.directory.log, console)
+            if not told:
+                LOGGER.info("%s", described(self.source))
+            try:
+                with self.stop.listening():
+                    yield
+            finally:
+                stop_logging()
 
     def run(self) -> dict[str, Any]:
         """Runs, or goes on with, the phases; returns what results.json holds.
@@ -215,31 +244,45 @@ class Experiment:
         elif name == "exemplars":  # lines 10, 11
             made = make_exemplars(workshop, phase, state.training_set, state.memory, model, stage)
             state.memory, metrics = made.memory, made.metrics
+            if made.starts is not None:  # before the memory forgets them
+                made.starts.save(self.directory.exemplar_starts(phase.index))
         elif name == "adjust":  # lines 12-16
             state.memory, metrics = adjust_exemplars(workshop, phase, state.memory, model, stage)
         elif name == "trim":  # line 17
-            quota = make_budget(self.settings.exemplar).quota(phase.num_seen)
-            state.memory = state.memory.trimmed(quota)
+            budget = make_budget(self.settings.exemplar)
+            state.memory = kept_within(state.memory, budget, phase.num_seen)
+            self._check_what_is_left(state)
         elif finetunes(self.settings.training, self.method, phase):  # line 18
             exemplars = state.memory.as_image_set()
             metrics = finetune_model(workshop, phase, exemplars, model, stage)
         if metrics:
             state.metrics[name] = metrics
 
+    def _check_what_is_left(self, state: PhaseState) -> None:
+        """Asks again what was asked of a budget before the run, of what bytes came to hold."""
+        later = state.phase.index + 1
+        if later < len(self.protocol.phases):
+            fewest = int(np.bincount(state.memory.labels).min())
+            check_exemplars(self.settings, self.method, self.protocol.phases[later], fewest)
+
     def _train(self, state: PhaseState) -> dict[str, float]:
         """Trains Theta_i; in phase 0 another run's is taken over instead where that is wanted."""
         phase, donor = state.phase, self.settings.run.phase0_from
         if phase.index > 0:
             return self._train_model(state)
-        fingerprint = phase0.fingerprint(self.settings, self.protocol, self.workshop.architecture)
+        fingerprint = functools.partial(
+            phase0.fingerprint, self.settings, self.protocol, self.workshop.architecture
+        )
         metrics: dict[str, float] = {}
+        seed = self.workshop.seed
         if donor:
             theirs = preprocessing_of(RunDirectory(donor), self.source, self.protocol)
             phase0.refuse_other_preprocessing(donor, theirs, self.preprocessing)
-            phase0.take_over(state.model, fingerprint, self.directory, RunDirectory(donor))
+            seed = phase0.take_over(state.model, fingerprint, self.directory, RunDirectory(donor))
         else:
             metrics = self._train_model(state)
-        phase0.publish(state.model, fingerprint, self.directory)
+        state.metrics["phase0"] = {"seed": seed}
+        phase0.publish(state.model, fingerprint(seed), seed, self.directory)
         return metrics
 
     def _train_model(self, state: PhaseState) -> dict[str, float]:
@@ -264,6 +307,7 @@ class Experiment:
                     self.source.image_shape,
                     self.directory.phase(0),
                     self.settings.exemplar.codec,
+                    self.settings.exemplar.jpeg_quality,
                 )
             else:
                 before = self.protocol.phases[phase.index - 1]

@@ -19,7 +19,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.extension.further_phase import Extension
 from mnemonics_tf.extension.reopened import undo
 from mnemonics_tf.extension.wanted import Request
-from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to
+from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to, stop_logging
 from mnemonics_tf.run import results
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
@@ -85,7 +85,10 @@ def learn(request: Request, takes_back: bool = False) -> int:
         directory = RunDirectory(run.run_dir)
         with directory.locked():
             log_to(directory.log)
-            undo(run, request.passed)
+            try:
+                undo(run, request.passed)
+            finally:
+                stop_logging()
         return 0
     strategy = devices.create_strategy(run.strategy)
     with own_directory(strategy, run.run_dir) as place:
@@ -96,23 +99,28 @@ def learn(request: Request, takes_back: bool = False) -> int:
 def _learn(request: Request, strategy: tf.distribute.Strategy) -> int:
     console = devices.is_chief(strategy)
     log_before_run(console)
-    directory = RunDirectory(request.run.run_dir)
-    with directory.locked():
-        extension = Extension(request, strategy)
-        log_to(directory.log, console)
-        extension.experiment.stop.listen()
+    extension = Extension(request, strategy)
+    directory = extension.experiment.directory
+    with extension.experiment.session(console):
         try:
             contents = extension.run()
         except RunInterruptedError:
             LOGGER.info("stopped on request; the same command goes on from here")
             return EXIT_STATUS
-    LOGGER.info("\n%s\n", results.table(contents))
-    LOGGER.info("results:     %s", directory.results)
-    LOGGER.info("exports:     %s", directory.export)
-    LOGGER.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(directory.tensorboard)))
+        LOGGER.info("\n%s\n", results.table(contents))
+        LOGGER.info("results:     %s", directory.results)
+        LOGGER.info("exports:     %s", directory.export)
+        tensorboard = shlex.quote(str(directory.tensorboard))
+        LOGGER.info("TensorBoard: tensorboard --logdir %s", tensorboard)
     return 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command `mnemonics-learn`."""
     define_flags()
+    settings_flags.define_version()
     app.run(main, flags_parser=settings_flags.parse_flags)
+
+
+if __name__ == "__main__":
+    command()

@@ -25,7 +25,11 @@ PICTURE = REPOSITORY / "docs" / "architecture.svg"
 LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"commands": ("train", "learn", "evaluate", "report")},
     {"extension": ("extension",)},
-    {"experiment": ("experiment",), "flags": ("flags",)},
+    {
+        "experiment": ("experiment",),
+        "flags": ("flags",),
+        "one's own classifier": ("keras_exemplars", "keras_network"),
+    },
     {"phases": ("phases",), "reporting": ("reporting",)},
     {
         "bilevel": ("bilevel",),
@@ -50,6 +54,7 @@ LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
             "arrays",
             "devices",
             "errors",
+            "extras",
             "fields",
             "paths",
             "randomness",

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.devices import is_chief, spans_workers
-from mnemonics_tf.exemplars.budget import make_budget
+from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.extension.images import (
     find_base,
@@ -27,6 +27,7 @@ from mnemonics_tf.extension.images import (
 from mnemonics_tf.extension.wanted import Request, few, find_wanted
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.checks import check_method, warn_of_small_classes
+from mnemonics_tf.phases.quotas import expected_quotas
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.history import History, read_history
 from mnemonics_tf.run.learned import read_learned
@@ -54,8 +55,9 @@ class Extension:
         if is_chief(strategy):
             read_history(directory, request.run)
         share_state(strategy, directory)
-        history = read_history(directory, request.run)
-        self._wanted = find_wanted(history, request)
+        self._run = request.run
+        self._history = read_history(directory, request.run)
+        self._wanted = find_wanted(self._history, request)
         self.experiment = self._experiment(request)
 
     def _experiment(self, request: Request) -> Experiment:
@@ -73,8 +75,8 @@ class Extension:
         check_method(wanted.settings, experiment.method, protocol, source)
         if not wanted.is_done:
             warn_of_small_classes(wanted.settings, protocol, source, protocol.phases[-1:])
-            quota = make_budget(wanted.settings.exemplar).quota(protocol.phases[-1].num_seen)
-            _tell_of_budget(quota, kept)
+            quotas = expected_quotas(wanted.settings, protocol, source)
+            _tell_of_budget(quotas.of(protocol.phases[-1]), kept)
         return experiment
 
     def run(self) -> dict[str, Any]:
@@ -82,8 +84,14 @@ class Extension:
 
         Raises:
             RunInterruptedError: if the experiment's `stop` asked for it; the same goes on later.
+            UserError: if the run has learned something else since this was made.
         """
         wanted, experiment = self._wanted, self.experiment
+        if read_history(experiment.directory, self._run) != self._history:
+            raise UserError(
+                f"{experiment.directory.root} has changed while the new images were read: start "
+                "the command again"
+            )
         phases = experiment.protocol.phases
         if not wanted.is_done:
             LOGGER.info("phase %d learns %s", wanted.phase.index, few(wanted.phase.classes))

@@ -16,7 +16,7 @@ from mnemonics_tf.registry import refuse_unnamed_code
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.history import History, read_history
 from mnemonics_tf.run.learned import remove_export, remove_phase
-from mnemonics_tf.serving.export import export_name
+from mnemonics_tf.serving.export import export_folder
 from mnemonics_tf.settings import RunSettings
 
 
@@ -66,7 +66,8 @@ def undo(run: RunSettings, named: Container[str] = ()) -> None:
             replicas=1,
             summaries=Summaries(directory.tensorboard),
         )
-    name = export_name(history.settings.protocol.dataset)
-    remove_export(directory.export / name / str(phase.index + 1))
+    dataset = history.settings.protocol.dataset
+    folder = export_folder(directory.export, dataset, run.model_name)
+    remove_export(folder / str(phase.index + 1))
     remove_phase(directory, phase.index)
     LOGGER.info("phase %d, which learned %s, is taken back", phase.index, few(phase.classes))

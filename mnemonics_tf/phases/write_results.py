@@ -36,11 +36,14 @@ def write_results(
         summaries: for TensorBoard.
     """
     records = [read_record(directory, phase) for phase in phases]
-    method = find(METHODS, settings.training.method, "method")
-    contents = {
+    head = find(METHODS, settings.training.method, "method").prediction_head
+    own_seed = settings.protocol.seed
+    contents: dict[str, Any] = {
         "summary": results.summarize(records),
-        "prediction_head": method.prediction_head,
+        "prediction_head": head,
         "protocol": results.protocol_fingerprint(settings, protocol),
+        # Of a run of an earlier version: its own.
+        "phase0_seed": records[0].get("stages", {}).get("phase0", {}).get("seed", own_seed),
         "class_order": list(protocol.order),
         "class_names": list(class_names),
         DIGESTS: _noted_digests(directory, records),
@@ -52,7 +55,11 @@ def write_results(
     if results.phases_written(directory.results) != records:
         told = contents["settings"]
         data = {**told["data"], "id": results.data_id(contents)}
-        summaries.hyperparameters({**told, "data": data}, final_metrics(contents["summary"]))
+        summaries.hyperparameters(
+            {**told, "data": data},
+            final_metrics(contents["summary"], head),
+            trial=results.hash_of(str(directory.root.resolve())),
+        )
     write_json(directory.results, contents)
     return contents
 

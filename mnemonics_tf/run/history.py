@@ -26,7 +26,7 @@ class History:
         unfinished: the phase that was begun after them, if one was.
     """
 
-    directory: RunDirectory
+    directory: RunDirectory = dataclasses.field(compare=False)
     settings: Settings
     names: tuple[tuple[str, ...], ...]
     ids: tuple[tuple[int, ...], ...]
