@@ -154,7 +154,7 @@ def _compared(
             f"{path} was made with test images of {len(tested)} classes, of which {len(missing)} "
             "are not found: put them back where they were, or pass --data_dir"
         )
-    return predictions.of(tested)
+    return predictions.of(tested.tolist())
 
 
 def _refuse_unnamed_code(wanted: Settings, named: Mapping[str, str]) -> None:

@@ -184,7 +184,8 @@ class Experiment:
                 "python -m mnemonics_tf.learn",
                 *(directory.root, len(learned)),
             )
-            return read_json(directory.results)
+            contents: dict[str, Any] = read_json(directory.results)
+            return contents
         try:
             for phase in phases:
                 if phase in left:

@@ -52,7 +52,7 @@ class JoinedSource(DataSource):
         self.name = name
         self._part_of = {c: part for part in parts for c in part.original_ids}
         self._original_ids = tuple(sorted(self._part_of))
-        facts = {}
+        facts: dict[int, tuple[str, int]] = {}
         for part in parts:
             named = zip(part.class_names, part.training_counts, strict=True)
             facts |= dict(zip(part.original_ids, named, strict=True))
@@ -67,7 +67,7 @@ class JoinedSource(DataSource):
         return self._counts.copy()
 
     def test_counts(self) -> np.ndarray:
-        return np.array([len(self.test_set([c])) for c in self._original_ids])
+        return np.array([len(self.test_set([c])) for c in self.original_ids])
 
     def training_set(self, classes: Sequence[int]) -> ImageSet:
         self._check_known(classes)

@@ -43,6 +43,11 @@ class Preprocessing:
     def _of(
         cls, source: DataSource, mean: Sequence[float], std: Sequence[float]
     ) -> "Preprocessing":
-        shape = tuple(map(int, source.image_shape))
-        mean, std = tuple(map(float, mean)), tuple(map(float, std))
-        return cls(shape, mean, std, source.augmentation, source.fitting)
+        height, width, channels = map(int, source.image_shape)
+        return cls(
+            (height, width, channels),
+            tuple(map(float, mean)),
+            tuple(map(float, std)),
+            source.augmentation,
+            source.fitting,
+        )

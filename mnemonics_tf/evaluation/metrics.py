@@ -51,9 +51,8 @@ def average_accuracy(phase_accuracies: Sequence[float | None]) -> float | None:
 
     A_i is the accuracy of Theta_i on the test data of all classes seen by phase i (paper, Table 1).
     """
-    if None in phase_accuracies:
-        return None
-    return float(np.mean(phase_accuracies))
+    measured = [value for value in phase_accuracies if value is not None]
+    return float(np.mean(measured)) if len(measured) == len(phase_accuracies) else None
 
 
 def forgetting(matrix: Sequence[Sequence[float | None]]) -> float | None:
@@ -80,8 +79,9 @@ def mean_forgetting(matrix: Sequence[Sequence[float | None]]) -> float | None:
     Args:
         matrix: row i holds the group accuracies of Theta_i.
     """
-    *earlier, last = matrix
-    if any(None in row for row in matrix):
+    measured = [[value for value in row if value is not None] for row in matrix]
+    *earlier, last = measured
+    if list(map(len, measured)) != list(map(len, matrix)):
         return None if earlier else 0.0
     lost = [max(row[j] for row in earlier[j:]) - last[j] for j in range(len(earlier))]
     return float(np.mean(lost)) if lost else 0.0
@@ -99,10 +99,12 @@ def backward_transfer(matrix: Sequence[Sequence[float | None]]) -> float | None:
         matrix: row i holds the group accuracies of Theta_i.
     """
     *earlier, last = matrix
-    pairs = [(last[j], earlier[j][j]) for j in range(len(earlier))]
-    if any(None in pair for pair in pairs):
-        return None
-    changes = [now - then for now, then in pairs]
+    changes = []
+    for j, row in enumerate(earlier):
+        now, then = last[j], row[j]
+        if now is None or then is None:
+            return None
+        changes.append(now - then)
     return float(np.mean(changes)) if changes else 0.0
 
 

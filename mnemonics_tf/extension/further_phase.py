@@ -107,7 +107,8 @@ class Extension:
 
     def _export_what_was_held_back(self) -> None:
         phase, experiment = self._wanted.phase, self.experiment
-        held_back = not read_learned(experiment.directory, phase.index).export
+        noted = read_learned(experiment.directory, phase.index)
+        held_back = noted is not None and not noted.export
         if held_back and phase.export and not spans_workers(self._strategy):
             experiment.export(experiment.protocol.phases[-1])
             phase.write(experiment.directory)

@@ -57,12 +57,14 @@ def preprocessing_of_run(history: History, base: DataSource | None) -> Preproces
         UserError: if an earlier version noted none and the data were not found.
     """
     noted = noted_preprocessing(history.directory)
-    if noted is None and base is None:
+    if noted:
+        return noted
+    if base is None:
         raise UserError(
             f"{history.directory.root} is a run of an earlier version, which did not note how "
             "images are normalised: pass the data that it learned from as --run_data_dir"
         )
-    return noted or Preprocessing.of_all(base)
+    return Preprocessing.of_all(base)
 
 
 def refuse_another_kind(new: DataSource, run: Preprocessing) -> None:
@@ -146,8 +148,14 @@ def join(
         first += len(ids)
     if new:
         phase, source = new
-        facts = (phase.original_ids, phase.classes, phase.training_images)
-        parts.append(Part(*map(tuple, facts), source))
+        parts.append(
+            Part(
+                tuple(phase.original_ids),
+                tuple(phase.classes),
+                tuple(phase.training_images),
+                source,
+            )
+        )
     found = [part.source for part in parts if part.source]
     fit_image = found[-1].fit_image if found else None
     return JoinedSource(history.settings.protocol.dataset, parts, preprocessing, fit_image)

@@ -113,7 +113,8 @@ def _noted(directory: RunDirectory) -> list[LearnedPhase]:
             f"between them or its phase.json is lost{f' ({begun[0]})' if begun else ''}: put it "
             "back"
         )
-    return [read_learned(directory, index) for index in indices]
+    phases = (read_learned(directory, index) for index in indices)
+    return [phase for phase in phases if phase]
 
 
 def read_learned(directory: RunDirectory, index: int) -> LearnedPhase | None:
@@ -130,8 +131,7 @@ def read_learned(directory: RunDirectory, index: int) -> LearnedPhase | None:
     if not wrong:
         names = [field.name for field in dataclasses.fields(LearnedPhase)][1:]
         phase = LearnedPhase(index, **{name: facts[name] for name in names})
-        listed = (phase.classes, phase.original_ids, phase.training_images)
-        if len(set(map(len, listed))) == 1:
+        if len(phase.classes) == len(phase.original_ids) == len(phase.training_images):
             return phase
         wrong = "classes, original_ids and training_images differ in length"
     raise UserError(
