@@ -344,7 +344,9 @@ class Experiment:
         with state.timed("export"):
             self.exports.write(phase, state.model, state.memory, means, evaluate.accuracies(heads))
         new_ids = self.protocol.original_ids(phase.new_classes)
-        record = evaluate.record_of(state, new_ids, heads)
+        record = evaluate.record_of(
+            state, new_ids, heads, evaluate.best_constant(phase, predictions)
+        )
         show_phase(
             self._summaries,
             self.directory,
