@@ -54,7 +54,7 @@ def main(_: list[str]) -> int:
     if not values["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
-        own = {name: values[name].value for name in _looked_up() if values[name].present}
+        own = {name: str(values[name].value) for name in _looked_up() if values[name].present}
         return evaluate(values.run_dir, values.data_dir, values.phase, values.from_export, own)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -154,6 +154,12 @@ def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
     return Predictions(test_set.labels, heads)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command `mnemonics-evaluate`."""
     define_flags()
+    settings_flags.define_version()
     app.run(main, flags_parser=settings_flags.parse_flags)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,8 +1,9 @@
 """Algorithm 1 of the paper: the one module that knows the order of things."""
 
+import contextlib
 import functools
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.source import DataSource
-from mnemonics_tf.devices import is_chief, spans_workers
+from mnemonics_tf.data.sources import described
+from mnemonics_tf.devices import create_strategy, is_chief, spans_workers
 from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.exemplars.budget import kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
@@ -21,7 +23,7 @@ from mnemonics_tf.methods import METHODS
 from mnemonics_tf.models.classifiers import capacity_for
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.monitoring.phase import show_phase
-from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.monitoring.progress import LOGGER, log_to, stop_logging
 from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
@@ -63,7 +65,8 @@ class Experiment:
     Args:
         settings: of the run.
         source: where images come from.
-        strategy: the distribution strategy that everything runs in.
+        strategy: the distribution strategy that everything runs in; None: the one that the settings
+            name.
 
     Attributes:
         settings: of the run.
@@ -80,7 +83,13 @@ class Experiment:
         UserError: if settings and data do not fit together, before any work starts.
     """
 
-    def __init__(self, settings: Settings, source: DataSource, strategy: tf.distribute.Strategy):
+    def __init__(
+        self,
+        settings: Settings,
+        source: DataSource,
+        strategy: tf.distribute.Strategy | None = None,
+    ):
+        strategy = strategy or create_strategy(settings.run.strategy)
         self.stop = StopRequest(functools.partial(any_worker, strategy))
         self.settings = settings = settle(settings)
         self.source = source
@@ -115,6 +124,30 @@ class Experiment:
         self._model: IncrementalModel | None = None
         self._old_model: IncrementalModel | None = None
 
+    @contextlib.contextmanager
+    def session(self, console: bool = True) -> Iterator[None]:
+        """Within it `run` does what the command does beside it.
+
+        The run directory is locked, messages go to log.txt and to standard output, progress among
+        them, and SIGTERM and SIGINT (a notebook's "interrupt") ask the run to save and stop.
+
+        Args:
+            console: whether messages go to standard output too.
+
+        Raises:
+            UserError: if another process works on the run, or its directory can't be written.
+        """
+        with self.directory.locked():
+            told = bool(LOGGER.handlers)  # a command opens its log before it reads the data
+            log_to(self.directory.log, console)
+            if not told:
+                LOGGER.info("%s", described(self.source))
+            try:
+                with self.stop.listening():
+                    yield
+            finally:
+                stop_logging()
+
     def run(self) -> dict[str, Any]:
         """Runs, or goes on with, the phases; returns what results.json holds.
 
@@ -129,14 +162,17 @@ class Experiment:
         share_state(self._strategy, directory)
         if not chief:  # with what the chief has noted
             left = claim_directory(directory, self.settings, facts, phases)
-        for phase in phases:
-            if phase in left:
-                with self.data.naming_broken_files():
-                    self._run_phase(phase)
-            else:
-                LOGGER.info("phase %d is done already", phase.index)
-                if is_chief(self._strategy):
-                    self._look_after_export(phase)
+        try:
+            for phase in phases:
+                if phase in left:
+                    with self.data.naming_broken_files():
+                        self._run_phase(phase)
+                else:
+                    LOGGER.info("phase %d is done already", phase.index)
+                    if is_chief(self._strategy):
+                        self._look_after_export(phase)
+        finally:
+            gc.unfreeze()
         return self._write_results(phases)
 
     def _run_phase(self, phase: Phase) -> None:
@@ -169,6 +205,8 @@ class Experiment:
         elif name == "exemplars":  # lines 10, 11
             made = make_exemplars(workshop, phase, state.training_set, state.memory, model, stage)
             state.memory, metrics = made.memory, made.metrics
+            if made.starts is not None:  # before the memory forgets them
+                made.starts.save(self.directory.exemplar_starts(phase.index))
         elif name == "adjust":  # lines 12-16
             state.memory, metrics = adjust_exemplars(workshop, phase, state.memory, model, stage)
         elif name == "trim":  # line 17
@@ -361,7 +399,9 @@ class Experiment:
         write_json(self.directory.record(phase.index), record)
         state.checkpoints.clear()
         # Graphs of an export hang in cycles, and Python's collector knows nothing of their size.
+        # What is left will stay: the next phase need not look through millions of objects again.
         gc.collect()
+        gc.freeze()
         LOGGER.info(
             "phase %d/%d done: %d classes, %s",
             phase.index,
@@ -396,7 +436,7 @@ class Experiment:
     def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
         records = [read_record(self.directory, phase) for phase in phases]
         own_seed = self.settings.protocol.seed
-        contents = {
+        contents: dict[str, Any] = {
             "summary": results.summarize(records),
             "prediction_head": self.method.prediction_head,
             "protocol": results.protocol_fingerprint(self.settings, self.protocol),
@@ -419,7 +459,9 @@ class Experiment:
             told = contents["settings"]
             data = {**told["data"], "id": results.data_id(contents)}
             self._summaries.hyperparameters(
-                {**told, "data": data}, final_metrics(contents["summary"])
+                {**told, "data": data},
+                final_metrics(contents["summary"], self.method.prediction_head),
+                trial=results.hash_of(str(self.directory.root.resolve())),
             )
         write_json(file, contents)
         return contents

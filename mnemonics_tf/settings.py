@@ -30,6 +30,11 @@ class RunSettings:
         "Run directory whose phase-0 model is used instead of training one, whatever its seed; "
         "refused unless everything else that touches phase 0 is the same.",
     )
+    model_name: str = setting(
+        "",
+        "Name under which the run's models are exported and served: letters, digits, _, - and .; "
+        "empty: the one that it has, at first the data set's.",
+    )
     last_phase: int = setting(
         -1,
         "Phase after which to stop; the run goes on later without the flag. -1: the last one.",
@@ -404,7 +409,7 @@ class Settings:
     adjustment: AdjustmentSettings = AdjustmentSettings()
     data: DataSettings = DataSettings()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for _, field, value in all_fields(self):
             check(field, _KINDS[field.name], value)
 
@@ -472,7 +477,7 @@ class Settings:
         return "\n".join(lines) + "\n"
 
 
-def all_fields(settings: Settings) -> Iterator[tuple[str, dataclasses.Field, Any]]:
+def all_fields(settings: Settings) -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
     """Yields group name, field and value of every setting."""
     for group in dataclasses.fields(settings):
         values = getattr(settings, group.name)
@@ -488,11 +493,11 @@ def by_name(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 #: name of a setting to its type and to its group
 _KINDS = {
     name: kind
-    for group in dataclasses.fields(Settings)
-    for name, kind in typing.get_type_hints(group.type).items()
+    for group in typing.get_type_hints(Settings).values()
+    for name, kind in typing.get_type_hints(group).items()
 }
 GROUP_OF = {
-    field.name: group.name
-    for group in dataclasses.fields(Settings)
-    for field in dataclasses.fields(group.type)
+    field.name: name
+    for name, group in typing.get_type_hints(Settings).items()
+    for field in dataclasses.fields(group)
 }

@@ -8,6 +8,7 @@ import dataclasses
 import shlex
 import sys
 import tempfile
+from typing import Any
 
 import tensorflow as tf
 from absl import app, flags, logging
@@ -17,9 +18,10 @@ from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to
+from mnemonics_tf.monitoring.progress import LOGGER, log_before_run
 from mnemonics_tf.phases.checks import settle
 from mnemonics_tf.run import results
+from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
 from mnemonics_tf.serving.loading import holds_pattern
@@ -70,14 +72,18 @@ def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:
     source = open_source(wanted)
     experiment = Experiment(wanted, source, strategy)
     directory = experiment.directory
-    with directory.locked():
-        log_to(directory.log, console=devices.is_chief(strategy))
-        experiment.stop.listen()
+    with experiment.session(console=devices.is_chief(strategy)):
         try:
             contents = experiment.run()
         except RunInterruptedError:
             LOGGER.info("stopped on request; the same command goes on from here")
             return EXIT_STATUS
+        _tell(directory, contents)
+    return 0
+
+
+def _tell(directory: RunDirectory, contents: dict[str, Any]) -> None:
+    """Says what came out, and where it is."""
     LOGGER.info("\n%s\n", results.table(contents))
     LOGGER.info("results:     %s", directory.results)
     LOGGER.info("exports:     %s", directory.export)
@@ -87,8 +93,13 @@ def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:
             "them from another place only: copy or mount them there to serve them"
         )
     LOGGER.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(directory.tensorboard)))
-    return 0
+
+
+def command() -> None:
+    """The console command `mnemonics-train`."""
+    settings_flags.define_version()
+    app.run(main, flags_parser=settings_flags.parse_flags)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=settings_flags.parse_flags)
+    command()

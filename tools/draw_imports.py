@@ -24,7 +24,11 @@ PICTURE = REPOSITORY / "docs" / "architecture.svg"
 #: name stands for all that is below it, unless a longer one stands elsewhere.
 LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"commands": ("train", "evaluate", "report")},
-    {"experiment": ("experiment",), "flags": ("flags",)},
+    {
+        "experiment": ("experiment",),
+        "flags": ("flags",),
+        "one's own classifier": ("keras_exemplars", "keras_network"),
+    },
     {"phases": ("phases",), "reporting": ("reporting",)},
     {
         "bilevel": ("bilevel",),
@@ -46,6 +50,7 @@ LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
             "arrays",
             "devices",
             "errors",
+            "extras",
             "fields",
             "paths",
             "randomness",

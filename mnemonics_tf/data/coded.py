@@ -43,10 +43,10 @@ class CodedImageSet(ImageSet):
         self._streams = streams
         self._heads = heads
         self._head_of = np.asarray(head_of, np.int64)
+        self._tensors: tuple[tf.Tensor, tf.Tensor, tf.Tensor] | None = None
         self.labels = np.asarray(labels, np.int32)
-        self.image_shape = tuple(image_shape)
+        self.image_shape = image_shape
         self._decode = decode
-        self._tensors = None
 
     def load(self, index: tf.Tensor) -> tf.Tensor:
         if self._tensors is None:
@@ -64,7 +64,7 @@ class CodedImageSet(ImageSet):
         index = np.asarray(index)
         if index.dtype == bool:
             index = np.flatnonzero(index)
-        streams = [self._streams[i] for i in index]
+        streams = [self._streams[int(i)] for i in index]
         return self._with(streams, self._head_of[index], self.labels[index])
 
     def relabel(self, labels: np.ndarray) -> "CodedImageSet":

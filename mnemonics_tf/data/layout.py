@@ -108,7 +108,7 @@ def find_split(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] | None:
         next((root / name for name in names if (root / name).is_dir()), None)
         for names in (TRAINING_FOLDERS, TEST_FOLDERS)
     ]
-    if all(found):
+    if found[0] and found[1]:
         return found[0], found[1]
     for part, other in ((found[0], TEST_FOLDERS), (found[1], TRAINING_FOLDERS)):
         # A class may be called "train" too: its folder holds images.

@@ -55,8 +55,8 @@ def load_npz(data_dir: str) -> InMemorySource:
             "among them; expected the same classes in both, two at least"
         )
     names = _class_names(path, classes, arrays.get(_CLASS_NAMES))
-    parts = [split_by_class(images[part], labels[part]) for part in ("train", "test")]
-    source = in_memory_source("npz", *parts, names)
+    training, test = (split_by_class(images[part], labels[part]) for part in ("train", "test"))
+    source = in_memory_source("npz", training, test, names)
     source.origin = str(path)
     return source
 

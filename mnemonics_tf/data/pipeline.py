@@ -61,11 +61,12 @@ def concatenate(image_sets: Sequence[ImageSet]) -> ImageSet:
     image_sets = [image_set for image_set in image_sets if len(image_set)]
     if len(image_sets) == 1:
         return image_sets[0]
-    if not all(isinstance(image_set, ArrayImageSet) for image_set in image_sets):
+    arrays = [image_set for image_set in image_sets if isinstance(image_set, ArrayImageSet)]
+    if len(arrays) < len(image_sets):
         return MixedImageSet.of(image_sets)
     return ArrayImageSet(
-        np.concatenate([image_set.images for image_set in image_sets]),
-        np.concatenate([image_set.labels for image_set in image_sets]),
+        np.concatenate([image_set.images for image_set in arrays]),
+        np.concatenate([image_set.labels for image_set in arrays]),
     )
 
 

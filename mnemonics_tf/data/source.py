@@ -98,8 +98,8 @@ class DataSource(abc.ABC):
         """
         images = {"training": self.training_set, "test": self.test_set}[part](self.original_ids)
         rows = np.linspace(0, len(images) - 1, min(_SAMPLED, len(images))).astype(int)
-        hasher = hashlib.blake2b(np.ascontiguousarray(images.labels, "<i4"), digest_size=16)
-        hasher.update(np.ascontiguousarray(images.subset(rows).load_all()))
+        hasher = hashlib.blake2b(np.ascontiguousarray(images.labels, "<i4").data, digest_size=16)
+        hasher.update(np.ascontiguousarray(images.subset(rows).load_all()).data)
         return f"samples-{hasher.hexdigest()}"
 
     @abc.abstractmethod
@@ -172,15 +172,15 @@ class InMemorySource(DataSource):
         return self._training_counts.copy()
 
     def test_counts(self) -> np.ndarray:
-        return np.array([len(self._test[c]) for c in self._original_ids])
+        return np.array([len(self._test[c]) for c in self.original_ids])
 
     def _digest(self, part: str) -> str:
         """Returns a hash of every pixel, class by class: nothing is missed."""
         images = {"training": self._training, "test": self._test}[part]
         hasher = hashlib.blake2b(digest_size=16)
-        for c in self._original_ids:
+        for c in self.original_ids:
             hasher.update(f"{c}:{images[c].shape};".encode())
-            hasher.update(np.ascontiguousarray(images[c]).reshape(-1))
+            hasher.update(np.ascontiguousarray(images[c]).reshape(-1).data)
         return f"pixels-{hasher.hexdigest()}"
 
     def training_set(self, classes: Sequence[int]) -> ArrayImageSet:

@@ -81,15 +81,15 @@ class StreamedSource(DataSource):
         return self._counts.copy()
 
     def test_counts(self) -> np.ndarray:
-        return np.array([len(self._test[1][c]) for c in self._original_ids])
+        return np.array([len(self._test[1][c]) for c in self.original_ids])
 
     def _digest(self, part: str) -> str:
         """Returns a hash of what the storage tells of each class; it says what that can miss."""
         storage, files = {"training": self._training, "test": self._test}[part]
-        sampled = -(-_SAMPLED // len(self._original_ids))
+        sampled = -(-_SAMPLED // len(self.original_ids))
         hasher = hashlib.blake2b(digest_size=16)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            all_keys = [files[c].keys for c in self._original_ids]
+            all_keys = [files[c].keys for c in self.original_ids]
             for digest in pool.map(lambda keys: storage.digest(keys, sampled), all_keys):
                 hasher.update(digest)
         return f"{storage.digest_kind}-{hasher.hexdigest()}"

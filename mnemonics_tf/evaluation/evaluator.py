@@ -178,8 +178,8 @@ class Evaluator:
         Source: Rebuffi et al., iCaRL, CVPR 2017, Eq. 2; the mirror image as in LUCIR's protocol.
         """
         images = memory.as_image_set()
-        sides = [self.outputs(images, mirrored).features for mirrored in (False, True)]
-        features = sum(unit_length(side) for side in sides)
+        as_it_is, mirrored = (self.outputs(images, flip).features for flip in (False, True))
+        features = unit_length(as_it_is) + unit_length(mirrored)
         means = np.stack([features[memory.labels == k].mean(axis=0) for k in range(num_classes)])
         return unit_length(means)
 

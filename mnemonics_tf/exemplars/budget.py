@@ -56,7 +56,7 @@ class Budget:
         """
         fixed = self.bytes_per_class if self.counts_bytes else self.per_class
         total = self.bytes_total if self.counts_bytes else self.total
-        quota = fixed if total is None else total // num_seen
+        quota = (fixed or 0) if total is None else total // num_seen
         if quota < 1:
             raise UserError(
                 f"{self.flag} leaves no {'byte' if self.counts_bytes else 'exemplar'} for each of "

@@ -111,7 +111,9 @@ def show(
     phase: int,
     course: Course,
     change: Change,
+    before: int,
     margins_herding: np.ndarray | None = None,
+    held_out: dict[str, float] | None = None,
 ) -> None:
     """Shows in TensorBoard how exemplars learned: curves over the outer steps, the rest by phase.
 
@@ -121,13 +123,17 @@ def show(
         phase: index of the phase.
         course: of the learning.
         change: of the exemplars.
+        before: how many outer steps the stage had in all earlier phases.
         margins_herding: margins of the images that herding would have chosen, if they are known.
+        held_out: accuracy on held-out images of the exemplars as they began, learned and stored,
+            by name; None without held-out images.
     """
-    curves = f"{stage}/phase{phase:02d}"
     for step, loss in enumerate(course.meta_losses):
-        summaries.scalars(curves, {"meta_loss": loss}, step)
+        summaries.course(stage, phase, {"meta_loss": loss}, step, before)
     for step, accuracy in course.validations:
-        summaries.scalars(curves, {"held_out_accuracy": accuracy}, step)
+        summaries.course(stage, phase, {"held_out_accuracy": accuracy}, step, before)
+    if held_out:
+        summaries.scalars(f"{stage}/held_out_accuracy", held_out, phase)
     histograms = {
         "pixel_distance": change.pixel_distances,
         "margin_start": change.margins_start,

@@ -12,6 +12,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring import pictures, projector
 from mnemonics_tf.monitoring.diagnostics import rows_shown, strips_of
+from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json
@@ -48,12 +49,19 @@ def show_phase(
     index = phase.index
     accuracies = {head: values["accuracy"] for head, values in heads.items()}
     summaries.scalars("accuracy", accuracies, index)
-    earlier = [read_json(directory.record(i))["heads"] for i in range(index)]
-    for head, values in heads.items():
-        rows = [record[head]["group_accuracies"] for record in [*earlier, heads]]
+    earlier = [read_json(directory.record(i)) for i in range(index)]
+    ends = [*(record["num_seen"] for record in earlier), phase.num_seen]
+    if not pictures.can_draw() and index == 0:
+        LOGGER.info(
+            "TensorBoard gets no matrices: matplotlib is not installed (pip install "
+            "'mnemonics-tf[report]')"
+        )
+    for head, values in heads.items() if pictures.can_draw() else ():
+        rows = [record["heads"][head]["group_accuracies"] for record in earlier]
+        rows.append(values["group_accuracies"])
         picture = pictures.accuracy_matrix(rows)
         summaries.images(f"accuracy_matrix/{head}", picture[np.newaxis], index)
-        picture = pictures.confusion_matrix(np.array(values["confusion_matrix"]))
+        picture = pictures.confusion_matrix(np.array(values["confusion_matrix"]), class_names, ends)
         summaries.images(f"confusion_matrix/{head}", picture[np.newaxis], index)
     shown = rows_shown(memory.labels)
     strips = strips_of(_births(directory, phase, memory, shown), memory.images_at(shown))
@@ -65,8 +73,8 @@ def show_phase(
                 "shift": layer.normalization.beta.numpy(),
             }
             summaries.histograms(f"weight_transfer/{layer.name}", values, index)
-    features, images, rows = _projected(phase, evaluator, memory, test_set, class_names)
-    projector.write_embedding(directory.tensorboard, f"phase{index:02d}", features, images, rows)
+    features, images, columns = _projected(phase, evaluator, memory, test_set, class_names)
+    projector.write_embedding(directory.tensorboard, f"phase{index:02d}", features, images, columns)
     summaries.flush()
 
 

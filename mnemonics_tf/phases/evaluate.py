@@ -39,10 +39,13 @@ def best_constant(phase: Phase, predictions: Predictions) -> dict[str, Any] | No
     """Returns what a constant on the new classes' logits would give, marked as chosen on test data.
 
     Args:
-        phase: which; None is returned for phase 0, where all classes are new.
-        predictions: of its test set, with logits.
+        phase: which.
+        predictions: of its test set.
+
+    Returns:
+        None in phase 0, where all classes are new, and where no logits are known.
     """
-    if not phase.num_old:
+    if not phase.num_old or predictions.logits is None:
         return None
     constant, accuracy = metrics.best_constant(
         predictions.labels, predictions.logits, phase.num_old

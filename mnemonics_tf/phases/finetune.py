@@ -32,8 +32,11 @@ def finetune_model(
     loop = workshop.training_loop(
         "finetune", model, None, classification_alone, finetune_settings(workshop)
     )
-    draw = balanced(exemplars.labels, workshop.settings.training.replay_per_class)
-    return run_epochs(workshop, phase, exemplars, loop, stage, draw)
+    training = workshop.settings.training
+    earlier = phase.index if training.finetune_base_phase else phase.index - 1
+    draw = balanced(exemplars.labels, training.replay_per_class)
+    before = earlier * training.finetune_epochs
+    return run_epochs(workshop, phase, exemplars, loop, stage, before, draw)
 
 
 def finetunes(training: TrainingSettings, method: Method, phase: Phase) -> bool:

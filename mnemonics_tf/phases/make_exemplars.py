@@ -24,6 +24,10 @@ from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
 
+#: classes of a phase, and exemplars of each, whose beginnings a run keeps for pictures
+_STARTS_CLASSES = 40
+_STARTS_PER_CLASS = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class Made:
@@ -33,11 +37,13 @@ class Made:
         memory: with the new classes' exemplars.
         metrics: of their learning; None if they did not learn.
         unrounded: the exemplars that learned, and those beside them, before rounding, or None.
+        starts: what some of those that learned began as; None if none learned.
     """
 
     memory: ExemplarMemory
     metrics: dict[str, Any] | None = None
     unrounded: Exemplars | None = None
+    starts: ExemplarMemory | None = None
 
 
 def make_exemplars(
@@ -69,7 +75,18 @@ def make_exemplars(
     memory = memory.extended(chosen.load_all(), chosen.labels)
     if not learned:
         return Made(memory)
-    return _train_new(workshop, phase, memory, candidates, held_out, model, stage)
+    made = _train_new(workshop, phase, memory, candidates, held_out, model, stage)
+    return dataclasses.replace(made, starts=_starts(memory, phase.new_classes))
+
+
+def _starts(memory: ExemplarMemory, classes: Sequence[int]) -> ExemplarMemory:
+    """Returns a few exemplars of some classes, evenly over them: enough for pictures, and small."""
+    shown = np.asarray(classes)
+    shown = shown[np.linspace(0, len(shown) - 1, min(_STARTS_CLASSES, len(shown))).astype(int)]
+    # The first ones of a class stay when a budget shrinks.
+    rows = [np.flatnonzero(memory.labels == label)[:_STARTS_PER_CLASS] for label in shown]
+    kept = np.concatenate(rows)
+    return ExemplarMemory(memory.images_at(kept), memory.labels[kept])
 
 
 def _hold_out(
@@ -144,7 +161,11 @@ def _train_new(
         herded = candidates.subset(select(workshop, phase, candidates, model, "herding", quota))
         margins_herding = diagnostics.feature_margins(model, evaluator, herded)
         metrics["margin_herding"] = float(margins_herding.mean())
-    diagnostics.show(stage.summaries, stage.name, phase.index, course, change, margins_herding)
+    before = phase.index * outer.outer_steps
+    diagnostics.show(
+        *(stage.summaries, stage.name, phase.index, course, change, before),
+        *(margins_herding, metrics.get("held_out_accuracy")),
+    )
     return Made(learned, metrics, exemplars)
 
 
@@ -185,7 +206,8 @@ def _outer_data(
     if settings.inner.inner_scope == "classifier":
         evaluator = workshop.evaluator(network, plain=bool(members))
         features = []
-        for member in members or [None]:
+        turns: list[dict[str, np.ndarray] | None] = [*members] or [None]
+        for member in turns:
             if member is not None:
                 network.set_state(member)
             features.append(evaluator.outputs(images).features)

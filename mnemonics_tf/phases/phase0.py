@@ -92,8 +92,8 @@ def take_over(
     # in the file, under whatever names its version had.
     start = model.state()
     correction = model.correction.variables if model.correction else []
-    own = {variable.path: start[variable.path] for variable in correction}
-    model.set_state({**own, **arrays}, str(other.base_model))
+    as_it_is = {variable.path: start[variable.path] for variable in correction}
+    model.set_state({**as_it_is, **arrays}, str(other.base_model))
     LOGGER.info("phase 0 takes the trained model of %s, of seed %d", other.root, seed)
     return seed
 

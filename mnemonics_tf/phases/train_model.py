@@ -47,7 +47,9 @@ def train_model(
         Loss, its parts and accuracy of the last epoch.
     """
     training, evaluator = workshop.settings.training, workshop.evaluator(model)
-    epochs = training.base_epochs if phase.index == 0 else training.epochs
+    epochs, before = training.base_epochs, 0
+    if phase.index > 0:
+        epochs, before = training.epochs, epochs + (phase.index - 1) * training.epochs
     trained_on, held_out, draw = _training_images(workshop, method, phase, images, memory)
     if not stage.resumed:
         features = functools.partial(_features, workshop, model, images)
@@ -56,7 +58,7 @@ def train_model(
         epochs, training.learning_rate, training.learning_rate_milestones
     )
     loop = workshop.training_loop("train", model, old_model, method.loss_parts, settings)
-    metrics = run_epochs(workshop, phase, trained_on, loop, stage, draw)
+    metrics = run_epochs(workshop, phase, trained_on, loop, stage, before, draw)
     if held_out:
         logits = evaluator.outputs(held_out).logits
         method.after_training(model, phase, held_out.labels, logits)
@@ -129,6 +131,7 @@ def run_epochs(
     images: ImageSet,
     loop: TrainingLoop,
     stage: Stage,
+    before: int,
     draw: Draw | None = None,
 ) -> dict[str, float]:
     """Trains for the loop's epochs, from where a checkpoint left it; returns the last's metrics.
@@ -139,6 +142,7 @@ def run_epochs(
         images: to train on.
         loop: at the start of the stage.
         stage: resumes, shows and saves.
+        before: how many epochs the stage had in all earlier phases.
         draw: which images each epoch sees; None: all.
     """
     epochs = loop.settings.epochs
@@ -161,8 +165,7 @@ def run_epochs(
         progress.update(moment.epoch + moment.step / steps, moment.metrics)
         if moment.ends_epoch:
             stage.note(moment.metrics)
-            tag = f"{stage.name}/phase{phase.index:02d}"
-            stage.summaries.scalars(tag, moment.metrics, moment.epoch)
+            stage.summaries.course(stage.name, phase.index, moment.metrics, moment.epoch, before)
         done = (moment.epoch + 1) * moment.ends_epoch
         stage.save_if_due(every, done, moment.position, functools.partial(groups, moment))
     return stage.noted

@@ -112,7 +112,8 @@ def _predictions(directory: RunDirectory, index: int, num_seen: int) -> Predicti
     for name in ("labels", *HEADS):
         array = arrays.get(name)
         fits = (
-            array is not None
+            labels is not None
+            and array is not None
             and array.dtype.kind == "i"
             and array.shape == (len(labels),)
             and len(array)
@@ -123,7 +124,7 @@ def _predictions(directory: RunDirectory, index: int, num_seen: int) -> Predicti
                 f"{path} is damaged: {name!r} holds no labels from 0 to {num_seen - 1}, one for "
                 "each test image; put the right one back, or remove it to go on without it"
             )
-    return Predictions(labels, {head: arrays[head] for head in HEADS})
+    return Predictions(arrays["labels"], {head: arrays[head] for head in HEADS})
 
 
 def _difference(recorded: dict[str, Any], found: dict[str, Any]) -> tuple[str, str] | None:

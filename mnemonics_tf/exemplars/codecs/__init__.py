@@ -1,5 +1,7 @@
 """What an exemplar is stored as; the registry of codecs."""
 
+from collections.abc import Callable
+
 from mnemonics_tf.exemplars.codecs.base import Codec
 from mnemonics_tf.exemplars.codecs.jpeg import Jpeg
 from mnemonics_tf.exemplars.codecs.pixels import Pixels
@@ -14,7 +16,7 @@ CODECS: dict[str, type[Codec]] = {
 }
 
 #: those that are built with a quality
-WITH_QUALITY = frozenset({"jpeg"})
+WITH_QUALITY: dict[str, Callable[[int], Codec]] = {"jpeg": Jpeg}
 
 
 def make_codec(name: str, quality: int) -> Codec:
@@ -27,5 +29,6 @@ def make_codec(name: str, quality: int) -> Codec:
     Raises:
         UserError: if there is none of that name.
     """
-    kind = find(CODECS, name, "codec")
-    return kind(quality) if name in WITH_QUALITY else kind()
+    if name in WITH_QUALITY:
+        return WITH_QUALITY[name](quality)
+    return find(CODECS, name, "codec")()
