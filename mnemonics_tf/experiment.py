@@ -398,7 +398,9 @@ class Experiment:
             if not learned or learned.export:
                 self.exports.write(phase, state.model, state.memory, means, accuracies)
         new_ids = self.protocol.original_ids(phase.new_classes)
-        record = evaluate.record_of(state, new_ids, heads)
+        record = evaluate.record_of(
+            state, new_ids, heads, evaluate.best_constant(phase, predictions)
+        )
         if learned:
             record["learned"] = learned.facts()
         show_phase(

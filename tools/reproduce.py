@@ -45,6 +45,9 @@ _SCHEDULE = flags.DEFINE_enum(
     "schedule", "cpu", ["paper", "cpu", "short", "smoke"], "How long to train."
 )
 _METHODS = flags.DEFINE_list("methods", [], "Methods whose rows are wanted; empty: all.")
+_CEILING = flags.DEFINE_boolean(
+    "ceiling", True, "A row for each method with four times the exemplars, at the same replay."
+)
 _PHASES = flags.DEFINE_list("num_phases", ["5"], "Values of N.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds; intervals need two or more.")
 _OUTPUT = flags.DEFINE_string("output", "runs/reproduce", "Directory of the runs.")
@@ -153,7 +156,7 @@ def _grid(schedule: Sequence[str]) -> list[Run]:
         Run(place, cell, num_phases, seed)
         for seed in _integers("seeds", _SEEDS.value)
         for num_phases in _integers("num_phases", _PHASES.value)
-        for cell in cells(_TABLE.value, _METHODS.value)
+        for cell in cells(_TABLE.value, _METHODS.value, _CEILING.value)
     ]
 
 

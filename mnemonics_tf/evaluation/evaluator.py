@@ -29,10 +29,12 @@ class Predictions:
     Attributes:
         labels: `[n]`, int32.
         heads: name to predicted labels `[n]`, int32.
+        logits: of the classifier, `[n, classes]`; None where predictions alone are known.
     """
 
     labels: np.ndarray
     heads: dict[str, np.ndarray]
+    logits: np.ndarray | None = None
 
     def summary(self, groups: Sequence[Sequence[int]]) -> dict[str, dict]:
         """Returns, for each head, accuracy, group accuracies and the confusion matrix.
@@ -207,6 +209,7 @@ class Evaluator:
                 "classifier": outputs.logits.argmax(axis=1).astype(np.int32),
                 "nme": similarities.argmax(axis=1).astype(np.int32),
             },
+            outputs.logits,
         )
 
 

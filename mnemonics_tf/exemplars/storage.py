@@ -147,6 +147,7 @@ class CodeStorage:
         """Returns the images for a pipeline: streams, which it decodes, or decoded pictures."""
         if not isinstance(self._codec, StreamCodec):
             return ArrayImageSet(self.images, labels)
+        height, width, channels = self.image_shape
         parts = [self._codec.split(code) for code in self._codes.values()]
         counts = [len(streams) for _, streams in parts]
         wrong = np.sum(np.not_equal(counts, np.unique(labels, return_counts=True)[1]))
@@ -160,7 +161,7 @@ class CodeStorage:
             [head for head, _ in parts],
             np.repeat(np.arange(len(parts)), counts),
             labels,
-            self.image_shape,
+            (height, width, channels),
             self._codec.decode_stream,
         )
 

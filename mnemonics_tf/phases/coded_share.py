@@ -57,7 +57,7 @@ def partly_coded(
     if phase.index == 0 or not share:
         return images
     chosen = np.zeros(len(images), bool)
-    coded = ExemplarMemory.empty(memory.image_shape, codec=memory.codec, quality=memory.quality)
+    coded = ExemplarMemory.empty(images.image_shape, codec=memory.codec, quality=memory.quality)
     for label in phase.new_classes:  # a class at a time: no more stand decoded in memory
         members = images.indices_of(label)
         generator = numpy_generator(workshop.seed, "coded", phase.index, label)

@@ -94,7 +94,7 @@ def _starts(memory: ExemplarMemory, classes: Sequence[int]) -> ExemplarMemory:
     # The first ones of a class stay when a budget shrinks.
     rows = [np.flatnonzero(memory.labels == label)[:_STARTS_PER_CLASS] for label in shown]
     kept = np.concatenate(rows)
-    return ExemplarMemory(memory.images[kept], memory.labels[kept])
+    return ExemplarMemory(memory.images_at(kept), memory.labels[kept])
 
 
 def _hold_out(

@@ -46,6 +46,12 @@ def record_shape(index: int) -> Shape:
             "heads": schema.fields(dict.fromkeys(HEADS, head)),
         },
         {
+            "best_constant": schema.optional(
+                schema.fields(
+                    {"accuracy": share, "constant_on_new_logits": schema.number()},
+                    others=schema.text,
+                )
+            ),
             "new_classes": schema.sequence(schema.whole(low=-(2**53))),
             "stages": schema.fields(
                 {},

@@ -69,3 +69,23 @@ def test_accuracy_on_old_and_on_new_classes():
 def test_confusion_matrix_has_true_classes_as_rows():
     matrix = metrics.confusion_matrix(LABELS, PREDICTIONS, 4)
     assert matrix.tolist() == [[2, 1, 1, 0], [0, 1, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_constant_on_new_logits_is_better_than_the_best(seed):
+    generator = np.random.default_rng(seed)
+    logits = np.round(generator.normal(size=(60, 6)), 1)  # with ties
+    logits[:, 4:] += 1
+    labels = generator.integers(0, 6, 60)
+
+    def with_constant(constant):
+        return metrics.accuracy(labels, (logits + constant * (np.arange(6) >= 4)).argmax(axis=1))
+
+    constant, best = metrics.best_constant(labels, logits, 4)
+    assert best == pytest.approx(with_constant(constant))
+    assert best >= max(with_constant(c) for c in np.linspace(-6, 6, 481)) - 1e-9
+
+
+def test_a_constant_that_gains_nothing_is_none():
+    labels, logits = np.array([0, 1, 2]), 3.0 * np.eye(3)
+    assert metrics.best_constant(labels, logits, 2) == (0.0, 1.0)

@@ -120,7 +120,7 @@ def given(monkeypatch):
     """What training and fine-tune hand to their epochs: images and draw."""
     found = {}
 
-    def keep(workshop, phase, images, loop, stage, draw=None):
+    def keep(workshop, phase, images, loop, stage, before, draw=None):
         found[stage.name] = (images, draw)
         return {}
 
