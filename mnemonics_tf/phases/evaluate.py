@@ -43,9 +43,11 @@ def best_constant(phase: Phase, predictions: Predictions) -> dict[str, Any] | No
         predictions: of its test set.
 
     Returns:
-        None in phase 0, where all classes are new, and where no logits are known.
+        None in phase 0, where all classes are new, where no logits are known, and where some of the
+        classes could not be tested.
     """
-    if not phase.num_old or predictions.logits is None:
+    tested = len(np.unique(predictions.labels))
+    if not phase.num_old or predictions.logits is None or tested < phase.num_seen:
         return None
     constant, accuracy = metrics.best_constant(
         predictions.labels, predictions.logits, phase.num_old
