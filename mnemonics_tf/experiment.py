@@ -404,12 +404,12 @@ class Experiment:
         }
         file = self.directory.results
         if results.phases_written(file) != records:
-            told = contents["settings"]
+            told, root = contents["settings"], self.directory.root.resolve()
             data = {**told["data"], "id": results.data_id(contents)}
             self._summaries.hyperparameters(
                 {**told, "data": data},
-                final_metrics(contents["summary"], self.method.prediction_head),
-                trial=results.hash_of(str(self.directory.root.resolve())),
+                final_metrics(contents["summary"]),
+                trial=f"{root.name} {results.hash_of(str(root))[:6]}",
             )
         write_json(file, contents)
         return contents
