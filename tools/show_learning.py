@@ -43,9 +43,11 @@ def main(arguments: list[str]) -> int:
         if not groups:
             raise UserError("pass runs, as NAME=RUN")
         for group in groups:
-            seed = group.first.seeds[0]
-            contents = group.first.contents
-            print(f"\n{group.name}, seed {seed}\n{results.table(contents)}")
+            run = group.first
+            # Computed again: an older file may have fewer metrics.
+            contents = run.contents | {"summary": results.summarize(run.phases)}
+            contents["prediction_head"] = group.head
+            print(f"\n{group.name}, seed {run.seeds[0]}\n{results.table(contents)}")
         output = user_path(_OUTPUT.value)
         draw(groups, output)
         print(f"\npicture: {output}")

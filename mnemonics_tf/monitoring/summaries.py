@@ -79,13 +79,13 @@ class Summaries:
 
         Args:
             settings: by group and name.
-            metrics: by tag, in the order of the table's columns.
+            metrics: by tag.
             trial: identifies the run: those of one trial become one line of the table.
         """
         columns = [hparams.Metric(tag, display_name=tag.removeprefix("final/")) for tag in metrics]
         values = _columns(settings)
         with self._writing(step=0):
-            hparams.hparams_config(list(values), columns)
+            hparams.hparams_config([hparams.HParam(name) for name in values], columns)
             hparams.hparams(values, trial_id=trial)
             for tag, value in metrics.items():
                 tf.summary.scalar(tag, value)
@@ -105,42 +105,41 @@ _FINAL = {
     "mean_forgetting": "mean_forgetting",
     "backward_transfer": "backward_transfer",
 }
-#: what tells runs apart at a glance: name of the setting -> title of its column
-_FIRST = {"method": "method", "exemplars": "exemplars", "num_phases": "N", "seed": "seed"}
+#: what tells runs apart at a glance: name of the setting -> title of its column. TensorBoard sorts
+#: columns by the codes of their letters and shows the first five until others are asked for: these,
+#: and `Memory`, stand in front because they begin with a capital.
+_FIRST = {"method": "Method", "exemplars": "Exemplars", "num_phases": "N", "seed": "Seed"}
 
 
-def _columns(settings: dict[str, dict[str, Any]]) -> dict[hparams.HParam, Any]:
-    """Returns the columns of the table of hyperparameters and a run's values, most telling first.
+def _columns(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Returns a run's line in the table of hyperparameters, by column.
 
-    The budget is one column, whichever of the two it is.
+    The budget is one column more, whichever of the two it is.
     """
-    named = {
-        name: (group, value) for group, values in settings.items() for name, value in values.items()
-    }
     budget = settings["exemplar"]
     total = budget["exemplars_total"]
-    memory = f"{total} in all" if total else f"{budget['exemplars_per_class']} a class"
-    columns = {hparams.HParam(title): named[name][1] for name, title in _FIRST.items()}
-    columns[hparams.HParam("memory")] = memory
-    for name, (group, value) in named.items():
-        if name not in _FIRST:
-            plain = value if isinstance(value, (bool, int, float, str)) else str(value)
-            columns[hparams.HParam(f"{group}/{name}")] = plain
+    columns = {"Memory": f"{total} in all" if total else f"{budget['exemplars_per_class']} a class"}
+    for group, values in settings.items():
+        for name, value in values.items():
+            if name in _FIRST:
+                columns[_FIRST[name]] = str(value)  # numbers would be shown with four places
+            else:
+                is_plain = isinstance(value, (bool, int, float, str))
+                columns[f"{group}/{name}"] = value if is_plain else str(value)
     return columns
 
 
-def final_metrics(summary: dict[str, dict[str, Any]], head: str) -> dict[str, float]:
-    """Returns the metrics by which runs are compared, by tag, the most telling first.
+def final_metrics(summary: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Returns the metrics by which runs are compared, by tag.
 
     Those that were measured.
 
     Args:
         summary: what results.json holds of each head.
-        head: that the method predicts with; its metrics stand first.
     """
     return {
-        f"final/{name}_{title}": summary[name][key]
-        for name in sorted(summary, key=lambda name: name != head)
-        for title, key in _FINAL.items()
-        if summary[name][key] is not None
+        f"final/{head}_{title}": values[name]
+        for head, values in summary.items()
+        for title, name in _FINAL.items()
+        if values[name] is not None
     }

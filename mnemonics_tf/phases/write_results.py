@@ -53,12 +53,12 @@ def write_results(
         "hardware": {**hardware.describe_hardware(), "replicas": replicas},
     }
     if results.phases_written(directory.results) != records:
-        told = contents["settings"]
+        told, root = contents["settings"], directory.root.resolve()
         data = {**told["data"], "id": results.data_id(contents)}
         summaries.hyperparameters(
             {**told, "data": data},
-            final_metrics(contents["summary"], head),
-            trial=results.hash_of(str(directory.root.resolve())),
+            final_metrics(contents["summary"]),
+            trial=f"{root.name} {results.hash_of(str(root))[:6]}",
         )
     write_json(directory.results, contents)
     return contents

@@ -98,7 +98,7 @@ summary:focus-visible { outline: 2px solid var(--link); }
 .p6 { background: var(--c6); }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; margin: .8rem 0 1.4rem; }
 .cards figure { background: var(--panel); border: 1px solid var(--rule); border-radius: .4rem;
-  padding: .6rem .8rem .8rem; width: min-content; min-width: 8.5rem; max-width: 100%; }
+  padding: .6rem .8rem .8rem; width: min-content; min-width: 5.2rem; max-width: 100%; }
 .cards img { display: block; width: 100%; image-rendering: pixelated; border-radius: .15rem; }
 .cards .row { display: flex; gap: .4rem; }
 .cards .row img { width: 3.5rem; }

@@ -111,7 +111,7 @@ def test_final_metrics_stand_beside_the_settings_once(run, events):
             assert tf.make_ndarray(found.tensor_proto) == pytest.approx(summary[head][name])
     content = events.SummaryMetadata(hparams_metadata.SESSION_START_INFO_TAG).plugin_data.content
     start = hparams_metadata.parse_session_start_info_plugin_data(content)
-    assert start.hparams["method"].string_value == "lwf"
+    assert start.hparams["Method"].string_value == "lwf"
     assert start.hparams["model/depth"].number_value == 8
 
 
