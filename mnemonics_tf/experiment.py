@@ -25,6 +25,7 @@ from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
+from mnemonics_tf.phases.backbone import note_backbone, open_backbone, refuse_other_backbone
 from mnemonics_tf.phases.checks import (
     check_method,
     check_snapshot,
@@ -99,6 +100,7 @@ class Experiment:
                 source.image_shape,
                 self.method.classifier,
                 self.method.corrects_logits,
+                own=open_backbone(settings, source, self.directory),
             ),
             pipeline=Pipeline(
                 Normalization(source.channel_mean, source.channel_std),
@@ -128,6 +130,10 @@ class Experiment:
         share_state(self._strategy, directory)
         if not chief:  # with what the chief has noted
             left = claim_directory(directory, self.settings, facts, phases)
+        own = self.workshop.architecture.own
+        if own and chief:
+            refuse_other_backbone(self.settings, self.source, directory)
+            note_backbone(directory, own)
         for phase in phases:
             if phase in left:
                 with self.data.naming_broken_files():
@@ -224,6 +230,8 @@ class Experiment:
                 model.grow(phase.num_new)
                 model.set_transfer(self.settings.model.weight_transfer)
                 memory = self._memory_after(before)
+                if model.transfer:
+                    LOGGER.info("phase %d: %s", phase.index, model.transfer_in_words())
         checkpoints = self.checkpoints(phase)
         state = PhaseState(
             phase,
