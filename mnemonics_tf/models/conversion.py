@@ -101,8 +101,8 @@ def as_functional(model: keras.Model) -> keras.Model | None:
     """Returns the graph of a functional or Sequential model, or None where there is none."""
     try:
         if isinstance(model, keras.Sequential):
-            return keras.Model(model.inputs, model.outputs, name=model.name)
-    except (AttributeError, ValueError):  # without an input it was never built
+            return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    except (AttributeError, TypeError, ValueError):  # without an input it was never built
         return None
     is_graph = isinstance(model, keras.Model) and hasattr(model, "_run_through_graph")
     return model if is_graph else None

@@ -9,13 +9,13 @@ SHAPE = (8, 8, 3)
 
 
 def uneven(model: keras.Model, seed: int = 0) -> keras.Model:
-    """Moves all weights off their round starting values."""
+    """Draws all weights anew, off their round starting values."""
     random = np.random.default_rng(seed)
     for variable in model.variables:
         if variable.dtype.startswith("float"):
-            noise = 0.1 * random.normal(size=variable.shape)
-            positive = "variance" in variable.name
-            variable.assign(variable.numpy() + (np.abs(noise) if positive else noise))
+            drawn = 0.3 * np.tanh(random.normal(size=variable.shape))
+            around_one = variable.name in ("gamma", "variance", "moving_variance")
+            variable.assign(1 + drawn if around_one else drawn)
     for layer in model._flatten_layers():
         if isinstance(layer, layers.Normalization):
             layer.finalize_state()
