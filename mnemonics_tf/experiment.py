@@ -25,7 +25,7 @@ from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
-from mnemonics_tf.phases.backbone import note_backbone, open_backbone, refuse_other_backbone
+from mnemonics_tf.phases.backbone import claim_backbone, open_backbone
 from mnemonics_tf.phases.checks import (
     check_method,
     check_snapshot,
@@ -132,8 +132,7 @@ class Experiment:
             left = claim_directory(directory, self.settings, facts, phases)
         own = self.workshop.architecture.own
         if own and chief:
-            refuse_other_backbone(self.settings, self.source, directory)
-            note_backbone(directory, own)
+            claim_backbone(directory, self.settings, self.source, self.protocol, own)
         for phase in phases:
             if phase in left:
                 with self.data.naming_broken_files():

@@ -24,7 +24,7 @@ _MAX_NESTED_FLAGFILES = 10
 
 
 class _Names(flags.EnumParser):
-    """The names of a registry, those looked up elsewhere, or `package.module:Name`, a user's own."""
+    """The names of a registry or looked up elsewhere, or `package.module:Name`, a user's own."""
 
     def __init__(self, facts: Facts, name: str):
         super().__init__([*imported(facts.registry, name), *facts.choices])

@@ -12,7 +12,11 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.phases import phase0
-from mnemonics_tf.phases.backbone import note_backbone, refuse_other_backbone
+from mnemonics_tf.phases.backbone import (
+    note_backbone,
+    refuse_other_backbone,
+    warn_of_slow_statistics,
+)
 from mnemonics_tf.registry import own_code
 from mnemonics_tf.run.files import read_json, write_json
 from mnemonics_tf.serving.export import ExportedClasses, export_phase
@@ -152,9 +156,20 @@ def test_phase_0_is_shared_by_the_same_model_alone(make, file, tmp_path):
 ])  # fmt: skip
 def test_transfer_of_what_can_not_be_frozen_is_refused(make, flags):
     backbone = f"--backbone={__name__}:build_parts"
-    with pytest.raises(UserError, match=rf"{flags[-1]} with .* apart .SeparableConv2D.; leave that"):
+    with pytest.raises(
+        UserError, match=rf"{flags[-1]} with .* apart .SeparableConv2D.; leave that"
+    ):
         make(backbone, *flags)
     make(backbone, flags[0] if flags[1:] else "--noweight_transfer")
+
+
+@pytest.mark.parametrize(("images", "warns"), [(64, True), (64 * 300, False)])
+def test_statistics_that_are_slower_than_phase_0(make, file, caplog, images, warns):
+    experiment = make(f"--backbone={file}", "--base_epochs=2")
+    own = experiment.workshop.architecture.own
+    with caplog.at_level("WARNING"):
+        warn_of_slow_statistics(experiment.settings, own, images)
+    assert ("momentum 0.99: after the 2 steps of phase 0 they are to 98%" in caplog.text) == warns
 
 
 def test_weights_of_a_file(make, tmp_path):

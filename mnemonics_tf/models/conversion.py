@@ -224,8 +224,10 @@ def _understood(made: Any, kwargs: Mapping[str, Any], name: str) -> dict[str, An
     known = inspect.signature(made.call).parameters
     lost = [key for key, value in kwargs.items() if key not in known and value is not None]
     if lost:
-        raise UserError(f"--backbone: the layer {name} is called with {', '.join(lost)}, which a "
-                        "model of images has no use for: leave it out")  # fmt: skip
+        raise UserError(
+            f"--backbone: the layer {name} is called with {', '.join(lost)}, which a model of "
+            "images has no use for: leave it out"
+        )
     return {key: value for key, value in kwargs.items() if key in known}
 
 
@@ -283,7 +285,9 @@ def _snake_case(name: str) -> str:
 
 def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
     """Returns a user's model's weights as arrays, named by their places."""
-    return {str(place): keras.ops.convert_to_numpy(weight) for place, weight in enumerate(model.weights)}
+    return {
+        str(place): keras.ops.convert_to_numpy(weight) for place, weight in enumerate(model.weights)
+    }
 
 
 def set_weights(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:

@@ -259,11 +259,12 @@ class IncrementalModel:
             trained[kind] += int(np.prod(variable.shape))
         layers = list(self.transfer_layers())
         frozen = sum(int(np.prod(layer.kernel.shape)) for layer in layers)
-        by_channel = sum(layer.transfer_scale.shape[-2] == 1 != layer.kernel.shape[-2]
-                         for layer in layers)  # fmt: skip
+        by_channel = sum(
+            layer.transfer_scale.shape[-2] == 1 != layer.kernel.shape[-2] for layer in layers
+        )
         return (
-            f"weight transfer freezes {frozen:,} numbers in the kernels of {len(layers)} layers and "
-            f"trains {trained.total():,} of the backbone: {trained['scales']:,} scales "
+            f"weight transfer freezes {frozen:,} numbers in the kernels of {len(layers)} layers "
+            f"and trains {trained.total():,} of the backbone: {trained['scales']:,} scales "
             f"({by_channel} layers have one for each output channel) and "
             f"{trained['shifts and normalisation']:,} shifts and parameters of normalisation"
         )

@@ -19,6 +19,7 @@ import numpy as np
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.models.conversion import Converted, as_functional, convert, weights_of
 from mnemonics_tf.models.converted_layers import FromNormalized
+from mnemonics_tf.models.layers import BatchNormalization
 from mnemonics_tf.models.resnet import BACKBONES, Backbone
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
@@ -56,6 +57,7 @@ class OwnBackbone:
         source: as passed.
         digests: of its `configuration` and its `weights`, each a hash.
         kept: layers that weight transfer can't freeze, `name (class)`.
+        momentum: the largest of its batch normalisations; 0 where there are none.
 
     Raises:
         UserError: if it is not a model of one image and one vector, or not equal after conversion.
@@ -79,6 +81,10 @@ class OwnBackbone:
         self._seed = derive_seed(seed, "backbone")
         converted = self._convert()
         self.kept = converted.kept
+        self.momentum = max(
+            (one.momentum for one in converted.model.layers if isinstance(one, BatchNormalization)),
+            default=0.0,
+        )
         self.digests = {
             "configuration": _digest(json.dumps(converted.description, sort_keys=True).encode()),
             "weights": digest_of(weights_of(self.source)),
@@ -105,11 +111,10 @@ class OwnBackbone:
         images = ((pixels - np.array(mean)) / np.array(std)).astype(np.float32)
         pixels_layer = self._pixels()
         eaten = images if pixels_layer is None else pixels_layer(images)
-        before, after = (np.array(one(x), np.float64) for one, x in
-                         ((self.source, eaten), (model, images)))  # fmt: skip
+        before = np.array(self.source(eaten), np.float64)
+        after = np.array(model(images), np.float64)
         error = np.abs(after - before).max() / max(np.abs(before).max(), 1e-30)
-        bits = {np.dtype("float16"), "bfloat16"}
-        narrow = any(str(layer.compute_dtype) in map(str, bits) for layer in self.source.layers)
+        narrow = any(layer.compute_dtype.endswith("float16") for layer in self.source.layers)
         if not error <= (_TOLERANCE_16_BITS if narrow else _TOLERANCE):
             raise UserError(
                 f"--backbone={self.name}: made of this project's layers its outputs differ by "
@@ -120,8 +125,8 @@ class OwnBackbone:
 
     def _tell(self, converted: Converted, settings: ModelSettings) -> None:
         LOGGER.info(
-            "backbone %s: %d layers, %d numbers, features [n, %d]; outputs equal to %.0e of the "
-            "largest in the layers that runs use",
+            "backbone %s: %d layers, %d numbers, features [n, %d]; in the layers that runs use "
+            "its outputs differ by at most %.0e of the largest",
             self.name,
             len(converted.model.layers),
             converted.model.count_params(),
@@ -236,8 +241,8 @@ def _read_file(name: str) -> keras.Model:
     except Exception as error:  # Keras raises nearly anything at files that it does not like
         raise UserError(
             f"--backbone={name} can't be loaded in Keras' safe mode ({_reason(error)}): a file may "
-            "hold no code, no lambda and no class of one's own; a model of such layers is passed as "
-            "--backbone=package.module:build"
+            "hold no code, no lambda and no class of one's own; a model of such layers is passed "
+            "as --backbone=package.module:build"
         ) from error
 
 
@@ -297,7 +302,9 @@ def _checked(name: str, model: Any, image_shape: Sequence[int]) -> keras.Model:
             f"--backbone={name} is {type(model).__name__}: expected a functional or Sequential "
             "Keras model that knows its input"
         )
-    inputs, outputs = ([_shape(tensor) for tensor in part] for part in (graph.inputs, graph.outputs))
+    inputs, outputs = (
+        [_shape(tensor) for tensor in part] for part in (graph.inputs, graph.outputs)
+    )
     is_vector = len(outputs) == 1 and len(outputs[0]) == 2 and outputs[0][1] != "n"
     if len(inputs) != 1 or len(inputs[0]) != 4 or not is_vector:
         raise UserError(
@@ -305,8 +312,8 @@ def _checked(name: str, model: Any, image_shape: Sequence[int]) -> keras.Model:
             "expected one input [n, h, w, c] and one output [n, d], e.g. the output of "
             "GlobalAveragePooling2D"
         )
-    if any(size not in ("n", wanted) for size, wanted in
-           zip(inputs[0][1:], image_shape, strict=True)):  # fmt: skip
+    sizes = zip(inputs[0][1:], image_shape, strict=True)
+    if any(size not in ("n", wanted) for size, wanted in sizes):
         raise UserError(
             f"--backbone={name} eats images {_listed(inputs)}, and the data has "
             f"[n, {', '.join(map(str, image_shape))}]: pass a model of that shape, or, where the "

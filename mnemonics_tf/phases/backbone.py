@@ -6,20 +6,26 @@ or --backbone_weights named is gone, and it notices when that has changed.
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.conversion import set_weights, weights_of
 from mnemonics_tf.models.own_backbone import OwnBackbone, digest_of, opens_own, read_source
+from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import is_own
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_text
 from mnemonics_tf.settings import KERAS_APPLICATIONS, Settings
+
+#: share of the first statistics of normalisation that may be left after phase 0
+_STALE = 0.05
 
 
 def open_backbone(
@@ -63,15 +69,39 @@ def open_backbone(
     return own
 
 
+def claim_backbone(
+    directory: RunDirectory,
+    settings: Settings,
+    source: DataSource,
+    protocol: ClassIncrementalProtocol,
+    own: OwnBackbone,
+) -> None:
+    """Makes a backbone the run's, or finds that it is already.
+
+    Args:
+        directory: of the run.
+        settings: of the run, as they are now.
+        source: of its images.
+        protocol: what is learned when.
+        own: the backbone.
+
+    Raises:
+        UserError: if the run was begun with another one.
+    """
+    refuse_other_backbone(settings, source, directory)
+    if not directory.backbone.exists():
+        first = protocol.original_ids(protocol.phases[0].new_classes)
+        warn_of_slow_statistics(settings, own, int(source.training_counts_of(first).sum()))
+        note_backbone(directory, own)
+
+
 def note_backbone(directory: RunDirectory, own: OwnBackbone) -> None:
-    """Writes what a run needs of a backbone to stand by itself, once.
+    """Writes what a run needs of a backbone to stand by itself.
 
     Args:
         directory: of the run.
         own: the backbone.
     """
-    if directory.backbone.exists():
-        return
     try:
         configuration = keras.saving.serialize_keras_object(own.source)
         text = json.dumps({"digests": own.digests, "configuration": configuration}, indent=1)
@@ -105,6 +135,30 @@ def refuse_other_backbone(settings: Settings, source: DataSource, directory: Run
         raise UserError(
             f"{flag}={file} holds another model ({' and '.join(differ)}) than the one that "
             f"{directory.root} was begun with: put that back or pass another --run_dir"
+        )
+
+
+def warn_of_slow_statistics(settings: Settings, own: OwnBackbone, images: int) -> None:
+    """Warns where phase 0 is too short for statistics that are averaged over many steps.
+
+    Args:
+        settings: of the run.
+        own: the backbone.
+        images: that phase 0 trains on.
+    """
+    steps = settings.training.base_epochs * math.ceil(images / settings.training.batch_size)
+    left = own.momentum**steps
+    if left > _STALE:
+        LOGGER.warning(
+            "--backbone=%s averages statistics of normalisation with momentum %g: after the %d "
+            "steps of phase 0 they are to %.0f%% those that it began with, and predictions are as "
+            "far from what was trained; train longer, in smaller batches, or pass a model whose "
+            "BatchNormalization layers have less momentum, as a .keras file or "
+            "package.module:build",
+            own.name,
+            own.momentum,
+            steps,
+            100 * left,
         )
 
 

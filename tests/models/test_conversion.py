@@ -161,8 +161,11 @@ def test_pixels_of_a_range(low, high, images):
     np.testing.assert_allclose(found, low + (high - low) * shares, atol=1e-3 if high > 1 else 1e-5)
 
 
-@pytest.mark.parametrize("layer", [layers.LayerNormalization(axis=(1, 2)), layers.LayerNormalization(),
-                                   layers.GroupNormalization(2)])  # fmt: skip
+@pytest.mark.parametrize("layer", [
+    layers.LayerNormalization(axis=(1, 2)),
+    layers.LayerNormalization(),
+    layers.GroupNormalization(2),
+])  # fmt: skip
 def test_normalisation_of_one_image_is_right_in_second_order(layer, double_precision):
     """The gradient of a gradient's norm against central differences; Keras' own layers fail."""
     random = np.random.default_rng(3)

@@ -13,10 +13,14 @@ from tests.models.small_models import SHAPE, mixed, plain
 
 layers = keras.layers
 
+DEFAULTS = ModelSettings()
+
 
 def build(image_shape, seed):
     model = plain()
-    return keras.Sequential([keras.Input(image_shape), *model.layers, layers.Dense(3, name="drawn")])
+    return keras.Sequential(
+        [keras.Input(image_shape), *model.layers, layers.Dense(3, name="drawn")]
+    )
 
 
 def build_two_outputs(image_shape, seed):
@@ -44,7 +48,7 @@ def build_badly(image_shape, seed):
     raise RuntimeError("no such thing")
 
 
-def own(source, settings=ModelSettings(), seed=0) -> OwnBackbone:
+def own(source, settings=DEFAULTS, seed=0) -> OwnBackbone:
     return OwnBackbone("mine", source, settings, SHAPE, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), seed)
 
 
@@ -92,11 +96,17 @@ def test_weights_nobody_chose_follow_from_the_seed():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("build_two_outputs", r"outputs \[n, 192\], \[n, 8, 8, 3\]: expected one input .n, h, w, c."),
+        (
+            "build_two_outputs",
+            r"outputs \[n, 192\], \[n, 8, 8, 3\]: expected one input .n, h, w, c.",
+        ),
         ("build_maps", r"has inputs \[n, 8, 8, 3\] and outputs \[n, 6, 6, 4\]: expected"),
         ("build_other_size", r"eats images \[n, 16, 16, 3\], and the data has \[n, 8, 8, 3\]"),
         ("build_nothing", "is NoneType: expected a functional or Sequential"),
-        ("build_unknown_input", "is Sequential: expected a functional or Sequential .* knows its in"),
+        (
+            "build_unknown_input",
+            "is Sequential: expected a functional or Sequential .* knows its in",
+        ),
         ("build_badly", "failed .RuntimeError: no such thing."),
         ("SHAPE", r"is tuple: expected a function build\(image_shape, seed\)"),
         ("UserError", r"is type: expected a function build\(image_shape, seed\)"),
@@ -112,10 +122,18 @@ def test_what_is_no_backbone(name, message):
     [
         ("none.keras", {}, "--backbone=none.keras: there is no such file"),
         ("none.keras", {"weights": "w.h5"}, "holds its weights itself: leave it out"),
-        ("none.keras", {"depth": 14}, "--depth=14 with --backbone=none.keras, whose depth is its own"),
+        (
+            "none.keras",
+            {"depth": 14},
+            "--depth=14 with --backbone=none.keras, whose depth is its own",
+        ),
         ("keras.applications:Mobile", {}, "keras.applications has .*MobileNetV3Small"),
         (f"{__name__}:build", {"weights": "w.bin"}, r"expected .* ending in .weights.h5, .h5"),
-        (f"{__name__}:build", {"weights": "w.h5"}, "--backbone_weights=w.h5: there is no such file"),
+        (
+            f"{__name__}:build",
+            {"weights": "w.h5"},
+            "--backbone_weights=w.h5: there is no such file",
+        ),
     ],
 )
 def test_what_can_not_be_opened(name, more, message):
@@ -132,7 +150,9 @@ def test_weights_of_another_model(tmp_path):
 def test_a_file_runs_no_code(tmp_path):
     model = keras.Sequential([keras.Input(SHAPE), layers.Lambda(lambda x: x), layers.Flatten()])
     model.save(tmp_path / "code.keras")
-    with pytest.raises(UserError, match="can't be loaded in Keras' safe mode .*package.module:build"):
+    with pytest.raises(
+        UserError, match="can't be loaded in Keras' safe mode .*package.module:build"
+    ):
         read(str(tmp_path / "code.keras"))
     (tmp_path / "torn.keras").write_bytes(b"PK")
     with pytest.raises(UserError, match="can't be loaded"):

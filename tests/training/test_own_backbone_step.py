@@ -57,6 +57,7 @@ def test_precisions_and_compilers_agree(batch, transfer, options, error):
         np.testing.assert_allclose(array, goal[path], atol=error, err_msg=path)
 
 
+@pytest.mark.slow
 def test_dropout_draws_by_the_seed_and_goes_on(batch):
     """Its state is a part of the model's: what a checkpoint holds decides what is dropped next."""
     states = [taken(mixed(), batch)[1] for _ in range(2)]
