@@ -27,6 +27,7 @@ from mnemonics_tf.monitoring.progress import LOGGER, log_to, stop_logging
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
+from mnemonics_tf.phases.backbone import claim_backbone, open_backbone
 from mnemonics_tf.phases.checks import (
     check_exemplars,
     check_method,
@@ -113,6 +114,7 @@ class Experiment:
                 source.image_shape,
                 self.method.classifier,
                 self.method.corrects_logits,
+                own=open_backbone(settings, source, self.directory),
             ),
             pipeline=Pipeline(
                 Normalization(self.preprocessing.channel_mean, self.preprocessing.channel_std),
@@ -186,6 +188,9 @@ class Experiment:
             )
             contents: dict[str, Any] = read_json(directory.results)
             return contents
+        own = self.workshop.architecture.own
+        if own and chief:
+            claim_backbone(directory, self.settings, self.source, self.protocol, own)
         try:
             for phase in phases:
                 if phase in left:
@@ -317,6 +322,8 @@ class Experiment:
                 model.grow(phase.num_new)
                 model.set_transfer(self.settings.model.weight_transfer)
                 memory = self._memory_after(before)
+                if model.transfer:
+                    LOGGER.info("phase %d: %s", phase.index, model.transfer_in_words())
         checkpoints = self.checkpoints(phase)
         state = PhaseState(
             phase,

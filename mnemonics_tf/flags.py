@@ -24,14 +24,14 @@ _MAX_NESTED_FLAGFILES = 10
 
 
 class _Names(flags.EnumParser):
-    """The names of a registry, those with a prefix, or `package.module:Name`, a user's own."""
+    """The names of a registry or looked up elsewhere, or `package.module:Name`, a user's own."""
 
     def __init__(self, facts: Facts, name: str):
         super().__init__([*imported(facts.registry, name), *facts.choices])
-        self._prefix = facts.prefix
+        self._facts = facts
 
     def parse(self, argument: str) -> str:
-        elsewhere = self._prefix and argument.startswith(self._prefix)
+        elsewhere = self._facts.is_elsewhere(argument)
         return argument if elsewhere or is_own(argument) else super().parse(argument)
 
 

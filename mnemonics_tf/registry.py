@@ -30,8 +30,7 @@ def own_code(settings: Settings) -> dict[str, str]:
     found = {}
     for _, field, value in all_fields(settings):
         facts = field.metadata["facts"]
-        elsewhere = facts.prefix and value.startswith(facts.prefix)
-        if facts.registry and is_own(value) and not elsewhere:
+        if facts.registry and is_own(value) and not facts.is_elsewhere(value):
             found[field.name] = value
     return found
 

@@ -15,6 +15,10 @@ from mnemonics_tf.fields import check, setting
 #: before the name of a data set that TensorFlow Datasets knows, in --dataset
 TFDS_PREFIX = "tfds:"
 
+#: before the name of a model that comes with Keras, and behind that of a file, in --backbone
+KERAS_APPLICATIONS = "keras.applications:"
+KERAS_FILE = ".keras"
+
 _MAX_DEPTH = 1202  # the deepest network that the paper of ResNets trains
 
 
@@ -34,6 +38,11 @@ class RunSettings:
         "",
         "Name under which the run's models are exported and served: letters, digits, _, - and .; "
         "empty: the one that it has, at first the data set's.",
+    )
+    backbone_weights: str = setting(
+        "",
+        "File of weights (.weights.h5, .h5, .keras) that a backbone of your own begins with; the "
+        "run keeps them.",
     )
     last_phase: int = setting(
         -1,
@@ -128,7 +137,17 @@ class ModelSettings:
     """The network."""
 
     backbone: str = setting(
-        "resnet_cifar", "Backbone.", registry="mnemonics_tf.models.resnet:BACKBONES"
+        "resnet_cifar",
+        "Backbone; keras.applications:NAME is a model of Keras, PATH.keras a file that it saved.",
+        registry="mnemonics_tf.models.resnet:BACKBONES",
+        prefix=KERAS_APPLICATIONS,
+        suffix=KERAS_FILE,
+    )
+    backbone_input: str = setting(
+        "normalized",
+        "What a backbone of your own eats: images normalised by the data's mean and deviation, "
+        "or pixels of a range.",
+        choices=("normalized", "0..255", "-1..1"),
     )
     depth: int = setting(
         8,

@@ -62,7 +62,7 @@ def train(wanted: Settings) -> int:
 
 def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:
     log_before_run(console=devices.is_chief(strategy))
-    for option in ("run_dir", "data_dir", "phase0_from"):
+    for option in ("run_dir", "data_dir", "phase0_from", "backbone_weights"):
         check_path(f"--{option}", getattr(wanted.run, option))
     wanted = settle(wanted)  # before the data is read, which may take long
     source = open_source(wanted)

@@ -68,11 +68,11 @@ def show_phase(
     strips = strips_of(_births(directory, phase, memory, shown), memory.images_at(shown))
     summaries.images("exemplars_birth_now_difference", strips, index)
     if model.transfer:
-        for layer in model.convolutions():
-            values = {
-                "scale": layer.transfer_scale.numpy(),
-                "shift": layer.normalization.beta.numpy(),
-            }
+        for layer in model.transfer_layers():
+            shift = layer.shift()
+            values = {"scale": layer.transfer_scale.numpy()}
+            if shift is not None:
+                values["shift"] = shift.numpy()
             summaries.histograms(f"weight_transfer/{layer.name}", values, index)
     features, images, columns = _projected(phase, evaluator, memory, test_set, class_names)
     projector.write_embedding(directory.tensorboard, f"phase{index:02d}", features, images, columns)

@@ -36,8 +36,15 @@ def fingerprint(
         seed: that phase 0 was trained with.
     """
     training = dataclasses.asdict(settings.training)
-    described = dataclasses.asdict(architecture)
-    del described["corrects_logits"]  # begins with phase 1
+    # What corrects logits begins with phase 1.
+    described = {
+        "backbone": architecture.backbone,
+        "depth": architecture.depth,
+        "image_shape": architecture.image_shape,
+        "classifier": architecture.classifier,
+    }
+    if architecture.own:  # wherever its file lies
+        described |= {"backbone": architecture.own.digests, "input": settings.model.backbone_input}
     shared = (
         *("base_epochs", "batch_size", "learning_rate", "learning_rate_milestones"),
         *("learning_rate_decay", "momentum", "weight_decay", "decay_normalization"),

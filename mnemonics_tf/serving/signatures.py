@@ -215,7 +215,7 @@ def _check_traced(
     classes: ExportedClasses,
     class_means: np.ndarray | None,
 ) -> None:
-    unfolded = {id(v.value) for layer in model.convolutions() for v in layer.variables}
+    unfolded = {id(v.value) for layer in model.transfer_layers() for v in layer.variables}
     if any(id(variable) in unfolded for variable in concrete.graph.variables):
         raise ValueError("predict runs a graph traced before the export: pass a plain function")
     features, logits = concrete.structured_outputs

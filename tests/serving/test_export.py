@@ -108,7 +108,7 @@ def test_nothing_but_plain_convolutions_and_the_heads_is_stored(exported):
     reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
     shapes = reader.get_variable_to_shape_map()
     del shapes["_CHECKPOINTABLE_OBJECT_GRAPH"]
-    convolutions = len(list(learned.model.convolutions()))
+    convolutions = len(list(learned.model.transfer_layers()))
     assert len([shape for shape in shapes.values() if len(shape) == 4]) == convolutions
     class_means = 1
     heads = len(learned.model.classifier.variables) + class_means
@@ -171,7 +171,7 @@ def test_model_is_left_as_it_was(tmp_path):
     learned = learn()
     learned.export(tmp_path / "net", 1)
     before = learned.predict(learned.images[:3]).logits.numpy()
-    for layer in learned.model.convolutions():
+    for layer in learned.model.transfer_layers():
         assert layer.plain_weights is None
         layer.transfer_scale.assign(layer.transfer_scale * 1.5)
     assert np.abs(learned.predict(learned.images[:3]).logits.numpy() - before).max() > 1e-3
