@@ -161,14 +161,17 @@ class Experiment:
         share_state(self._strategy, directory)
         if not chief:  # with what the chief has noted
             left = claim_directory(directory, self.settings, facts, phases)
-        for phase in phases:
-            if phase in left:
-                with self.data.naming_broken_files():
-                    self._run_phase(phase)
-            else:
-                LOGGER.info("phase %d is done already", phase.index)
-                if is_chief(self._strategy):
-                    self._look_after_export(phase)
+        try:
+            for phase in phases:
+                if phase in left:
+                    with self.data.naming_broken_files():
+                        self._run_phase(phase)
+                else:
+                    LOGGER.info("phase %d is done already", phase.index)
+                    if is_chief(self._strategy):
+                        self._look_after_export(phase)
+        finally:
+            gc.unfreeze()
         return self._write_results(phases)
 
     def _run_phase(self, phase: Phase) -> None:
@@ -378,7 +381,9 @@ class Experiment:
         write_json(self.directory.record(phase.index), record)
         state.checkpoints.clear()
         # Graphs of an export hang in cycles, and Python's collector knows nothing of their size.
+        # What is left will stay: the next phase need not look through millions of objects again.
         gc.collect()
+        gc.freeze()
         LOGGER.info(
             "phase %d/%d done: %d classes, %s",
             phase.index,

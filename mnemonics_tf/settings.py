@@ -30,6 +30,11 @@ class RunSettings:
         "Run directory whose phase-0 model is used instead of training one; refused unless "
         "everything that touches phase 0 is the same.",
     )
+    model_name: str = setting(
+        "",
+        "Name under which the run's models are exported and served: letters, digits, _, - and .; "
+        "empty: the one that it has, at first the data set's.",
+    )
     last_phase: int = setting(
         -1,
         "Phase after which to stop; the run goes on later without the flag. -1: the last one.",
