@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import mnemonics_tf
+from mnemonics_tf import keras_checkpoint
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
@@ -192,6 +193,30 @@ def test_progress_is_shown_and_the_log_left_as_it_was(few, capsys, monkeypatch):
     assert not logger.handlers
     learn(few)
     assert not capsys.readouterr().out
+
+
+def test_a_stopped_call_goes_on_from_its_checkpoint(few, tmp_path, monkeypatch):
+    options = {"outer_steps": 3, "validation_share": 0.0, "start": "random"}
+    whole = learn(few, **options)
+    monkeypatch.setattr(keras_checkpoint, "_SECONDS", 0.0)
+    write = keras_checkpoint.LearningCheckpoint.save
+
+    def stop_after_two(self, step, arrays):
+        write(self, step, arrays)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "exemplars.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr(keras_checkpoint.LearningCheckpoint, "save", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            learn(few, checkpoint=path, **options)
+    with pytest.raises(UserError, match="belongs to exemplars of other images"):
+        learn(few, checkpoint=path, seed=1, **options)
+    images, _, report = learn(few, checkpoint=path, **options)
+    assert (images == whole.images).all()
+    assert report.meta_losses == whole.report.meta_losses
+    assert not path.exists()
 
 
 # What the five seeds below have shown, in points of test accuracy beyond herding and random
