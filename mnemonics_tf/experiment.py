@@ -17,7 +17,7 @@ from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import described
 from mnemonics_tf.devices import create_strategy, is_chief, spans_workers
 from mnemonics_tf.evaluation.evaluator import Predictions
-from mnemonics_tf.exemplars.budget import make_budget
+from mnemonics_tf.exemplars.budget import kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.models.classifiers import capacity_for
@@ -28,6 +28,7 @@ from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
 from mnemonics_tf.phases.checks import (
+    check_exemplars,
     check_method,
     check_snapshot,
     make_protocol,
@@ -204,29 +205,43 @@ class Experiment:
         elif name == "exemplars":  # lines 10, 11
             made = make_exemplars(workshop, phase, state.training_set, state.memory, model, stage)
             state.memory, metrics = made.memory, made.metrics
+            if made.starts is not None:  # before the memory forgets them
+                made.starts.save(self.directory.exemplar_starts(phase.index))
         elif name == "adjust":  # lines 12-16
             state.memory, metrics = adjust_exemplars(workshop, phase, state.memory, model, stage)
         elif name == "trim":  # line 17
-            quota = make_budget(self.settings.exemplar).quota(phase.num_seen)
-            state.memory = state.memory.trimmed(quota)
+            budget = make_budget(self.settings.exemplar)
+            state.memory = kept_within(state.memory, budget, phase.num_seen)
+            self._check_what_is_left(state)
         elif finetunes(self.settings.training, self.method, phase):  # line 18
             exemplars = state.memory.as_image_set()
             metrics = finetune_model(workshop, phase, exemplars, model, stage)
         if metrics:
             state.metrics[name] = metrics
 
+    def _check_what_is_left(self, state: PhaseState) -> None:
+        """Asks again what was asked of a budget before the run, of what bytes came to hold."""
+        later = state.phase.index + 1
+        if later < len(self.protocol.phases):
+            fewest = int(np.bincount(state.memory.labels).min())
+            check_exemplars(self.settings, self.method, self.protocol.phases[later], fewest)
+
     def _train(self, state: PhaseState) -> dict[str, float]:
         """Trains Theta_i; in phase 0 another run's is taken over instead where that is wanted."""
         phase, donor = state.phase, self.settings.run.phase0_from
         if phase.index > 0:
             return self._train_model(state)
-        fingerprint = phase0.fingerprint(self.settings, self.protocol, self.workshop.architecture)
+        fingerprint = functools.partial(
+            phase0.fingerprint, self.settings, self.protocol, self.workshop.architecture
+        )
         metrics: dict[str, float] = {}
+        seed = self.workshop.seed
         if donor:
-            phase0.take_over(state.model, fingerprint, self.directory, RunDirectory(donor))
+            seed = phase0.take_over(state.model, fingerprint, self.directory, RunDirectory(donor))
         else:
             metrics = self._train_model(state)
-        phase0.publish(state.model, fingerprint, self.directory)
+        state.metrics["phase0"] = {"seed": seed}
+        phase0.publish(state.model, fingerprint(seed), seed, self.directory)
         return metrics
 
     def _train_model(self, state: PhaseState) -> dict[str, float]:
@@ -252,6 +267,7 @@ class Experiment:
                     self.source.image_shape,
                     self.directory.phase(0),
                     self.settings.exemplar.codec,
+                    self.settings.exemplar.jpeg_quality,
                 )
             else:
                 before = self.protocol.phases[phase.index - 1]
@@ -417,10 +433,13 @@ class Experiment:
 
     def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
         records = [read_record(self.directory, phase) for phase in phases]
+        own_seed = self.settings.protocol.seed
         contents: dict[str, Any] = {
             "summary": results.summarize(records),
             "prediction_head": self.method.prediction_head,
             "protocol": results.protocol_fingerprint(self.settings, self.protocol),
+            # Of a run of an earlier version: its own.
+            "phase0_seed": records[0].get("stages", {}).get("phase0", {}).get("seed", own_seed),
             "class_order": list(self.protocol.order),
             "class_names": self.source.names_of(self.protocol.order),
             # Those that all phases were learned from: of a run that noted none nobody can tell.
@@ -438,7 +457,9 @@ class Experiment:
             told = contents["settings"]
             data = {**told["data"], "id": results.data_id(contents)}
             self._summaries.hyperparameters(
-                {**told, "data": data}, final_metrics(contents["summary"])
+                {**told, "data": data},
+                final_metrics(contents["summary"], self.method.prediction_head),
+                trial=results.hash_of(str(self.directory.root.resolve())),
             )
         write_json(file, contents)
         return contents

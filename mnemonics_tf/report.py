@@ -1,8 +1,10 @@
-"""Compares runs: python -m mnemonics_tf.report RUN [RUN ...] [--data_dir=DIR].
+"""Compares runs: python -m mnemonics_tf.report [NAME=]RUN [[NAME=]RUN ...] [--data_dir=DIR].
 
-RUN is a run directory, or a results.json where curves and tables are enough. Writes one HTML page
-that opens from the file system, and its tables as Markdown beside it. Runs with the same settings
-and other seeds become one line with 95% intervals. The t-SNE needs the runs' data.
+RUN is a run directory, or a results.json where curves and tables are enough; NAME is what the
+report calls it. Writes one HTML page that opens from the file system, and its tables as Markdown
+beside it. Runs with the same name and settings and with other seeds become one line, from three
+seeds on with a 95% interval. Differences are formed seed by seed from the first run passed. The
+t-SNE needs the runs' data.
 """
 
 import functools
@@ -22,9 +24,11 @@ from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import flags_of, own_code
 from mnemonics_tf.reporting import markdown, matrix
+from mnemonics_tf.reporting.comparability import warnings
 from mnemonics_tf.reporting.embedding import check_installed, embed
+from mnemonics_tf.reporting.groups import Group, group_runs
 from mnemonics_tf.reporting.page import Embedded, page
-from mnemonics_tf.reporting.runs import Group, group_runs, load_runs, warnings
+from mnemonics_tf.reporting.runs import load_runs
 from mnemonics_tf.run.data_facts import (
     OtherDataError,
     refuse_other_classes,
@@ -62,7 +66,7 @@ def report(paths: Sequence[str], output: pathlib.Path, data_dir: str) -> int:
     """Writes the page and its Markdown; returns the exit status.
 
     Args:
-        paths: of runs.
+        paths: of runs, `NAME=` before those that have a name.
         output: the page, ending in .html.
         data_dir: where the data is; empty leaves out the t-SNE, unless the data needs no directory.
 

@@ -124,12 +124,14 @@ class Place:
         schedule: flags that say how long to train, without --flagfile.
         folder: holds the run directories.
         published: folder of results.json files, each named after its run; or None.
+        share_phase0: whether all seeds have one model of phase 0.
     """
 
     dataset: str
     schedule: tuple[str, ...]
     folder: pathlib.Path
     published: pathlib.Path | None = None
+    share_phase0: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,9 +166,10 @@ class Run:
         return RunDirectory(self.place.folder / self.name)
 
     @property
-    def phase0(self) -> tuple[str, str, int]:
+    def phase0(self) -> tuple[str, str, int | None]:
         """Runs with the same value and schedule have the same model of phase 0."""
-        return self.place.dataset, METHODS[self.cell.trained_as].classifier, self.seed
+        seed = None if self.place.share_phase0 else self.seed
+        return self.place.dataset, METHODS[self.cell.trained_as].classifier, seed
 
     def choices(self) -> list[str]:
         """Returns the flags that tell the run from others of its schedule."""

@@ -1,6 +1,7 @@
 """Pictures of results."""
 
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from mnemonics_tf.extras import extra
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; markers repeat the distinction.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+#: classes of a confusion matrix with names at its axes, and characters of a name
+_MOST_NAMED = 40
+_LONGEST_NAME = 18
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -79,20 +83,53 @@ def accuracy_matrix(rows: Sequence[Sequence[float]]) -> np.ndarray:
     return _pixels(figure)
 
 
-def confusion_matrix(counts: np.ndarray) -> np.ndarray:
+def confusion_matrix(
+    counts: np.ndarray, class_names: Sequence[str], ends: Sequence[int]
+) -> np.ndarray:
     """Draws a confusion matrix, each row as shares of its true class, as RGB uint8 `[h, w, 3]`.
+
+    Lines stand between the classes of two phases. Up to `_MOST_NAMED` classes have their names at
+    the axes; of more the labels with which phases begin.
 
     Args:
         counts: `[true, predicted]`.
+        class_names: by label.
+        ends: classes seen by the end of each phase.
     """
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    count = len(counts)
+    named = count <= _MOST_NAMED
+    side = max(5.2, 0.27 * count + 2.4) if named else 7.0
     plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(side + 1.0, side), layout="constrained")
     picture = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100)
-    figure.colorbar(picture, label="Share of the true class (%)")
-    axes.set_xlabel("Predicted label")
-    axes.set_ylabel("True label")
+    figure.colorbar(picture, label="Share of the true class (%)", shrink=0.8)
+    for end in ends[:-1]:
+        for line in (axes.axhline, axes.axvline):
+            line(end - 0.5, color="white", linewidth=1.2)
+            line(end - 0.5, color="black", linewidth=0.5)
+    ticks = list(range(count)) if named else _apart([0, *ends[:-1]], count / 20)
+    texts = [_short(class_names[label]) if named else str(label) for label in ticks]
+    # Not as formulas: a name may hold a dollar sign.
+    axes.set_xticks(ticks, texts, rotation=90 if named else 0, parse_math=False)
+    axes.set_yticks(ticks, texts, parse_math=False)
+    axes.set_xlabel("Predicted class" if named else "Predicted label")
+    axes.set_ylabel("True class" if named else "True label")
     return _pixels(figure)
+
+
+def _apart(positions: Sequence[int], least: float) -> list[int]:
+    """Returns those of ascending positions that are so far from the last one taken."""
+    taken: list[int] = []
+    for position in positions:
+        if not taken or position - taken[-1] >= least:
+            taken.append(position)
+    return taken
+
+
+def _short(name: str) -> str:
+    text = " ".join(name.split())
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
 
 
 def _pyplot() -> Any:
@@ -106,7 +143,10 @@ def _pyplot() -> Any:
 
 
 def _pixels(figure: Any) -> np.ndarray:
-    figure.canvas.draw()
+    with warnings.catch_warnings():
+        # Of letters that the font lacks: they are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
     _pyplot().close(figure)
     return pixels

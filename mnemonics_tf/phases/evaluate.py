@@ -58,6 +58,11 @@ def record_of(
         "new_classes": list(original_ids),
         "heads": heads,
         "stages": state.metrics,
-        "memory": {"exemplars": len(state.memory), "bytes": state.memory.bytes_used},
+        "memory": {
+            "exemplars": len(state.memory),
+            "bytes": state.memory.bytes_used,
+            "exemplars_by_class": np.bincount(state.memory.labels).tolist(),
+            "bytes_by_class": state.memory.bytes_by_class().tolist(),
+        },
         "seconds": {name: round(value, 1) for name, value in state.seconds.items()},
     }

@@ -91,6 +91,6 @@ class PhaseExports:
                 "protocol": results.protocol_fingerprint(workshop.settings, self._protocol),
                 "accuracy": accuracies,
             },
-            warmup_images=np.array(memory.images[:1]),
+            warmup_images=memory.images_at(np.array([0])),
             fit_image=self._source.fit_image,
         )

@@ -14,16 +14,19 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring import diagnostics
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.learning import as_exemplars, companions, learner, with_learned
 from mnemonics_tf.phases.pool import drifted_copies
+from mnemonics_tf.phases.select_exemplars import expected_number, select, select_within
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
-from mnemonics_tf.registry import find
+
+#: classes of a phase, and exemplars of each, whose beginnings a run keeps for pictures
+_STARTS_CLASSES = 40
+_STARTS_PER_CLASS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +37,13 @@ class Made:
         memory: with the new classes' exemplars.
         metrics: of their learning; None if they did not learn.
         unrounded: the exemplars that learned, and those beside them, before rounding, or None.
+        starts: what some of those that learned began as; None if none learned.
     """
 
     memory: ExemplarMemory
     metrics: dict[str, Any] | None = None
     unrounded: Exemplars | None = None
+    starts: ExemplarMemory | None = None
 
 
 def make_exemplars(
@@ -60,47 +65,28 @@ def make_exemplars(
         stage: resumes, shows and saves.
     """
     wanted = workshop.settings.exemplar
-    quota = make_budget(wanted).quota(phase.num_seen)
+    budget = make_budget(wanted)
     learned = wanted.exemplars == "mnemonics"
-    held_out, candidates = _hold_out(workshop, phase, images, quota if learned else None)
+    quota = expected_number(budget, phase, images, memory) if learned else None
+    held_out, candidates = _hold_out(workshop, phase, images, quota)
     selection = wanted.mnemonics_start if learned else wanted.exemplars
-    rows = select(workshop, phase, candidates, model, selection, quota)
+    rows = select_within(workshop, phase, candidates, model, selection, budget, memory)
     chosen = candidates.subset(rows)
     memory = memory.extended(chosen.load_all(), chosen.labels)
     if not learned:
         return Made(memory)
-    return _train_new(workshop, phase, memory, candidates, held_out, model, stage)
+    made = _train_new(workshop, phase, memory, candidates, held_out, model, stage)
+    return dataclasses.replace(made, starts=_starts(memory, phase.new_classes))
 
 
-def select(
-    workshop: Workshop,
-    phase: Phase,
-    images: ImageSet,
-    model: IncrementalModel,
-    selection: str,
-    quota: int,
-) -> np.ndarray:
-    """Returns indices into `images`: at most `quota` a new class, best first within a class.
-
-    Args:
-        workshop: of the run.
-        phase: whose new classes.
-        images: to choose from.
-        model: gives features where the selection needs them.
-        selection: its name.
-        quota: exemplars of a class.
-    """
-    choose = find(SELECTIONS, selection, "exemplars")
-    chosen = []
-    for label in phase.new_classes:
-        members = images.indices_of(label)
-        features = np.empty((len(members), 0))
-        if selection not in SELECTIONS or selection in NEED_FEATURES:
-            features = workshop.evaluator(model).outputs(images.subset(members)).features
-        generator = numpy_generator(workshop.exemplar_seed, "exemplars", label)
-        count = min(quota, len(members))  # a small class is kept whole
-        chosen.append(members[choose(features, count, generator)])
-    return np.concatenate(chosen)
+def _starts(memory: ExemplarMemory, classes: Sequence[int]) -> ExemplarMemory:
+    """Returns a few exemplars of some classes, evenly over them: enough for pictures, and small."""
+    shown = np.asarray(classes)
+    shown = shown[np.linspace(0, len(shown) - 1, min(_STARTS_CLASSES, len(shown))).astype(int)]
+    # The first ones of a class stay when a budget shrinks.
+    rows = [np.flatnonzero(memory.labels == label)[:_STARTS_PER_CLASS] for label in shown]
+    kept = np.concatenate(rows)
+    return ExemplarMemory(memory.images[kept], memory.labels[kept])
 
 
 def _hold_out(
@@ -175,7 +161,11 @@ def _train_new(
         herded = candidates.subset(select(workshop, phase, candidates, model, "herding", quota))
         margins_herding = diagnostics.feature_margins(model, evaluator, herded)
         metrics["margin_herding"] = float(margins_herding.mean())
-    diagnostics.show(stage.summaries, stage.name, phase.index, course, change, margins_herding)
+    before = phase.index * outer.outer_steps
+    diagnostics.show(
+        *(stage.summaries, stage.name, phase.index, course, change, before),
+        *(margins_herding, metrics.get("held_out_accuracy")),
+    )
     return Made(learned, metrics, exemplars)
 
 

@@ -81,6 +81,10 @@ class RunDirectory:
         """Returns the exemplar memory at the end of phase i."""
         return self.phase(index) / "exemplars.npz"
 
+    def exemplar_starts(self, index: int) -> pathlib.Path:
+        """Returns the images that learned exemplars of phase i began as, a few, for pictures."""
+        return self.phase(index) / "exemplar_starts.npz"
+
     def predictions(self, index: int) -> pathlib.Path:
         """Returns what both heads predicted for the test set at the end of phase i."""
         return self.phase(index) / "predictions.npz"

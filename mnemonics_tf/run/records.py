@@ -48,9 +48,21 @@ def record_shape(index: int) -> Shape:
         {
             "new_classes": schema.sequence(schema.whole(low=-(2**53))),
             "stages": schema.fields(
-                {}, {"exemplars": learning, "adjust": learning}, others=schema.anything
+                {},
+                {
+                    "exemplars": learning,
+                    "adjust": learning,
+                    "phase0": schema.fields({"seed": schema.whole()}),
+                },
+                others=schema.anything,
             ),
-            "memory": schema.mapping(schema.number(0)),
+            "memory": schema.fields(
+                {},
+                dict.fromkeys(
+                    ("exemplars_by_class", "bytes_by_class"), schema.sequence(schema.whole())
+                ),
+                others=schema.number(0),
+            ),
             "seconds": schema.mapping(schema.number(0)),
         },
     )

@@ -29,6 +29,14 @@ def protocol_fingerprint(settings: Settings, protocol: ClassIncrementalProtocol)
         "exemplars_total": settings.exemplar.exemplars_total,
         "seed": settings.protocol.seed,
     }
+    wanted = settings.exemplar
+    in_bytes = {
+        name: value
+        for name in ("exemplar_bytes_per_class", "exemplar_bytes_total")
+        if (value := getattr(wanted, name))
+    }
+    if in_bytes:
+        facts = {**facts, "exemplars_per_class": None, **in_bytes}
     return {**facts, "hash": hash_of(facts)}
 
 

@@ -145,6 +145,18 @@ def test_learned_exemplars_are_valid_images_of_their_classes(stage, calls):
     assert np.all(moved >= 0)
 
 
+def test_a_run_keeps_what_a_few_learned_exemplars_began_as(stage, calls, monkeypatch):
+    monkeypatch.setattr(make_exemplars_module, "_STARTS_CLASSES", 3)
+    monkeypatch.setattr(make_exemplars_module, "_STARTS_PER_CLASS", 2)
+    _, state = stage.enter(0)
+    stage.experiment.run_stage("exemplars", state)
+    starts = ExemplarMemory.load(stage.experiment.directory.exemplar_starts(0))
+    assert starts.labels.tolist() == [0, 0, 1, 1, 3, 3]
+    learning = pixels(stage.experiment.workshop, calls[0]["exemplars"])
+    rows = [0, 1, 3, 4, 9, 10]  # of the three exemplars of each class
+    assert [image.tobytes() for image in starts.images] == [learning[row] for row in rows]
+
+
 def test_figures_can_be_written_and_hold_no_long_lists(stage, calls, monkeypatch):
     monkeypatch.setattr(make_exemplars_module, "probe_accuracy", lambda *arguments: 0.5)
     workshop, state = stage.enter(0, outer_steps=450, validation_every=225)
@@ -333,13 +345,21 @@ def test_learning_and_adjustment_show_in_tensorboard(stage, calls, tmp_path):
     assert set(found.Tags()["tensors"]) == {
         "exemplars/phase01/meta_loss",
         "exemplars/phase01/held_out_accuracy",
+        "exemplars/all_phases/meta_loss",
+        "exemplars/all_phases/held_out_accuracy",
+        *(f"exemplars/held_out_accuracy/{name}" for name in ("start", "float", "uint8")),
         "exemplars/margin_herding",
         "adjust/phase01/meta_loss",
+        "adjust/all_phases/meta_loss",
         *(f"{name}/{tag}" for name in ("exemplars", "adjust") for tag in shown),
     }
     accuracies = found.Tensors("exemplars/phase01/held_out_accuracy")
     assert [event.step for event in accuracies] == [0, 1, 2]
     assert all(0 <= tf.make_ndarray(event.tensor_proto) <= 1 for event in accuracies)
+    # Phase 0 had two outer steps before, and no adjustment.
+    for stage_name, steps in (("exemplars", [2, 3]), ("adjust", [0, 1, 2, 3])):
+        losses = found.Tensors(f"{stage_name}/all_phases/meta_loss")
+        assert [event.step for event in losses] == steps
 
 
 @pytest.mark.parametrize(
