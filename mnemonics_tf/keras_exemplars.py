@@ -7,6 +7,7 @@ They are chosen among the images, and then learned as a run learns those of new 
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.selection import SELECTIONS
+from mnemonics_tf.keras_checkpoint import LearningCheckpoint
 from mnemonics_tf.keras_network import (
     Build,
     Encode,
@@ -32,8 +34,10 @@ from mnemonics_tf.keras_network import (
     make_untrained_network,
 )
 from mnemonics_tf.monitoring.progress import LOGGER, Progress, shown
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.registry import find
+from mnemonics_tf.run.files import check_path
 from mnemonics_tf.settings import GROUP_OF, InnerSettings, Settings
 from mnemonics_tf.tracing import TracedFunction
 
@@ -113,6 +117,7 @@ def learn_exemplars(
     augmentation: str = "none",
     seed: int = 0,
     progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> LearnedExemplars:
     """Learns a few images a class from which a classifier learns what it would from all (Eq. 7-9).
@@ -142,6 +147,8 @@ def learn_exemplars(
             `resized_crop_mirror`.
         seed: of all draws; the same arguments and seed give the same exemplars.
         progress: whether it shows what it does; messages go to the logger `mnemonics_tf`.
+        checkpoint: a file, written every minute, from which the same call goes on after a stop; it
+            is removed at the end.
         **settings: fields of `InnerSettings`, `OuterSettings` and `ValidationSettings` by name,
             e.g. `outer_steps=100, inner_scope="all"`; docs/exemplar_learning.md tells of them.
 
@@ -163,6 +170,8 @@ def learn_exemplars(
     classes, positions = np.unique(labels, return_inverse=True)
     pixels = Pixels(normalization, preprocess or tf.identity, AUGMENTATIONS[augmentation])
     examples = normalization.normalize(images[:2])
+    if checkpoint is not None:
+        check_path("checkpoint", user_path(checkpoint))
     inner = wanted.inner
     if build is None:
         network = encoded = make_network(model, encoder, pixels, examples, classes, inner, seed)
@@ -182,10 +191,13 @@ def learn_exemplars(
         )
         held_out = work.held_out(per_class)
         rows = work.choose(choose, ~held_out, per_class)
-        course = work.learn(rows, held_out)
+        kept = checkpoint and work.checkpoint(checkpoint, rows, augmentation, model.get_weights())
+        course = work.learn(rows, held_out, kept or None)
         learned = normalization.to_uint8(tf.constant(course.best)).numpy()
         report = work.report(course, rows, learned, held_out, started)
         LOGGER.info("%s", _told(report))
+        if kept:
+            kept.remove()
     return LearnedExemplars(learned, np.asarray(labels)[rows], report)
 
 
@@ -254,13 +266,28 @@ class _Work:
             chosen.append(members[choose(self._features[members], count, generator)])
         return np.concatenate(chosen)
 
-    def learn(self, rows: np.ndarray, held_out: np.ndarray) -> Course:
+    def checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        rows: np.ndarray,
+        augmentation: str,
+        weights: list[np.ndarray],
+    ) -> LearningCheckpoint:
+        """Returns the file of this very learning."""
+        settings = (self._settings.chosen(), self._seed, augmentation, self._from_scratch)
+        return LearningCheckpoint(path, settings, rows, self._positions, self._images, *weights)
+
+    def learn(
+        self, rows: np.ndarray, held_out: np.ndarray, checkpoint: LearningCheckpoint | None
+    ) -> Course:
         """Trains exemplars on all images that are not held out (Eq. 8, 9).
 
         Args:
             rows: the images that they begin as.
             held_out: what they are judged by.
+            checkpoint: from which learning goes on, and to which it saves.
         """
+        resume = checkpoint.load() if checkpoint else None
         outer, start = self._settings.outer, self._normalization.normalize(self._images[rows])
         labels = self._positions[rows]
         learner = ExemplarLearner(
@@ -270,10 +297,13 @@ class _Work:
             (self._normalization.black, self._normalization.white),
             self._seed,
         )
-        progress = Progress("exemplars step", outer.outer_steps)
+        begin = resume[0] if resume else 0
+        progress = Progress("exemplars step", outer.outer_steps, begin)
         companions = Companions(
             report=lambda step, metrics, seconds: progress.update(step, metrics),
             validate=self._validation(labels, held_out),
+            save=checkpoint.save if checkpoint else None,
+            resume=resume,
         )
         exemplars = Exemplars(start.numpy(), labels, np.ones(len(rows), bool))
         return learner.train_new(exemplars, self._outer_data(~held_out), companions, "exemplars")
@@ -400,7 +430,7 @@ def _settings(passed: dict[str, Any], build: Build | None) -> Settings:
         if name not in known:
             raise UserError(
                 f"learn_exemplars has no setting {name}=; it has start, encoder, augmentation, "
-                f"seed, progress, {', '.join(known)}"
+                f"seed, progress, checkpoint, build, {', '.join(known)}"
             )
         if _OF_OWN_MODELS.get(name) == value:
             raise UserError(f"{name}={value!r} is for this project's own models in a run")
