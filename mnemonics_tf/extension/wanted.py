@@ -18,7 +18,15 @@ from mnemonics_tf.settings import GROUP_OF, RunSettings, Settings, by_name
 #: settings that a run is begun with and that later phases can't change
 _OF_THE_RUN = (
     *("base_classes", "num_phases", "class_order_seed", "class_order", "phase_classes"),
-    *("image_size", "backbone", "depth", "codec", "jpeg_quality"),
+    *(
+        "image_size",
+        "backbone",
+        "backbone_weights",
+        "backbone_input",
+        "depth",
+        "codec",
+        "jpeg_quality",
+    ),
 )
 
 #: settings of `train` that have no sense for one phase more
