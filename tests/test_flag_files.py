@@ -56,3 +56,14 @@ def test_the_flag_file_of_the_paper_s_letter(parse, monkeypatch):
         "temperature": 2,
     }
     assert {name: named[name] for name in text} == text
+
+
+def test_the_demonstration_keeps_little_and_has_something_to_learn(parse, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    settings = settings_from_flags(parse("--flagfile=configs/digits_demo.flags"))
+    protocol = settings.protocol
+    assert protocol.dataset == "digits"
+    assert (
+        10 - protocol.base_classes
+    ) / protocol.num_phases >= 2  # one class alone teaches nothing
+    assert settings.exemplar.exemplars_per_class <= 2
