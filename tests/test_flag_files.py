@@ -67,3 +67,13 @@ def test_the_flag_file_of_memory_in_bytes(parse, monkeypatch):
     assert make_budget(settings.exemplar) == Budget(bytes_per_class=20 * 32 * 32 * 3)
     assert coded_share(settings.exemplar) == 0.5
     assert settings.training.replay_per_class == 20
+
+
+def test_the_demonstration_keeps_little_and_has_something_to_learn(parse, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    settings = settings_from_flags(parse("--flagfile=configs/digits_demo.flags"))
+    protocol = settings.protocol
+    assert protocol.dataset == "digits"
+    # One class alone in a phase teaches nothing.
+    assert (10 - protocol.base_classes) / protocol.num_phases >= 2
+    assert settings.exemplar.exemplars_per_class <= 2
