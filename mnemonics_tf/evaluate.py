@@ -26,7 +26,7 @@ from mnemonics_tf.run.data_facts import refuse_other_classes, refuse_other_data
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.history import read_history
-from mnemonics_tf.run.learned import learned_phases
+from mnemonics_tf.run.learned import learned_phases, recorded_data_dir
 from mnemonics_tf.run.resume import read_record, read_settings
 from mnemonics_tf.serving.loading import Export
 from mnemonics_tf.settings import RunSettings, Settings, by_name
@@ -35,7 +35,11 @@ from mnemonics_tf.settings import RunSettings, Settings, by_name
 def define_flags() -> None:
     """Defines this program's flags; a function, for `train` has flags of the same names."""
     flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
-    flags.DEFINE_string("data_dir", "", "Directory (or archive) that holds the data.")
+    flags.DEFINE_string(
+        "data_dir",
+        "",
+        "Directory (or archive) that holds the data; empty: where it was in training.",
+    )
     flags.DEFINE_integer("phase", -1, "Phase to score; -1: all that are done.")
     flags.DEFINE_boolean(
         "from_export",
@@ -71,7 +75,7 @@ def evaluate(
 
     Args:
         run_dir: of the run.
-        data_dir: where the data is.
+        data_dir: where the data is; empty: where it was when the run learned from it.
         phase_index: which phase; -1 for all that are done.
         from_export: use the SavedModel alone.
         own: settings of the run that name code, which may be imported.
@@ -85,7 +89,7 @@ def evaluate(
     directory = RunDirectory(run_dir)
     if not directory.settings.exists():
         raise UserError(f"--run_dir={run_dir} holds no run: settings.json is missing")
-    run = RunSettings(run_dir=run_dir, data_dir=data_dir)
+    run = RunSettings(run_dir=run_dir, data_dir=data_dir or recorded_data_dir(directory))
     wanted = Settings.from_results_settings(read_settings(directory), run)
     _refuse_unnamed_code(wanted, own or {})
     if learned_phases(directory):

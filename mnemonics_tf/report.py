@@ -38,7 +38,7 @@ from mnemonics_tf.run.data_facts import (
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path, temporary_name, write_text
 from mnemonics_tf.run.history import read_history
-from mnemonics_tf.run.learned import learned_phases
+from mnemonics_tf.run.learned import learned_phases, recorded_data_dir
 from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import RunSettings, Settings
 
@@ -47,7 +47,10 @@ def define_flags() -> None:
     """Defines this program's flags; a function, for `train` has flags of the same names."""
     flags.DEFINE_string("output", "report.html", "Page to write; Markdown goes beside it.")
     flags.DEFINE_string(
-        "data_dir", "", "Directory (or archive) that holds the data, for the t-SNE of exemplars."
+        "data_dir",
+        "",
+        "Directory (or archive) that holds the data, for the t-SNE of exemplars; empty: where the "
+        "run had it.",
     )
 
 
@@ -71,7 +74,8 @@ def report(paths: Sequence[str], output: pathlib.Path, data_dir: str) -> int:
     Args:
         paths: of runs, `NAME=` before those that have a name.
         output: the page, ending in .html.
-        data_dir: where the data is; empty leaves out the t-SNE, unless the data needs no directory.
+        data_dir: where the data is, for the t-SNE; empty: where the run had it, and where it is no
+            longer there the t-SNE is left out.
 
     Raises:
         UserError: if a run can't be read or the page can't be written.
@@ -145,7 +149,8 @@ def _experiment(directory: RunDirectory, data_dir: str) -> Experiment:
         UserError: if the data is not there or not what the run learned from, or if the run names
             code of its own.
     """
-    run = RunSettings(run_dir=str(directory.root), data_dir=data_dir)
+    place = data_dir or recorded_data_dir(directory)
+    run = RunSettings(run_dir=str(directory.root), data_dir=place)
     wanted = Settings.from_results_settings(read_settings(directory), run)
     own = own_code(wanted)
     if own:

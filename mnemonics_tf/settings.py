@@ -26,7 +26,11 @@ _MAX_DEPTH = 1202  # the deepest network that the paper of ResNets trains
 class RunSettings:
     """Where and how to run; nothing here changes what a run computes, but for rounding."""
 
-    run_dir: str = setting("runs/demo", "Directory of the run; an unfinished run goes on.")
+    run_dir: str = setting(
+        "",
+        "Directory of the run; an unfinished run goes on. Empty: one under runs/ that is named by "
+        "what is run, so that the same flags go on and others begin anew.",
+    )
     data_dir: str = setting("", "Directory (or archive) that holds the data.")
     download: bool = setting(False, "Allow downloading the data where it is not found.")
     phase0_from: str = setting(

@@ -1,7 +1,7 @@
 """The protocol that settings ask for, and whether method and data fit it: before a run begins."""
 
-import dataclasses
 import itertools
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -12,11 +12,13 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.phases.adjust_exemplars import check_adjustment
 from mnemonics_tf.phases.coded_share import coded_share
 from mnemonics_tf.phases.quotas import ExpectedQuotas, expected_quotas, total_of
 from mnemonics_tf.phases.train_model import check_held_out
 from mnemonics_tf.run.checkpoints import Snapshot
+from mnemonics_tf.run.naming import default_run_dir
 from mnemonics_tf.settings import Settings
 
 #: exemplars of a class; what so many are not enough for, no number is
@@ -24,16 +26,22 @@ _MANY = 1000
 
 
 def settle(settings: Settings) -> Settings:
-    """Returns settings that hold the phases of `--phase_classes` themselves, not a file's path.
+    """Returns settings that do not depend on where and how they were passed.
+
+    They hold the phases of `--phase_classes` themselves, not a file's path; where the data is, from
+    the root; and the run's directory.
 
     Raises:
         UserError: if the file can't be read.
     """
-    wanted = settings.protocol
-    if not wanted.phase_classes:
-        return settings
-    protocol = dataclasses.replace(wanted, phase_classes=settled(wanted.phase_classes))
-    return dataclasses.replace(settings, protocol=protocol)
+    phases, data_dir = settings.protocol.phase_classes, settings.run.data_dir
+    if phases:
+        settings = settings.changed(phase_classes=settled(phases))
+    if data_dir and "://" not in data_dir:
+        settings = settings.changed(data_dir=os.path.abspath(user_path(data_dir)))
+    if not settings.run.run_dir:
+        settings = settings.changed(run_dir=default_run_dir(settings))
+    return settings
 
 
 def make_protocol(
