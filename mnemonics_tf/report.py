@@ -1,8 +1,10 @@
-"""Compares runs: python -m mnemonics_tf.report RUN [RUN ...] [--data_dir=DIR].
+"""Compares runs: python -m mnemonics_tf.report [NAME=]RUN [[NAME=]RUN ...] [--data_dir=DIR].
 
-RUN is a run directory, or a results.json where curves and tables are enough. Writes one HTML page
-that opens from the file system, and its tables as Markdown beside it. Runs with the same settings
-and other seeds become one line with 95% intervals. The t-SNE needs the runs' data.
+RUN is a run directory, or a results.json where curves and tables are enough; NAME is what the
+report calls it. Writes one HTML page that opens from the file system, and its tables as Markdown
+beside it. Runs with the same name and settings and with other seeds become one line, from three
+seeds on with a 95% interval. Differences are formed seed by seed from the first run passed. The
+t-SNE needs the runs' data.
 """
 
 import functools
@@ -14,16 +16,20 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
+from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.extension.reopened import reopened
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import flags_of, own_code
 from mnemonics_tf.reporting import markdown, matrix
-from mnemonics_tf.reporting.embedding import embed
+from mnemonics_tf.reporting.comparability import warnings
+from mnemonics_tf.reporting.embedding import check_installed, embed
+from mnemonics_tf.reporting.groups import Group, group_runs
 from mnemonics_tf.reporting.page import Embedded, page
-from mnemonics_tf.reporting.runs import Group, group_runs, load_runs, warnings
+from mnemonics_tf.reporting.runs import load_runs
 from mnemonics_tf.run.data_facts import (
     OtherDataError,
     refuse_other_classes,
@@ -31,6 +37,8 @@ from mnemonics_tf.run.data_facts import (
 )
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path, temporary_name, write_text
+from mnemonics_tf.run.history import read_history
+from mnemonics_tf.run.learned import learned_phases
 from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import RunSettings, Settings
 
@@ -61,7 +69,7 @@ def report(paths: Sequence[str], output: pathlib.Path, data_dir: str) -> int:
     """Writes the page and its Markdown; returns the exit status.
 
     Args:
-        paths: of runs.
+        paths: of runs, `NAME=` before those that have a name.
         output: the page, ending in .html.
         data_dir: where the data is; empty leaves out the t-SNE, unless the data needs no directory.
 
@@ -108,10 +116,16 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
     candidates.sort(key=lambda group: group.choices.exemplars != "mnemonics")
     if not candidates:
         return Embedded("", (), "it needs a run directory; only results.json files were passed")
+    try:
+        check_installed()
+    except UserError as error:
+        return Embedded("", (), str(error))
     others: list[OtherDataError] = []
     for group in candidates:
         try:
-            experiment = _experiment(group.first.directory, data_dir)
+            directory = group.first.directory
+            assert directory is not None, "the candidates have one"
+            experiment = _experiment(directory, data_dir)
             features_of = functools.partial(_features, experiment)
             pictures = embed(group.first, experiment.source, features_of)
         except OtherDataError as error:
@@ -144,6 +158,8 @@ def _experiment(directory: RunDirectory, data_dir: str) -> Experiment:
     refuse_other_classes(directory, source.class_names, remedy)
     experiment = Experiment(wanted, source, tf.distribute.get_strategy())
     refuse_other_data(directory, experiment.class_facts(), remedy, parts=("training",))
+    if learned_phases(directory):
+        return reopened(read_history(directory, run), source)
     return experiment
 
 
@@ -154,6 +170,12 @@ def _features(experiment: Experiment, phase: int, images: np.ndarray) -> np.ndar
     return experiment.workshop.evaluator(model).outputs(rows).features
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command `mnemonics-report`."""
     define_flags()
-    app.run(main)
+    settings_flags.define_version()
+    app.run(main, flags_parser=settings_flags.parse_flags)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import logging
+import os
 
 import mnemonics_tf  # isort: skip  # noqa: F401 (first: it chooses TensorFlow's kernels, as in runs)
 import keras
@@ -32,6 +33,14 @@ def _own_cache(tmp_path_factory):
     """Keeps what tests learn of images out of the user's cache directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk():
+    """No test cuts the power, and a shared disk takes its time for hundreds of small files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 

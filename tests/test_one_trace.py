@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnemonics_tf import experiment
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.source import InMemorySource
 from mnemonics_tf.experiment import Experiment
@@ -56,9 +57,10 @@ class TinySource(InMemorySource):
 
 
 @pytest.fixture(autouse=True)
-def no_exports(monkeypatch):
-    """Exports have tests of their own, and trace by their nature."""
+def nothing_to_look_at(monkeypatch):
+    """Exports and pictures have tests of their own; exports trace by their nature."""
     monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
+    monkeypatch.setattr(experiment, "show_phase", lambda *arguments: None)
 
 
 def settings_of(run_dir, values: dict, num_phases: int, **more) -> Settings:
@@ -126,8 +128,8 @@ def test_learned_exemplars_of_later_phases_share_their_graphs(tmp_path):
 
 def test_seconds_of_a_phase_tell_tracing_apart(tmp_path):
     settings = settings_of(tmp_path / "run", {}, 2)
-    experiment = Experiment(settings, load_digits(), tf.distribute.get_strategy())
-    phases = experiment.run()["phases"]
+    strategy = tf.distribute.get_strategy()
+    phases = Experiment(settings, load_digits(), strategy).run()["phases"]
     seconds = [phase["seconds"] for phase in phases]
     assert all(
         {"tracing", "train", "exemplars", "finetune", "evaluate", "export"} <= set(s)

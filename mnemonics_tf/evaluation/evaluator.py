@@ -29,24 +29,36 @@ class Predictions:
     Attributes:
         labels: `[n]`, int32.
         heads: name to predicted labels `[n]`, int32.
+        logits: of the classifier, `[n, classes]`; None where predictions alone are known.
     """
 
     labels: np.ndarray
     heads: dict[str, np.ndarray]
+    logits: np.ndarray | None = None
 
     def summary(self, groups: Sequence[Sequence[int]]) -> dict[str, dict]:
-        """Returns, for each head, accuracy, group accuracies and the confusion matrix."""
-        num_classes = sum(len(group) for group in groups)
+        """Returns, for each head, accuracy, group accuracies and the confusion matrix.
+
+        Args:
+            groups: labels of the classes of each phase; what lacks test images has no accuracy.
+        """
+        classes = [label for group in groups for label in group]
         return {
             head: {
-                "accuracy": metrics.accuracy(self.labels, predicted),
+                "accuracy": metrics.accuracy_on(self.labels, predicted, classes),
                 "group_accuracies": metrics.group_accuracies(self.labels, predicted, groups),
                 "confusion_matrix": metrics.confusion_matrix(
-                    self.labels, predicted, num_classes
+                    self.labels, predicted, len(classes)
                 ).tolist(),
             }
             for head, predicted in self.heads.items()
         }
+
+    def of(self, classes: Sequence[int]) -> "Predictions":
+        """Returns what is said of the test images of these classes."""
+        rows = np.isin(self.labels, list(classes))
+        heads = {head: predicted[rows] for head, predicted in self.heads.items()}
+        return Predictions(self.labels[rows], heads)
 
 
 class Evaluator:
@@ -176,8 +188,8 @@ class Evaluator:
         Source: Rebuffi et al., iCaRL, CVPR 2017, Eq. 2; the mirror image as in LUCIR's protocol.
         """
         images = memory.as_image_set()
-        sides = [self.outputs(images, mirrored).features for mirrored in (False, True)]
-        features = sum(unit_length(side) for side in sides)
+        as_it_is, mirrored = (self.outputs(images, flip).features for flip in (False, True))
+        features = unit_length(as_it_is) + unit_length(mirrored)
         means = np.stack([features[memory.labels == k].mean(axis=0) for k in range(num_classes)])
         return unit_length(means)
 
@@ -197,6 +209,7 @@ class Evaluator:
                 "classifier": outputs.logits.argmax(axis=1).astype(np.int32),
                 "nme": similarities.argmax(axis=1).astype(np.int32),
             },
+            outputs.logits,
         )
 
 

@@ -207,6 +207,7 @@ class IncrementalModel:
 
     def correct_logits(self, labels: Sequence[int], gain: float, offset: float) -> None:
         """Sets z_k <- gain z_k + offset for the classes `labels`."""
+        assert self.correction is not None, "asked for by methods that correct logits alone"
         self.correction.set(labels, gain, offset)
 
     @property
@@ -359,7 +360,7 @@ class IncrementalModel:
         self.classifier = self._build_classifier(num_old, num_new, capacity_for(num_old + num_new))
         self.classifier.copy_shared(classifier)
         self.correction = self._build_correction()
-        if correction:
+        if correction and self.correction:
             self.correction.copy_shared(correction)
 
     def set_classes(self, num_old: int, num_new: int) -> None:

@@ -111,7 +111,9 @@ def show(
     phase: int,
     course: Course,
     change: Change,
+    before: int,
     margins_herding: np.ndarray | None = None,
+    held_out: dict[str, float] | None = None,
 ) -> None:
     """Shows in TensorBoard how exemplars learned: curves over the outer steps, the rest by phase.
 
@@ -121,13 +123,17 @@ def show(
         phase: index of the phase.
         course: of the learning.
         change: of the exemplars.
+        before: how many outer steps the stage had in all earlier phases.
         margins_herding: margins of the images that herding would have chosen, if they are known.
+        held_out: accuracy on held-out images of the exemplars as they began, learned and stored,
+            by name; None without held-out images.
     """
-    curves = f"{stage}/phase{phase:02d}"
     for step, loss in enumerate(course.meta_losses):
-        summaries.scalars(curves, {"meta_loss": loss}, step)
+        summaries.course(stage, phase, {"meta_loss": loss}, step, before)
     for step, accuracy in course.validations:
-        summaries.scalars(curves, {"held_out_accuracy": accuracy}, step)
+        summaries.course(stage, phase, {"held_out_accuracy": accuracy}, step, before)
+    if held_out:
+        summaries.scalars(f"{stage}/held_out_accuracy", held_out, phase)
     histograms = {
         "pixel_distance": change.pixel_distances,
         "margin_start": change.margins_start,
@@ -142,24 +148,31 @@ def show(
 
 def strips(change: Change) -> np.ndarray:
     """Returns `strips_of` exemplars before and after they learned."""
-    return strips_of(change.start.images, change.end.images, change.end.labels)
+    rows = rows_shown(change.end.labels)
+    return strips_of(change.start.images[rows], change.end.images[rows])
 
 
-def strips_of(before: np.ndarray, now: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns images `[k, h, 3 w, c]` of one exemplar of each of some classes, uint8.
-
-    From left to right: as it was, as it is now, and half of the difference around middle grey.
+def rows_shown(labels: np.ndarray) -> np.ndarray:
+    """Returns the rows of the first exemplar of each of some classes.
 
     Args:
-        before: uint8 `[n, h, w, c]`.
-        now: the same exemplars, in the same order.
         labels: `[n]`.
     """
     _, rows = np.unique(labels, return_index=True)
-    rows = rows[np.linspace(0, len(rows) - 1, min(_CLASSES_SHOWN, len(rows))).astype(int)]
-    start, end = before[rows], now[rows]
-    difference = (end.astype(np.int16) - start + 256) // 2
-    return np.concatenate([start, end, np.minimum(difference, 255).astype(np.uint8)], axis=2)
+    return rows[np.linspace(0, len(rows) - 1, min(_CLASSES_SHOWN, len(rows))).astype(int)]
+
+
+def strips_of(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Returns images `[k, h, 3 w, c]`, uint8: as each was, as it is, and half of the difference.
+
+    The difference is around middle grey.
+
+    Args:
+        before: uint8 `[k, h, w, c]`.
+        now: the same exemplars, in the same order.
+    """
+    difference = (now.astype(np.int16) - before + 256) // 2
+    return np.concatenate([before, now, np.minimum(difference, 255).astype(np.uint8)], axis=2)
 
 
 def _thinned(values: list[float], most: int = 200) -> list[float]:

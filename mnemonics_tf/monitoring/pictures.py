@@ -1,19 +1,30 @@
 """Pictures of results."""
 
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402, the backend must be chosen first
-import matplotlib.ticker  # noqa: E402
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.extras import extra
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; markers repeat the distinction.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+#: classes of a confusion matrix with names at its axes, and characters of a name
+_MOST_NAMED = 40
+_LONGEST_NAME = 18
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    try:
+        _pyplot()
+    except UserError:
+        return False
+    return True
 
 
 def accuracy_curves(
@@ -26,11 +37,12 @@ def accuracy_curves(
         path: of the picture; its suffix gives the format.
         head: whose accuracy is drawn.
     """
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     for i, (name, results) in enumerate(runs.items()):
         classes = [record["num_seen"] for record in results["phases"]]
-        accuracies = [100 * record["heads"][head]["accuracy"] for record in results["phases"]]
-        average = 100 * results["summary"][head]["average_accuracy"]
+        accuracies = [_percent(record["heads"][head]["accuracy"]) for record in results["phases"]]
+        average = _percent(results["summary"][head]["average_accuracy"])
         axes.plot(
             classes,
             accuracies,
@@ -46,7 +58,12 @@ def accuracy_curves(
     plt.close(figure)
 
 
-def accuracy_matrix(rows: Sequence[Sequence[float]]) -> np.ndarray:
+def _percent(share: float | None) -> float:
+    """Returns a share in percent; NaN, which is not drawn, for what was not tested."""
+    return np.nan if share is None else 100 * share
+
+
+def accuracy_matrix(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
     """Draws the accuracies after each phase on each class group, as RGB uint8 `[h, w, 3]`.
 
     Args:
@@ -54,39 +71,88 @@ def accuracy_matrix(rows: Sequence[Sequence[float]]) -> np.ndarray:
     """
     matrix = np.full((len(rows), len(rows)), np.nan)
     for i, row in enumerate(rows):
-        matrix[i, : len(row)] = 100 * np.array(row)
+        matrix[i, : len(row)] = [_percent(value) for value in row]
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
     picture = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(picture, label="Accuracy (%)")
     if len(rows) <= 12:
         for i, row in enumerate(rows):
             for k, value in enumerate(row):
-                ink = "black" if value > 0.5 else "white"
-                axes.text(k, i, f"{100 * value:.0f}", ha="center", va="center", color=ink)
+                if value is not None:
+                    ink = "black" if value > 0.5 else "white"
+                    axes.text(k, i, f"{100 * value:.0f}", ha="center", va="center", color=ink)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axis.set_major_locator(plt.MaxNLocator(integer=True))
     axes.set_xlabel("Class group (phase that taught it)")
     axes.set_ylabel("After phase")
     return _pixels(figure)
 
 
-def confusion_matrix(counts: np.ndarray) -> np.ndarray:
+def confusion_matrix(
+    counts: np.ndarray, class_names: Sequence[str], ends: Sequence[int]
+) -> np.ndarray:
     """Draws a confusion matrix, each row as shares of its true class, as RGB uint8 `[h, w, 3]`.
+
+    Lines stand between the classes of two phases. Up to `_MOST_NAMED` classes have their names at
+    the axes; of more the labels with which phases begin.
 
     Args:
         counts: `[true, predicted]`.
+        class_names: by label.
+        ends: classes seen by the end of each phase.
     """
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
+    count = len(counts)
+    named = count <= _MOST_NAMED
+    side = max(5.2, 0.27 * count + 2.4) if named else 7.0
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(side + 1.0, side), layout="constrained")
     picture = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100)
-    figure.colorbar(picture, label="Share of the true class (%)")
-    axes.set_xlabel("Predicted label")
-    axes.set_ylabel("True label")
+    figure.colorbar(picture, label="Share of the true class (%)", shrink=0.8)
+    for end in ends[:-1]:
+        for line in (axes.axhline, axes.axvline):
+            line(end - 0.5, color="white", linewidth=1.2)
+            line(end - 0.5, color="black", linewidth=0.5)
+    ticks = list(range(count)) if named else _apart([0, *ends[:-1]], count / 20)
+    texts = [_short(class_names[label]) if named else str(label) for label in ticks]
+    # Not as formulas: a name may hold a dollar sign.
+    axes.set_xticks(ticks, texts, rotation=90 if named else 0, parse_math=False)
+    axes.set_yticks(ticks, texts, parse_math=False)
+    axes.set_xlabel("Predicted class" if named else "Predicted label")
+    axes.set_ylabel("True class" if named else "True label")
     return _pixels(figure)
 
 
-def _pixels(figure: plt.Figure) -> np.ndarray:
-    figure.canvas.draw()
+def _apart(positions: Sequence[int], least: float) -> list[int]:
+    """Returns those of ascending positions that are so far from the last one taken."""
+    taken: list[int] = []
+    for position in positions:
+        if not taken or position - taken[-1] >= least:
+            taken.append(position)
+    return taken
+
+
+def _short(name: str) -> str:
+    text = " ".join(name.split())
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
+
+
+def _pyplot() -> Any:
+    """Returns `matplotlib.pyplot`, which draws without a screen."""
+    with extra("report", "a picture of results"):
+        import matplotlib
+
+        matplotlib.use("Agg")  # before pyplot is imported
+        import matplotlib.pyplot
+    return matplotlib.pyplot
+
+
+def _pixels(figure: Any) -> np.ndarray:
+    with warnings.catch_warnings():
+        # Of letters that the font lacks: they are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
-    plt.close(figure)
+    _pyplot().close(figure)
     return pixels

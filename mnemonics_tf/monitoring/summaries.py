@@ -46,6 +46,21 @@ class Summaries:
             for name, value in values.items():
                 tf.summary.scalar(f"{prefix}/{name}", value)
 
+    def course(
+        self, stage: str, phase: int, values: dict[str, float], step: int, before: int
+    ) -> None:
+        """Writes numbers of a stage twice: on the phase's own curve, and on one over all phases.
+
+        Args:
+            stage: first part of the tags.
+            phase: index of the phase.
+            values: by name.
+            step: within the stage of this phase: epoch or outer step.
+            before: steps that the stage had in all earlier phases.
+        """
+        self.scalars(f"{stage}/phase{phase:02d}", values, step)
+        self.scalars(f"{stage}/all_phases", values, before + step)
+
     def histograms(self, prefix: str, values: dict[str, np.ndarray], step: int) -> None:
         """Writes named collections of numbers under `prefix/`, each as its distribution."""
         with self._writing(step):
@@ -58,23 +73,20 @@ class Summaries:
             tf.summary.image(name, images, max_outputs=len(images))
 
     def hyperparameters(
-        self, settings: dict[str, dict[str, Any]], metrics: dict[str, float]
+        self, settings: dict[str, dict[str, Any]], metrics: dict[str, float], trial: str
     ) -> None:
         """Writes a run's settings and its final metrics for the table of hyperparameters.
 
         Args:
             settings: by group and name.
-            metrics: by tag.
+            metrics: by tag, in the order of the table's columns.
+            trial: identifies the run: those of one trial become one line of the table.
         """
-        values = {
-            f"{group}/{name}": value if isinstance(value, (bool, int, float, str)) else str(value)
-            for group, named in settings.items()
-            for name, value in named.items()
-        }
         columns = [hparams.Metric(tag, display_name=tag.removeprefix("final/")) for tag in metrics]
+        values = _columns(settings)
         with self._writing(step=0):
-            hparams.hparams_config([hparams.HParam(name) for name in values], columns)
-            hparams.hparams(values)
+            hparams.hparams_config(list(values), columns)
+            hparams.hparams(values, trial_id=trial)
             for tag, value in metrics.items():
                 tf.summary.scalar(tag, value)
         self.flush()
@@ -85,17 +97,50 @@ class Summaries:
             self._writer.flush()
 
 
-def final_metrics(summary: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Returns the metrics by which runs are compared, by tag.
+#: title of a final metric -> its name in results.json
+_FINAL = {
+    "average_accuracy": "average_accuracy",
+    "last": "last_accuracy",
+    "forgetting": "forgetting",
+    "mean_forgetting": "mean_forgetting",
+    "backward_transfer": "backward_transfer",
+}
+#: what tells runs apart at a glance: name of the setting -> title of its column
+_FIRST = {"method": "method", "exemplars": "exemplars", "num_phases": "N", "seed": "seed"}
+
+
+def _columns(settings: dict[str, dict[str, Any]]) -> dict[hparams.HParam, Any]:
+    """Returns the columns of the table of hyperparameters and a run's values, most telling first.
+
+    The budget is one column, whichever of the two it is.
+    """
+    named = {
+        name: (group, value) for group, values in settings.items() for name, value in values.items()
+    }
+    budget = settings["exemplar"]
+    total = budget["exemplars_total"]
+    memory = f"{total} in all" if total else f"{budget['exemplars_per_class']} a class"
+    columns = {hparams.HParam(title): named[name][1] for name, title in _FIRST.items()}
+    columns[hparams.HParam("memory")] = memory
+    for name, (group, value) in named.items():
+        if name not in _FIRST:
+            plain = value if isinstance(value, (bool, int, float, str)) else str(value)
+            columns[hparams.HParam(f"{group}/{name}")] = plain
+    return columns
+
+
+def final_metrics(summary: dict[str, dict[str, Any]], head: str) -> dict[str, float]:
+    """Returns the metrics by which runs are compared, by tag, the most telling first.
+
+    Those that were measured.
 
     Args:
         summary: what results.json holds of each head.
+        head: that the method predicts with; its metrics stand first.
     """
-    names = ("average_accuracy", "forgetting")
-    metrics = {
-        f"final/{head}_{name}": values[name] for head, values in summary.items() for name in names
+    return {
+        f"final/{name}_{title}": summary[name][key]
+        for name in sorted(summary, key=lambda name: name != head)
+        for title, key in _FINAL.items()
+        if summary[name][key] is not None
     }
-    last = {
-        f"final/{head}_last": values["phase_accuracies"][-1] for head, values in summary.items()
-    }
-    return metrics | last

@@ -82,7 +82,8 @@ def adjust_exemplars(
             "is less than half a level; raise --adjust_learning_rate or --adjust_steps",
             metrics["pixel_distance"],
         )
-    diagnostics.show(stage.summaries, stage.name, phase.index, course, change)
+    before = (phase.index - 1) * wanted.adjust_steps
+    diagnostics.show(stage.summaries, stage.name, phase.index, course, change, before)
     return adjusted, metrics
 
 

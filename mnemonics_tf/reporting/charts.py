@@ -11,7 +11,9 @@ import numpy as np
 NUM_COLOURS = 7
 _DASHES = ("", "7 3", "2 3")
 _WIDTH, _HEIGHT = 440, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 42
+_RIGHT, _TOP, _BOTTOM = 14, 12, 48
+#: a line of text, and a digit of it, in the font of the style sheet at its largest
+_LINE, _DIGIT = 20, 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Series:
         x: positions.
         y: means.
         half_widths: of the ribbon, one a point; None draws none.
+        members: single runs behind the means, drawn as thin lines.
     """
 
     index: int
@@ -31,6 +34,7 @@ class Series:
     x: Sequence[float]
     y: Sequence[float]
     half_widths: Sequence[float] | None = None
+    members: Sequence[Sequence[float]] = ()
 
 
 def escape(text: object) -> str:
@@ -95,33 +99,54 @@ def line_chart(
         unit: behind the numbers that show where the pointer is.
         percentages: whether nothing below 0 or above 100 can be, so that ribbons end there.
     """
-    widths = [line.half_widths or [0.0] * len(line.y) for line in series]
     floor, ceiling = (0.0, 100.0) if percentages else (-np.inf, np.inf)
-    lower = [np.maximum(np.subtract(s.y, w), floor) for s, w in zip(series, widths, strict=True)]
-    upper = [np.minimum(np.add(s.y, w), ceiling) for s, w in zip(series, widths, strict=True)]
-    y_ticks = ticks(float(min(map(np.min, lower))), float(max(map(np.max, upper))))
+    bands = [_band(line, floor, ceiling) for line in series]
+    y_ticks = ticks(
+        float(min(np.min(low) for low, _ in bands)), float(max(np.max(high) for _, high in bands))
+    )
     xs = sorted({x for line in series for x in line.x})
-    scale_x = _scale(xs[0], xs[-1], _LEFT + 8, _WIDTH - _RIGHT - 8)
+    left = _LINE + 10 + _DIGIT * max(len(f"{tick:g}") for tick in y_ticks)
+    scale_x = _scale(xs[0], xs[-1], left + 8, _WIDTH - _RIGHT - 8)
     scale_y = _scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
-    parts = [_frame(_thinned(xs), y_ticks, scale_x, scale_y, x_label, y_label)]
-    for line, half_widths, low, high in zip(series, widths, lower, upper, strict=True):
-        points = [(scale_x(x), scale_y(y)) for x, y in zip(line.x, line.y, strict=True)]
-        paint = colour(line.index)
+    parts = [_frame(_thinned(xs), y_ticks, scale_x, scale_y, left, x_label, y_label)]
+    for line, (low, high) in zip(series, bands, strict=True):
         if line.half_widths:
             edge = [*zip(line.x, high, strict=True), *zip(line.x[::-1], low[::-1], strict=True)]
-            outline = [(scale_x(x), scale_y(y)) for x, y in edge]
-            parts.append(f'<path class="ribbon" style="fill:{paint}" d="{_path(outline)}Z"/>')
-        dash = _DASHES[line.index // NUM_COLOURS % len(_DASHES)]
-        dashes = f' stroke-dasharray="{dash}"' if dash else ""
-        parts.append(f'<path class="line" style="stroke:{paint}"{dashes} d="{_path(points)}"/>')
-        for (px, py), x, y, width in zip(points, line.x, line.y, half_widths, strict=True):
-            interval = f" ± {width:.2f}" if line.half_widths else ""
-            text = escape(f"{line.name}: {y:.2f}{interval}{unit} at {x:g}")
-            parts.append(
-                f'<path style="fill:{paint}" d="{marker(line.index, px, py)}">'
-                f"<title>{text}</title></path>"
-            )
+            outline = _path([(scale_x(x), scale_y(y)) for x, y in edge])
+            paint = f"fill:{colour(line.index)}"
+            parts.append(f'<path class="ribbon" style="{paint}" d="{outline}Z"/>')
+    # The lines of all series lie above all ribbons.
+    parts += [_drawn(line, scale_x, scale_y, unit) for line in series]
     return _svg(parts, description, _WIDTH, _HEIGHT)
+
+
+def _band(line: Series, floor: float, ceiling: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lowest and highest value that is drawn at each point."""
+    around = np.array([line.y, *line.members])
+    widths = line.half_widths or [0.0] * len(line.y)
+    low = np.maximum(np.subtract(line.y, widths), floor)
+    high = np.minimum(np.add(line.y, widths), ceiling)
+    return np.minimum(low, around.min(axis=0)), np.maximum(high, around.max(axis=0))
+
+
+def _drawn(line: Series, scale_x, scale_y, unit: str) -> str:
+    """Returns a series' lines and markers, which tell their values."""
+    paint = colour(line.index)
+    parts = []
+    for member in line.members:
+        points = [(scale_x(x), scale_y(y)) for x, y in zip(line.x, member, strict=True)]
+        parts.append(f'<path class="member" style="stroke:{paint}" d="{_path(points)}"/>')
+    points = [(scale_x(x), scale_y(y)) for x, y in zip(line.x, line.y, strict=True)]
+    dash = _DASHES[line.index // NUM_COLOURS % len(_DASHES)]
+    dashes = f' stroke-dasharray="{dash}"' if dash else ""
+    parts.append(f'<path class="line" style="stroke:{paint}"{dashes} d="{_path(points)}"/>')
+    widths: Sequence[float | None] = line.half_widths or [None] * len(line.y)
+    for (px, py), x, y, width in zip(points, line.x, line.y, widths, strict=True):
+        interval = "" if width is None else f" ± {width:.2f}"
+        text = escape(f"{line.name}: {y:.2f}{interval}{unit} at {x:g}")
+        shape = marker(line.index, px, py)
+        parts.append(f'<path style="fill:{paint}" d="{shape}"><title>{text}</title></path>')
+    return "".join(parts)
 
 
 def legend(names: Sequence[tuple[int, str]], lines: bool = True) -> str:
@@ -195,24 +220,24 @@ def _thinned(xs: Sequence[float], most: int = 8) -> list[float]:
     return list(xs[::-1][::step])[::-1]
 
 
-def _frame(xs, y_ticks, scale_x, scale_y, x_label: str, y_label: str) -> str:
+def _frame(xs, y_ticks, scale_x, scale_y, left: float, x_label: str, y_label: str) -> str:
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     lines = []
     for tick in y_ticks:
         y = scale_y(tick)
-        lines.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
-        lines.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        lines.append(f'<path class="grid" d="M{left} {y:.1f}H{right}"/>')
+        lines.append(f'<text x="{left - 6}" y="{y + 4.5:.1f}" text-anchor="end">{tick:g}</text>')
     for x in xs:
         px = scale_x(x)
         lines.append(f'<path class="grid" d="M{px:.1f} {bottom}v4"/>')
-        lines.append(f'<text x="{px:.1f}" y="{bottom + 18}" text-anchor="middle">{x:g}</text>')
-    middle_x, middle_y = (_LEFT + right) / 2, (_TOP + bottom) / 2
+        lines.append(f'<text x="{px:.1f}" y="{bottom + 19}" text-anchor="middle">{x:g}</text>')
+    middle_x, middle_y = (left + right) / 2, (_TOP + bottom) / 2
     lines.append(
-        f'<text x="{middle_x}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text x="{middle_x}" y="{_HEIGHT - 7}" text-anchor="middle">{escape(x_label)}</text>'
     )
     lines.append(
-        f'<text x="12" y="{middle_y}" text-anchor="middle" '
-        f'transform="rotate(-90 12 {middle_y})">{escape(y_label)}</text>'
+        f'<text x="{_LINE - 5}" y="{middle_y}" text-anchor="middle" '
+        f'transform="rotate(-90 {_LINE - 5} {middle_y})">{escape(y_label)}</text>'
     )
     return "".join(lines)
 

@@ -7,7 +7,8 @@ import numpy as np
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.registry import is_own
-from mnemonics_tf.reporting.runs import Group, Run
+from mnemonics_tf.reporting.groups import Group
+from mnemonics_tf.reporting.runs import Run
 from mnemonics_tf.run.resume import check_memory
 
 
@@ -39,7 +40,8 @@ def since_birth(memories: list[ExemplarMemory], num_seen: list[int], phase: int)
     for label in np.unique(now.labels):
         first = memories[int(np.searchsorted(num_seen, label, side="right"))]
         # A class gives up its last exemplars, so that the first ones remain in their order.
-        births.append(first.images[first.labels == label][: np.sum(now.labels == label)])
+        rows = np.flatnonzero(first.labels == label)[: np.sum(now.labels == label)]
+        births.append(first.images_at(rows))
     return Pair(now.labels, np.concatenate(births), now.images)
 
 
@@ -82,22 +84,16 @@ def pixel_drift(group: Group) -> list[float] | None:
         if memories is None:
             return None
         pairs = [since_birth(memories, group.num_classes, i) for i in range(len(memories))]
-        courses.append([float(_distances(pair).mean()) for pair in pairs])
+        courses.append([float(distances(pair.birth, pair.now).mean()) for pair in pairs])
     return [float(value) for value in np.mean(courses, axis=0)]
 
 
-def _distances(pair: Pair) -> np.ndarray:
-    moved = pair.now.astype(np.float32) - pair.birth
-    return np.sqrt(np.square(moved).mean(axis=(1, 2, 3)))
+def distances(start: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Returns how far images have moved, `[n]`: root mean square over an image, in grey levels.
 
-
-def strips(pair: Pair, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images `[k, h, 3 w, c]` of one exemplar a class, and the classes' labels `[k]`.
-
-    From left to right: as first stored, now, half of the difference around middle grey.
+    Args:
+        start: uint8 `[n, h, w, c]`.
+        now: the same images later.
     """
-    labels, rows = np.unique(pair.labels, return_index=True)
-    chosen = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)
-    birth, now = pair.birth[rows[chosen]], pair.now[rows[chosen]]
-    difference = np.minimum((now.astype(np.int16) - birth + 256) // 2, 255).astype(np.uint8)
-    return np.concatenate([birth, now, difference], axis=2), labels[chosen]
+    moved = now.astype(np.float32) - start
+    return np.sqrt(np.square(moved).mean(axis=(1, 2, 3)))

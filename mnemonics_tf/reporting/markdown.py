@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mnemonics_tf.reporting import tables
-from mnemonics_tf.reporting.runs import Group
+from mnemonics_tf.reporting.groups import Group
 from mnemonics_tf.reporting.tables import Table
 
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>#|~"})
@@ -18,10 +18,12 @@ def summary(groups: Sequence[Group], warnings: Sequence[str]) -> str:
     """
     shown = [
         tables.summary(groups),
+        tables.paired(groups),
         *(tables.by_phase(group, group.head) for group in groups),
         tables.beside_the_paper(groups),
         *(table for group in groups if (table := tables.learning(group))),
         tables.times(groups),
+        tables.runs(groups),
         tables.fingerprints(groups),
     ]
     parts = ["# Class-incremental runs\n"]

@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 
 from mnemonics_tf.evaluation.evaluator import HEADS
-from mnemonics_tf.reporting.runs import Group
+from mnemonics_tf.reporting.groups import Group
 
 
 def as_csv(groups: Sequence[Group]) -> str:

@@ -1,21 +1,23 @@
 """The report as one HTML page that needs nothing beside itself."""
 
-import base64
 import dataclasses
+import math
 from collections.abc import Sequence
 
-import tensorflow as tf
+import numpy as np
 
 from mnemonics_tf.evaluation.evaluator import HEADS
+from mnemonics_tf.evaluation.intervals import FEWEST_FOR_INTERVAL, Estimate
 from mnemonics_tf.reporting import charts, tables
 from mnemonics_tf.reporting.charts import Series, escape
-from mnemonics_tf.reporting.drift import memories_of, pixel_drift, since_birth, strips
+from mnemonics_tf.reporting.drift import pixel_drift
 from mnemonics_tf.reporting.embedding import Embedding
-from mnemonics_tf.reporting.runs import Group, Run
+from mnemonics_tf.reporting.groups import Group
+from mnemonics_tf.reporting.pictures import galleries
+from mnemonics_tf.reporting.runs import Run
 from mnemonics_tf.reporting.style import STYLE
 from mnemonics_tf.reporting.tables import Table
 
-_STRIPS = 8
 _SCATTER = 300
 
 
@@ -43,28 +45,45 @@ def page(groups: Sequence[Group], warnings: Sequence[str], embedded: Embedded) -
         embedded: the t-SNE.
     """
     names = "; ".join(group.name for group in groups)
-    sections = [
-        _warnings(warnings),
-        _section("Accuracy after each phase", _accuracy(groups)),
-        _section("Forgetting", _forgetting(groups)),
-        _section("Beside the published figures", _table(tables.beside_the_paper(groups))),
-        _section("Exemplars over their class data (t-SNE)", _embeddings(embedded)),
-        _section("How exemplars change", _exemplars(groups)),
-        _section("Time by stage", _times(groups)),
-        _section("Protocol, settings, machines", _facts(groups)),
-    ]
+    published = tables.beside_the_paper(groups)
+    sections = {
+        "Accuracy after each phase": _accuracy(groups),
+        "Forgetting": _forgetting(groups),
+        **({"Beside the published figures": _table(published)} if published else {}),
+        "Exemplars by class": galleries(groups),
+        "How exemplars change": _exemplars(groups),
+        "Exemplars over their class data (t-SNE)": _embeddings(embedded),
+        "Time by stage": _times(groups),
+        "Runs, protocol, settings, machines": _facts(groups),
+    }
+    links = "".join(
+        f'<li><a href="#{_anchor(title)}">{escape(title)}</a></li>' for title in sections
+    )
+    content = "".join(
+        f'<section id="{_anchor(title)}"><h2>{escape(title)}</h2>{section}</section>\n'
+        for title, section in sections.items()
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
         f"<title>Class-incremental runs: {escape(names)}</title><style>{STYLE}</style></head>\n"
-        f"<body><header><h1>Class-incremental runs</h1><p>{escape(names)}</p></header>\n"
-        f"<main>{''.join(sections)}</main></body></html>\n"
+        "<body><header><h1>Class-incremental runs</h1>"
+        f"<p>{escape(_subtitle(groups))}</p><nav><ul>{links}</ul></nav></header>\n"
+        f"<main>{_warnings(warnings)}{content}</main></body></html>\n"
     )
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>\n"
+def _anchor(title: str) -> str:
+    return title.split(",")[0].split("(")[0].strip().lower().replace(" ", "-")
+
+
+def _subtitle(groups: Sequence[Group]) -> str:
+    """Returns how much there is to see, and of what."""
+    count = sum(len(group.runs) for group in groups)
+    of = f" in {len(groups)} groups of the same settings" if count > len(groups) else ""
+    protocols = "; ".join(name for name, _ in _by_protocol(groups))
+    return f"{count} run{'s' * (count > 1)}{of}: {protocols}"
 
 
 def _warnings(warnings: Sequence[str]) -> str:
@@ -85,9 +104,11 @@ def _table(table: Table, kind: str = "") -> str:
         for row in table.rows
     )
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    # The caption stands outside of what scrolls: it stays in sight whatever is scrolled to.
     return (
+        f'<p class="caption">{escape(table.caption)}</p>'
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.caption)}">'
-        f'<table class="{kind}"><caption><span>{escape(table.caption)}</span></caption>'
+        f'<table class="{kind}" aria-label="{escape(table.caption)}">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
     )
@@ -95,9 +116,12 @@ def _table(table: Table, kind: str = "") -> str:
 
 def _cell(table: Table, column: int, text: str) -> str:
     shade = ""
-    if text and table.shaded_from is not None and column >= table.shaded_from:
+    is_figure = text not in ("", tables.NOTHING)
+    if is_figure and table.shaded_from is not None and column >= table.shaded_from:
         shade = f' style="background:rgba(var(--heat),{0.45 * float(text) / 100:.3f})"'
-    return f"<td{shade}>{escape(text)}</td>"
+    first, *others = text.split("\n")
+    smaller = "".join(f"<small>{escape(line)}</small>" for line in others)
+    return f"<td{shade}>{escape(first)}{smaller}</td>"
 
 
 def _details(summary: str, content: str) -> str:
@@ -122,27 +146,48 @@ def _by_protocol(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
 
 def _protocol_name(run: Run) -> str:
     protocol = run.protocol
-    total = protocol.get("exemplars_total")
+    total, total_bytes = protocol.get("exemplars_total"), protocol.get("exemplar_bytes_total")
     budget = f"{total} exemplars" if total else f"{protocol.get('exemplars_per_class')} a class"
+    if total_bytes:
+        budget = f"{total_bytes} bytes"
+    elif class_bytes := protocol.get("exemplar_bytes_per_class"):
+        budget = f"{class_bytes} bytes a class"
     return f"{protocol['dataset']}, N = {protocol['num_phases']}, {budget}"
 
 
-def _series(group: Group, figures: Sequence[tuple[float, float | None]]) -> Series:
-    several = len(group.runs) > 1
-    return Series(
-        group.index,
-        group.name,
-        group.num_classes,
-        [100 * mean for mean, _ in figures],
-        [100 * half_width for _, half_width in figures] if several else None,
-    )
+def _series(group: Group, figures: Sequence[Estimate]) -> Series:
+    """Returns a group's line: with a ribbon, or where seeds are too few for one with each seed.
+
+    What was not tested has no point.
+    """
+    points = zip(group.num_classes, figures, strict=True)
+    tested = [(classes, figure) for classes, figure in points if not math.isnan(figure.mean)]
+    half_widths = [f.half_width for _, f in tested if f.half_width is not None]
+    ribbon = None
+    members: list[list[float]] = []
+    if len(half_widths) == len(tested):
+        ribbon = [100 * width for width in half_widths]
+    elif len(group.runs) > 1:
+        members = [
+            list(run) for run in zip(*(100 * np.array(f.values) for _, f in tested), strict=True)
+        ]
+    classes, means = [c for c, _ in tested], [100 * figure.mean for _, figure in tested]
+    return Series(group.index, group.name, classes, means, ribbon, members)
+
+
+def _lines(series: Sequence[Series], x_label: str, y_label: str, description: str) -> str:
+    """Returns a chart of what was tested."""
+    drawn = [line for line in series if line.y]
+    if not drawn:
+        return "<p>Not tested.</p>"
+    return charts.line_chart(drawn, x_label, y_label, description)
 
 
 def _accuracy(groups: Sequence[Group]) -> str:
     figures = []
     for protocol, members in _by_protocol(groups):
         for head in HEADS:
-            chart = charts.line_chart(
+            chart = _lines(
                 [_series(group, group.accuracies(head)) for group in members],
                 "Number of classes",
                 "Accuracy on all seen classes (%)",
@@ -150,24 +195,31 @@ def _accuracy(groups: Sequence[Group]) -> str:
                 "the figures are in the tables below.",
             )
             figures.append(_figure(f"{protocol}: head {head}", chart))
-    details = "".join(
-        _details(f"{group.name}, head {head}: phase by phase", _table(tables.by_phase(group, head)))
-        for group in groups
-        for head in HEADS
-    )
-    ribbons = "<p>Ribbons: 95% intervals of the mean over seeds.</p>"
-    several = any(len(group.runs) > 1 for group in groups)
+    by_phase = "".join(_table(tables.by_phase(group, head)) for group in groups for head in HEADS)
+    details = _details("Phase by phase, on each group of classes", by_phase)
+    differences = tables.paired(groups)
     return (
-        f'{_legend(groups)}<div class="figures">{"".join(figures)}</div>{ribbons * several}'
-        f"{_table(tables.summary(groups))}{details}"
+        f'{_legend(groups)}<div class="figures">{"".join(figures)}</div>{_several_seeds(groups)}'
+        f"{_table(tables.summary(groups))}{_table(differences) if differences else ''}{details}"
     )
+
+
+def _several_seeds(groups: Sequence[Group]) -> str:
+    """Returns how the charts show several seeds, if they have to."""
+    counts = {len(group.runs) for group in groups}
+    parts = []
+    if max(counts) >= FEWEST_FOR_INTERVAL:
+        parts.append("Ribbons: 95% intervals of the mean over seeds.")
+    if counts & set(range(2, FEWEST_FOR_INTERVAL)):
+        parts.append("Thin lines: single seeds, where they are too few for an interval.")
+    return f'<p class="soft">{" ".join(parts)}</p>' if parts else ""
 
 
 def _forgetting(groups: Sequence[Group]) -> str:
     figures = []
     for protocol, members in _by_protocol(groups):
         for head in HEADS:
-            chart = charts.line_chart(
+            chart = _lines(
                 [_series(group, group.base_accuracies(head)) for group in members],
                 "Number of classes",
                 "Accuracy on phase 0's classes (%)",
@@ -214,7 +266,7 @@ def _scatter(picture: Embedding, name: str, exemplars, define: bool) -> str:
         background = f'<use href="#{identifier}"/>'
     marks = "".join(
         f'<path class="exemplar" style="fill:{charts.colour(k)}" d="'
-        + "".join(charts.marker(k, *(_SCATTER * point), size=4.5) for point in points)
+        + "".join(charts.marker(k, x, y, size=4.5) for x, y in _SCATTER * points)
         + '"/>'
         for k, points in enumerate(exemplars)
     )
@@ -256,28 +308,8 @@ def _exemplars(groups: Sequence[Group]) -> str:
             f"<p>Not known: {escape('; '.join(unknown))}. It is seen in run directories, not in a "
             "results.json alone, where no codec of the run's own stores the exemplars.</p>"
         )
-    parts += [_strips(group) for group, _ in moved]
     parts += [_table(table) for group in groups if (table := tables.learning(group))]
     return "".join(parts)
-
-
-def _strips(group: Group) -> str:
-    run = group.first
-    pair = since_birth(memories_of(run), group.num_classes, len(run.phases) - 1)
-    images, labels = strips(pair, _STRIPS)
-    order = run.contents.get("class_order")
-    items = []
-    for image, label in zip(images, labels, strict=True):
-        contents = base64.b64encode(tf.io.encode_png(image).numpy()).decode()
-        name = f"class {order[label] if order else label}"
-        items.append(
-            f'<li><img src="data:image/png;base64,{contents}" alt="Exemplar of {escape(name)}: as '
-            f'first stored, now, and the difference">{escape(name)}</li>'
-        )
-    return (
-        f"<h3>{escape(group.name)}: as first stored, now, difference</h3>"
-        f'<ul class="strips">{"".join(items)}</ul>'
-    )
 
 
 def _times(groups: Sequence[Group]) -> str:
@@ -294,7 +326,8 @@ def _times(groups: Sequence[Group]) -> str:
 
 def _facts(groups: Sequence[Group]) -> str:
     return (
-        _table(tables.fingerprints(groups))
-        + _details("All settings", _table(tables.settings(groups)))
+        _table(tables.runs(groups), "paths")
+        + _table(tables.fingerprints(groups))
+        + _details("All settings", _table(tables.settings(groups), "settings"))
         + _details("Machine and packages", _table(tables.machines(groups), "text"))
     )

@@ -2,17 +2,25 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
+from mnemonics_tf.errors import printable
 from mnemonics_tf.evaluation.evaluator import HEADS
-from mnemonics_tf.evaluation.intervals import mean_and_interval
+from mnemonics_tf.evaluation.intervals import FEWEST_FOR_INTERVAL, Estimate, as_number
 from mnemonics_tf.monitoring.progress import duration
+from mnemonics_tf.reporting.groups import Group
 from mnemonics_tf.reporting.published import EPOCHS, published_values
-from mnemonics_tf.reporting.runs import Group
 
 #: for a figure that does not exist
 NOTHING = "–"
+
+
+_SEVERAL_SEEDS = (
+    f"±: 95% interval of the mean over seeds (Student's t), from {FEWEST_FOR_INTERVAL} seeds on. "
+    "sd: standard deviation over seeds."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +42,27 @@ class Table:
     shaded_from: int | None = None
 
 
-def percent(value: tuple[float, float | None], factor: float = 100) -> str:
-    """Returns a mean with its interval, times `factor`, to two places."""
-    mean, half_width = value
-    text = f"{factor * mean:.2f}"
-    return text if half_width is None else f"{text} ± {factor * half_width:.2f}"
+def percent(estimate: Estimate, signed: bool = False) -> str:
+    """Returns a mean with its interval, and on a line of its own its standard deviation.
+
+    Args:
+        estimate: of fractions; shown as percentages to two places.
+        signed: whether a plus stands before what is positive.
+    """
+    if math.isnan(estimate.mean):
+        return NOTHING
+    sign = "+" if signed else ""
+    text = f"{100 * estimate.mean:{sign}.2f}"
+    if estimate.half_width is not None:
+        text += f" ± {100 * estimate.half_width:.2f}"
+    if estimate.deviation is not None:
+        text += f"\n(sd {100 * estimate.deviation:.2f})"
+    return text
 
 
 def summary(groups: Sequence[Group]) -> Table:
     """Returns average accuracy and forgetting of both heads, by group."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups:
         for head in HEADS:
             rows.append(
@@ -69,52 +88,120 @@ def summary(groups: Sequence[Group]) -> Table:
             "between phase 0 and the last phase. Mean forgetting: what each earlier group of "
             "classes lost from its best, on average (Chaudhry et al., 2018). BWT: backward "
             "transfer, how each changed since it was learned (Lopez-Paz and Ranzato, 2017). "
-            "±: 95% interval of the mean over seeds "
-            "(Student's t).",
+            f"{_SEVERAL_SEEDS}",
         ),
     )
 
 
-def beside_the_paper(groups: Sequence[Group]) -> Table:
-    """Returns ours beside the conference table and the authors' README."""
+#: metric -> what a table calls it
+_COMPARED = {"average_accuracy": "average", "last_accuracy": "last", "forgetting": "F"}
+
+
+def paired(groups: Sequence[Group]) -> Table | None:
+    """Returns differences from the first group, seed by seed; None where none can be formed.
+
+    Two runs of one seed share their initialisation and batches: their difference varies less than
+    either. Only groups of the first one's protocol and data are compared.
+    """
+    first, rows = groups[0], []
+    heads = [first.head] + [head for head in HEADS if head != first.head]
+    for group in groups[1:]:
+        seeds = _shared_seeds(first, group)
+        if not seeds or not _comparable(first, group):
+            continue
+        for head in heads:
+            cells = []
+            for name in _COMPARED:
+                theirs, ours = (_by_seed(g, head, name) for g in (first, group))
+                differences = Estimate(tuple(ours[seed] - theirs[seed] for seed in seeds))
+                each = ", ".join(f"{100 * value:+.2f}" for value in differences.values)
+                several = len(seeds) > 1 and not math.isnan(differences.mean)
+                cells.append(percent(differences, signed=True) + f"\n{each}" * several)
+            numbers = ", ".join(str(seed[0]) for seed in seeds)
+            rows.append((group.name, head, numbers, *cells))
+    if not rows:
+        return None
+    return Table(
+        f"Difference from {first.name}, seed by seed (percentage points)",
+        ("run", "head", "seeds", *_COMPARED.values()),
+        rows,
+        (
+            "Of each seed the run's figure minus that of the first run: mean, then each seed. "
+            f"{_SEVERAL_SEEDS}",
+        ),
+    )
+
+
+def _comparable(one: Group, other: Group) -> bool:
+    mine, theirs = one.first, other.first
+    return (mine.protocol, mine.data, len(mine.phases)) == (
+        *(theirs.protocol, theirs.data),
+        len(theirs.phases),
+    )
+
+
+def _shared_seeds(one: Group, other: Group) -> list[tuple[Any, ...]]:
+    theirs = {run.seeds for run in other.runs}
+    return [run.seeds for run in one.runs if run.seeds in theirs]
+
+
+def _by_seed(group: Group, head: str, metric: str) -> dict[tuple[Any, ...], float]:
+    values = group.metric(head, metric).values
+    return {run.seeds: value for run, value in zip(group.runs, values, strict=True)}
+
+
+def beside_the_paper(groups: Sequence[Group]) -> Table | None:
+    """Returns ours beside the conference table and the authors' README; None if they have none."""
+    found = [
+        (group, row)
+        for group in groups
+        if group.first.is_finished
+        and (row := published_values(*_place(group), group.choices)) is not None
+        and not math.isnan(group.metric(group.head, "average_accuracy").mean)
+    ]
+    if not found:
+        return None
+    readme = any(row.readme for _, row in found)
     rows, notes = [], []
-    for group in groups:
-        run = group.first
-        dataset, num_phases = run.protocol["dataset"], run.protocol["num_phases"]
-        row = published_values(dataset, num_phases, group.choices) if run.is_finished else None
+    for group, row in found:
         accuracy = group.metric(group.head, "average_accuracy")
         forgetting = group.metric(group.head, "forgetting")
-        if row:
-            ours, lost = 100 * accuracy[0], 100 * forgetting[0]
-            readme = row.readme
-            published = (
-                f"{row.accuracy:.2f}",
-                f"{ours - row.accuracy:+.2f}",
-                f"{readme:.2f}" if readme else NOTHING,
-                f"{ours - readme:+.2f}" if readme else NOTHING,
-                percent(forgetting),
-                f"{row.forgetting:.2f}",
-                f"{lost - row.forgetting:+.2f}",
-            )
-            departures = [*row.departures, *_schedule(group)]
-            if departures:
-                notes.append(f"{group.name}: unlike the paper's row, {'; '.join(departures)}.")
-        else:
-            published = (*[NOTHING] * 4, percent(forgetting), NOTHING, NOTHING)
-        rows.append((group.name, str(num_phases), percent(accuracy), *published))
+        cells = [percent(accuracy), *_beside(accuracy, row.accuracy)]
+        cells += _beside(accuracy, row.readme) * readme
+        cells += [percent(forgetting), *_beside(forgetting, row.forgetting)]
+        rows.append((group.name, str(_place(group)[1]), *cells))
+        departures = [*row.departures, *_schedule(group)]
+        if departures:
+            notes.append(f"{group.name}: unlike the paper's row, {'; '.join(departures)}.")
+    about_readme = (
+        "The authors' README reports a single-level code whose baselines lack weight transfer."
+    )
     return Table(
         "Beside the published figures (percent)",
         (
             *("run", "N", "average, ours", "paper", "difference"),
-            *("authors' README", "difference", "F, ours", "paper", "difference"),
+            *(("authors' README", "difference") * readme),
+            *("F, ours", "paper", "difference"),
         ),
         rows,
         (
-            "Paper: Tables 1 and 2 of the conference version. The authors' README reports a "
-            "single-level code whose baselines lack weight transfer.",
+            "Paper: Tables 1 and 2 of the conference version. Runs that have no row there are left "
+            f"out. {about_readme * readme}".strip(),
             *notes,
         ),
     )
+
+
+def _place(group: Group) -> tuple[str, int]:
+    protocol = group.first.protocol
+    return protocol["dataset"], protocol["num_phases"]
+
+
+def _beside(ours: Estimate, theirs: float | None) -> list[str]:
+    """Returns a published figure, and how far ours is from it."""
+    if theirs is None:
+        return [NOTHING, NOTHING]
+    return [f"{theirs:.2f}", f"{100 * ours.mean - theirs:+.2f}"]
 
 
 def _schedule(group: Group) -> list[str]:
@@ -134,12 +221,13 @@ def by_phase(group: Group, head: str) -> Table:
     matrices = [
         [record["heads"][head]["group_accuracies"] for record in run.phases] for run in group.runs
     ]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for i, num_seen in enumerate(group.num_classes):
-        cells = [
-            f"{100 * mean_and_interval([matrix[i][k] for matrix in matrices])[0]:.1f}"
+        means = [
+            Estimate(tuple(map(as_number, (matrix[i][k] for matrix in matrices)))).mean
             for k in range(i + 1)
         ]
+        cells = [NOTHING if math.isnan(mean) else f"{100 * mean:.1f}" for mean in means]
         cells += [""] * (len(group.num_classes) - i - 1)
         rows.append((str(i), str(num_seen), percent(group.accuracies(head)[i]), *cells))
     return Table(
@@ -168,7 +256,7 @@ def times(groups: Sequence[Group]) -> Table | None:
     stages = [s for s in stages if any(round(times.get(s, 0)) for times in by_group.values())]
     if not stages:
         return None
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups:
         mine = by_group[group.index]
         cells = [duration(mine[stage]) if stage in mine else NOTHING for stage in stages]
@@ -178,7 +266,7 @@ def times(groups: Sequence[Group]) -> Table | None:
 
 def learning(group: Group) -> Table | None:
     """Returns how exemplars learned and moved, by phase, in the group's first run; None if none."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for record in group.first.phases:
         for stage in ("exemplars", "adjust"):
             figures = record.get("stages", {}).get(stage)
@@ -236,10 +324,20 @@ def _learning_cells(figures: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def runs(groups: Sequence[Group]) -> Table:
+    """Returns where the runs behind each name lie."""
+    rows: list[tuple[str, ...]] = [
+        (group.name, str(run.seeds[0]), str(len(run.phases)), printable(run.path))
+        for group in groups
+        for run in group.runs
+    ]
+    return Table("Runs", ("run", "seed", "phases", "path"), rows)
+
+
 def fingerprints(groups: Sequence[Group]) -> Table:
     """Returns the protocol of every group with the hashes of its runs."""
     keys = list(dict.fromkeys(key for group in groups for key in group.first.protocol))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups:
         protocol = group.first.protocol
         seeds = ", ".join(str(run.seeds[0]) for run in group.runs)
@@ -268,7 +366,7 @@ def settings(groups: Sequence[Group]) -> Table:
 
 def machines(groups: Sequence[Group]) -> Table:
     """Returns what ran each group."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups:
         packages = group.first.contents.get("packages") or {}
         hardware = group.first.contents.get("hardware") or {}

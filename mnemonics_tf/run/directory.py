@@ -74,6 +74,10 @@ class RunDirectory:
         """Returns the file that closes a phase: written last, its presence says 'done'."""
         return self.phase(index) / "phase.json"
 
+    def learned(self, index: int) -> pathlib.Path:
+        """Returns the file that tells where a phase beyond the run's protocol came from."""
+        return self.phase(index) / "learned.json"
+
     def model(self, index: int) -> pathlib.Path:
         """Returns the arrays of Theta_i at the end of phase i."""
         return self.phase(index) / "model.npz"
@@ -86,6 +90,10 @@ class RunDirectory:
     def exemplars(self, index: int) -> pathlib.Path:
         """Returns the exemplar memory at the end of phase i."""
         return self.phase(index) / "exemplars.npz"
+
+    def exemplar_starts(self, index: int) -> pathlib.Path:
+        """Returns the images that learned exemplars of phase i began as, a few, for pictures."""
+        return self.phase(index) / "exemplar_starts.npz"
 
     def predictions(self, index: int) -> pathlib.Path:
         """Returns what both heads predicted for the test set at the end of phase i."""

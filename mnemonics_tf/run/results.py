@@ -29,6 +29,14 @@ def protocol_fingerprint(settings: Settings, protocol: ClassIncrementalProtocol)
         "exemplars_total": settings.exemplar.exemplars_total,
         "seed": settings.protocol.seed,
     }
+    wanted = settings.exemplar
+    in_bytes = {
+        name: value
+        for name in ("exemplar_bytes_per_class", "exemplar_bytes_total")
+        if (value := getattr(wanted, name))
+    }
+    if in_bytes:
+        facts = {**facts, "exemplars_per_class": None, **in_bytes}
     return {**facts, "hash": hash_of(facts)}
 
 
@@ -107,10 +115,14 @@ def phases_written(file: pathlib.Path) -> Any:
 
 def table(results: dict[str, Any]) -> str:
     """Returns a run as a text table: both heads' accuracy by phase, average, forgetting."""
+
+    def cell(value: float | None) -> str:
+        return f"{'untested':>10}" if value is None else f"{value:>10.2%}"
+
     titles = [f"{head}{'*' * (head == results['prediction_head'])}" for head in HEADS]
     lines = ["phase  classes  " + "  ".join(f"{title:>10}" for title in titles)]
     for record in results["phases"]:
-        columns = "  ".join(f"{record['heads'][head]['accuracy']:>10.2%}" for head in HEADS)
+        columns = "  ".join(cell(record["heads"][head]["accuracy"]) for head in HEADS)
         lines.append(f"{record['phase']:>5}  {record['num_seen']:>7}  {columns}")
     rows = (
         ("average", "average_accuracy"),
@@ -119,7 +131,7 @@ def table(results: dict[str, Any]) -> str:
         ("BWT", "backward_transfer"),
     )
     for title, key in rows:
-        columns = "  ".join(f"{results['summary'][head][key]:>10.2%}" for head in HEADS)
+        columns = "  ".join(cell(results["summary"][head][key]) for head in HEADS)
         lines.append(f"{title:<16}{columns}")
     lines.append("* the head that the method's own paper predicts with")
     return "\n".join(lines)

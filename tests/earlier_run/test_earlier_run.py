@@ -29,7 +29,9 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.reporting.runs import group_runs, load_runs, warnings
+from mnemonics_tf.reporting.comparability import warnings
+from mnemonics_tf.reporting.groups import group_runs
+from mnemonics_tf.reporting.runs import load_runs
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json, write_json
 from mnemonics_tf.settings import RunSettings, Settings

@@ -58,7 +58,7 @@ def events(tmp_path):
 
     def read(*arguments, channels=3):
         change = make_change(make_state(), channels=channels)
-        diagnostics.show(Summaries(tmp_path), "exemplars", 4, COURSE, change, *arguments)
+        diagnostics.show(Summaries(tmp_path), "exemplars", 4, COURSE, change, 0, *arguments)
         return change, EventAccumulator(str(tmp_path), {"tensors": 0}).Reload()
 
     return read

@@ -111,8 +111,19 @@ def test_final_metrics_stand_beside_the_settings_once(run, events):
             assert tf.make_ndarray(found.tensor_proto) == pytest.approx(summary[head][name])
     content = events.SummaryMetadata(hparams_metadata.SESSION_START_INFO_TAG).plugin_data.content
     start = hparams_metadata.parse_session_start_info_plugin_data(content)
-    assert start.hparams["training/method"].string_value == "lwf"
+    assert start.hparams["method"].string_value == "lwf"
     assert start.hparams["model/depth"].number_value == 8
+
+
+def test_curves_go_on_over_all_phases(events):
+    for stage, phases in (("train", (0, 1)), ("finetune", (1,))):  # an epoch each
+        steps = {phase: values(events, f"{stage}/phase{phase:02d}/loss") for phase in phases}
+        assert all(set(found) == {0} for found in steps.values())
+        course = values(events, f"{stage}/all_phases/loss")
+        assert [float(course[step]) for step in sorted(course)] == [
+            float(steps[phase][0]) for phase in phases
+        ]
+        assert sorted(course) == list(range(len(phases)))
 
 
 def test_the_projector_finds_exemplars_among_their_class_data(run):

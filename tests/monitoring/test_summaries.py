@@ -1,8 +1,69 @@
+import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.monitoring.summaries import Summaries
+from mnemonics_tf.monitoring import pictures
+from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
+from mnemonics_tf.settings import Settings
+
+NAMES = ("average_accuracy", "last_accuracy", "forgetting", "mean_forgetting", "backward_transfer")
+METRICS = dict.fromkeys(NAMES, 0.5)
+
+
+def hyperparameters(directory, trial="a", **values) -> EventAccumulator:
+    """Writes a run's settings and metrics as a run does, and reads them again."""
+    settings = Settings().changed(**values).results_settings()
+    metrics = final_metrics({"classifier": METRICS, "nme": METRICS}, "nme")
+    Summaries(directory).hyperparameters(settings, metrics, trial)
+    return EventAccumulator(str(directory)).Reload()
+
+
+def plugin_data(events, tag) -> bytes:
+    return events.SummaryMetadata(tag).plugin_data.content
+
+
+def test_what_tells_runs_apart_stands_first_in_the_table(tmp_path):
+    events = hyperparameters(tmp_path, exemplars_per_class=2, seed=3)
+    content = plugin_data(events, hparams_metadata.EXPERIMENT_TAG)
+    table = hparams_metadata.parse_experiment_plugin_data(content)
+    columns = [info.name for info in table.hparam_infos]
+    assert columns[:5] == ["method", "exemplars", "N", "seed", "memory"]
+    assert len(columns) == len(set(columns)) > 40
+    names = [info.display_name for info in table.metric_infos]
+    assert names[:3] == ["nme_average_accuracy", "nme_last", "nme_forgetting"]
+    content = plugin_data(events, hparams_metadata.SESSION_START_INFO_TAG)
+    values = hparams_metadata.parse_session_start_info_plugin_data(content).hparams
+    assert set(values) == set(columns)
+    assert values["memory"].string_value == "2 a class"
+    assert values["seed"].number_value == 3
+    events = hyperparameters(tmp_path / "total", exemplars_total=50)
+    content = plugin_data(events, hparams_metadata.SESSION_START_INFO_TAG)
+    values = hparams_metadata.parse_session_start_info_plugin_data(content).hparams
+    assert values["memory"].string_value == "50 in all"
+
+
+def test_runs_of_equal_settings_are_trials_of_their_own(tmp_path):
+    names = set()
+    for trial in ("a", "b"):
+        events = hyperparameters(tmp_path / trial, trial)
+        content = plugin_data(events, hparams_metadata.SESSION_START_INFO_TAG)
+        start = hparams_metadata.parse_session_start_info_plugin_data(content)
+        names.add(start.group_name)
+    assert names == {"a", "b"}
+
+
+def test_confusion_matrices_have_names_and_lines_between_phases():
+    counts = 10 * np.eye(4, dtype=int)
+    drawn = pictures.confusion_matrix(counts, ["$x", "b", "_", "d"], [2, 4])
+    assert not np.array_equal(drawn, pictures.confusion_matrix(counts, ["$y", *"b_d"], [2, 4]))
+    assert not np.array_equal(drawn, pictures.confusion_matrix(counts, ["$x", *"b_d"], [3, 4]))
+    many = np.eye(60, dtype=int)
+    names = [str(label) for label in range(60)]
+    drawn = pictures.confusion_matrix(many, names, [30, 60])
+    np.testing.assert_array_equal(drawn, pictures.confusion_matrix(many, names[::-1], [30, 60]))
 
 
 def test_a_full_disk_is_a_clear_line(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mnemonics_tf import devices
 from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
 from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
@@ -145,6 +146,18 @@ def test_learned_exemplars_are_valid_images_of_their_classes(stage, calls):
     assert np.all(moved >= 0)
 
 
+def test_a_run_keeps_what_a_few_learned_exemplars_began_as(stage, calls, monkeypatch):
+    monkeypatch.setattr(make_exemplars_module, "_STARTS_CLASSES", 3)
+    monkeypatch.setattr(make_exemplars_module, "_STARTS_PER_CLASS", 2)
+    _, state = stage.enter(0)
+    stage.experiment.run_stage("exemplars", state)
+    starts = ExemplarMemory.load(stage.experiment.directory.exemplar_starts(0))
+    assert starts.labels.tolist() == [0, 0, 1, 1, 3, 3]
+    learning = pixels(stage.experiment.workshop, calls[0]["exemplars"])
+    rows = [0, 1, 3, 4, 9, 10]  # of the three exemplars of each class
+    assert [image.tobytes() for image in starts.images] == [learning[row] for row in rows]
+
+
 def test_figures_can_be_written_and_hold_no_long_lists(stage, calls, monkeypatch):
     monkeypatch.setattr(make_exemplars_module, "probe_accuracy", lambda *arguments: 0.5)
     workshop, state = stage.enter(0, outer_steps=450, validation_every=225)
@@ -167,7 +180,7 @@ def test_held_out_images_are_never_candidates(stage, calls, monkeypatch):
     monkeypatch.setattr(
         make_exemplars_module,
         "probe_accuracy",
-        lambda features, labels, held_out, held_out_labels: judged.append(held_out_labels) or 0.5,
+        lambda features, labels, held_out, expected, by_class: judged.append(expected) or 0.5,
     )
     workshop, state = stage.enter(0, inner_scope="transfer", validation_share=0.2)
     make(workshop, state)
@@ -197,6 +210,65 @@ def test_without_held_out_images_the_newest_exemplars_stay(stage, calls):
     assert state.metrics["exemplars"]["validations"] == []
     assert "held_out_accuracy" not in state.metrics["exemplars"]
     assert len(calls[0]["label"]) == len(state.training_set)
+
+
+def with_new_classes(state, count: int):
+    """The phase as if it brought fewer classes."""
+    new = range(4, 4 + count)
+    rows = np.flatnonzero(np.isin(state.training_set.labels, new))
+    state.phase = Phase(1, new, range(new.stop))
+    state.training_set = state.training_set.subset(rows)
+    return state
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_new_classes_learn_and_are_judged_beside_old_ones(
+    stage, calls, monkeypatch, caplog, count
+):
+    judged = []
+
+    def probe_accuracy(features, labels, held_out, expected, by_class):
+        judged.append((labels, expected, by_class))
+        return 0.5 if len(judged) == 1 else 0.25  # learning does not help
+
+    monkeypatch.setattr(make_exemplars_module, "probe_accuracy", probe_accuracy)
+    workshop, state = stage.enter(1)
+    state = with_new_classes(state, count)
+    old = state.memory.images.copy()
+    with caplog.at_level("INFO", logger="mnemonics_tf"):
+        make(workshop, state)
+    assert f"the new classes are {count}: theirs learn beside 8 of 4 old classes" in caplog.text
+    assert "the exemplars stay as they were chosen" in caplog.text
+    assert state.memory.labels.tolist() == np.repeat(range(4 + count), PER_CLASS).tolist()
+    np.testing.assert_array_equal(state.memory.images[: len(old)], old)
+    # One exemplar of each old class is a judge, and no one learns from it.
+    beside = [*np.repeat(range(4), PER_CLASS - 1), *np.repeat(range(4, 4 + count), PER_CLASS)]
+    assert calls[0]["labels"].tolist() == beside
+    assert np.bincount(calls[0]["label"])[:4].tolist() == [PER_CLASS - 1] * 4
+    labels, expected, by_class = judged[0]
+    assert labels.tolist() == beside
+    assert np.bincount(expected)[:4].tolist() == [1] * 4
+    assert set(expected.tolist()) == set(range(4 + count))
+    assert by_class
+    chosen = {image.tobytes() for image, _ in training_images(state)}
+    assert {image.tobytes() for image in state.memory.images[len(old) :]} <= chosen
+
+
+def test_few_new_classes_without_judges(stage, calls):
+    workshop, state = stage.enter(1, validation_share=0.0)
+    make(workshop, with_new_classes(state, 1))
+    assert calls[0]["labels"].tolist() == np.repeat(range(5), PER_CLASS).tolist()
+    assert state.metrics["exemplars"]["validations"] == []
+
+
+def test_one_class_alone_has_nothing_to_tell(stage, calls, caplog):
+    workshop, state = stage.enter(0)
+    state.phase = Phase(0, range(1), range(1))
+    state.training_set = state.training_set.subset(state.training_set.indices_of(0))
+    make(workshop, state)
+    assert calls == []
+    assert "they stay as chosen" in caplog.text
+    assert state.memory.labels.tolist() == [0] * PER_CLASS
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -333,13 +405,21 @@ def test_learning_and_adjustment_show_in_tensorboard(stage, calls, tmp_path):
     assert set(found.Tags()["tensors"]) == {
         "exemplars/phase01/meta_loss",
         "exemplars/phase01/held_out_accuracy",
+        "exemplars/all_phases/meta_loss",
+        "exemplars/all_phases/held_out_accuracy",
+        *(f"exemplars/held_out_accuracy/{name}" for name in ("start", "float", "uint8")),
         "exemplars/margin_herding",
         "adjust/phase01/meta_loss",
+        "adjust/all_phases/meta_loss",
         *(f"{name}/{tag}" for name in ("exemplars", "adjust") for tag in shown),
     }
     accuracies = found.Tensors("exemplars/phase01/held_out_accuracy")
     assert [event.step for event in accuracies] == [0, 1, 2]
     assert all(0 <= tf.make_ndarray(event.tensor_proto) <= 1 for event in accuracies)
+    # Phase 0 had two outer steps before, and no adjustment.
+    for stage_name, steps in (("exemplars", [2, 3]), ("adjust", [0, 1, 2, 3])):
+        losses = found.Tensors(f"{stage_name}/all_phases/meta_loss")
+        assert [event.step for event in losses] == steps
 
 
 @pytest.mark.parametrize(

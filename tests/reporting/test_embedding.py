@@ -106,7 +106,7 @@ def test_adjusted_exemplars_are_shown_as_they_move(run_dir, tmp_path):
     assert report_module.report([str(copy)], output, "") == 0
     text = output.read_text()
     assert "4.00 grey levels at 10" in text  # eight of ten classes by 5
-    assert text.count('src="data:image/png;base64,') == 8
+    assert text.count('src="data:image/png;base64,') == 10 * 4 * 3  # start, now, difference
 
 
 def test_nothing_of_the_run_is_executed(run_dir, tmp_path, capsys):

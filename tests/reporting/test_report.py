@@ -1,6 +1,5 @@
 """The report: its command, its page, its tables."""
 
-import copy
 import html.parser
 import json
 import os
@@ -16,49 +15,17 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.reporting import markdown, tables
 from mnemonics_tf.reporting.charts import Series, line_chart, ticks
-from mnemonics_tf.reporting.drift import since_birth, strips
-from mnemonics_tf.reporting.runs import group_runs, load_runs, warnings
+from mnemonics_tf.reporting.comparability import warnings
+from mnemonics_tf.reporting.drift import since_birth
+from mnemonics_tf.reporting.gallery import difference, gallery
+from mnemonics_tf.reporting.groups import group_runs
+from mnemonics_tf.reporting.runs import load_runs
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import write_arrays, write_json
-from mnemonics_tf.settings import Settings
+from tests.reporting.report_runs import contents, write_run
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
-
-
-def contents(seed=0, accuracies=(0.9, 0.6), **changes) -> dict:
-    """What results.json holds of a run of two phases; changes are `group__name=value`."""
-    settings = copy.deepcopy(Settings().results_settings())
-    settings["protocol"] |= {"seed": seed, "num_phases": 1}
-    for name, value in changes.items():
-        group, key = name.split("__")
-        settings[group][key] = value
-    phases = [
-        {
-            "phase": i,
-            "num_seen": 5 * (i + 1),
-            "heads": {
-                head: {"accuracy": accuracy, "group_accuracies": [accuracy] * (i + 1)}
-                for head in ("classifier", "nme")
-            },
-            "stages": {},
-            "seconds": {"train": 60.0 * (i + 1), "evaluate": 1.0},
-        }
-        for i, accuracy in enumerate(accuracies)
-    ]
-    return {
-        "prediction_head": "classifier",
-        "protocol": {
-            "dataset": settings["protocol"]["dataset"],
-            "num_phases": settings["protocol"]["num_phases"],
-            "exemplars_per_class": settings["exemplar"]["exemplars_per_class"],
-            "exemplars_total": 0,
-            "seed": seed,
-            "hash": f"hash{seed}",
-        },
-        "settings": settings,
-        "phases": phases,
-    }
 
 
 @pytest.fixture
@@ -107,13 +74,55 @@ def test_seeds_become_one_group_with_an_interval(write):
     runs = load_runs(write(contents(1, (0.9, 0.5)), contents(0, (0.9, 0.7))))
     (group,) = group_runs(runs)
     assert [run.seeds[0] for run in group.runs] == [0, 1]
-    mean, half_width = group.accuracies("classifier")[1]
-    assert mean == pytest.approx(0.6)
-    assert half_width == pytest.approx(12.706 * 0.1, rel=1e-3)  # t of 1 degree of freedom
-    assert group.accuracies("nme")[0] == (pytest.approx(0.9), pytest.approx(0, abs=1e-9))
-    mean, half_width = group.metric("classifier", "forgetting")
-    assert (mean, half_width) == (pytest.approx(0.3), pytest.approx(1.2706, rel=1e-3))
+    last = group.accuracies("classifier")[1]
+    assert last.mean == pytest.approx(0.6)
+    assert last.deviation == pytest.approx(0.02**0.5)
+    assert last.half_width is None  # two seeds are too few
+    assert group.accuracies("nme")[0].deviation == pytest.approx(0, abs=1e-9)
+    forgotten = group.metric("classifier", "forgetting")
+    assert forgotten.values == (pytest.approx(0.2), pytest.approx(0.4))
     assert warnings(runs, [group]) == []
+
+
+def test_three_seeds_have_an_interval(write):
+    runs = load_runs(write(*(contents(seed, (0.9, 0.5 + 0.1 * seed)) for seed in range(3))))
+    (group,) = group_runs(runs)
+    last = group.accuracies("classifier")[1]
+    assert last.half_width == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)
+    assert tables.summary([group]).rows[0][5] == "60.00 ± 24.84\n(sd 10.00)"
+
+
+def test_two_seeds_are_drawn_as_lines_and_three_as_a_ribbon(tmp_path, write):
+    def drawn(count):
+        paths = write(*(contents(seed, (0.9, 0.5 + 0.1 * seed)) for seed in range(count)))
+        assert report_module.report(paths, tmp_path / "page.html", "") == 0
+        text = (tmp_path / "page.html").read_text()
+        return text.count('class="ribbon"'), text.count('class="member"')
+
+    assert drawn(1) == (0, 0)
+    assert drawn(2) == (0, 2 * 4)  # both heads, accuracy and forgetting
+    assert drawn(3) == (4, 0)
+
+
+def test_differences_are_formed_seed_by_seed(write):
+    runs = load_runs(
+        write(
+            *(contents(seed, (0.9, 0.5 + 0.1 * seed)) for seed in range(2)),
+            *(
+                contents(seed, (0.9, 0.52 + 0.1 * seed), exemplar__exemplars="random")
+                for seed in range(3)
+            ),
+            contents(0, exemplar__exemplars_per_class=3),
+        )
+    )
+    table = tables.paired(group_runs(runs))
+    assert table.caption.startswith("Difference from lwf, herding")
+    assert [row[:3] for row in table.rows] == [
+        ("lwf, random", "classifier", "0, 1"),
+        ("lwf, random", "nme", "0, 1"),
+    ]
+    assert table.rows[0][4] == "+2.00\n(sd 0.00)\n+2.00, +2.00"
+    assert tables.paired(group_runs(runs[:2])) is None
 
 
 def test_other_settings_make_other_groups_with_names_that_differ(write):
@@ -132,6 +141,58 @@ def test_other_settings_make_other_groups_with_names_that_differ(write):
         "lwf, random",
         "joint (upper bound)",
     ]
+
+
+def test_names_hold_three_differences_that_matter(write):
+    runs = load_runs(
+        write(
+            contents(),
+            contents(
+                training__epochs=3,
+                model__depth=14,
+                training__base_epochs=4,
+                training__batch_size=8,
+                training__ranking_margin=0.1,  # LUCIR's
+                outer__outer_steps=7,  # of exemplars that learn
+            ),
+        )
+    )
+    names = [group.name for group in group_runs(runs)]
+    assert names[1] == "lwf, herding, depth=14, base_epochs=4, epochs=3"
+
+
+def test_runs_that_differ_in_nothing_that_matters_are_told_apart_by_their_paths(write):
+    paths = write(contents(), contents(outer__outer_steps=7))
+    names = [group.name for group in group_runs(load_runs(paths))]
+    assert names == [f"lwf, herding, {path}" for path in paths]
+
+
+def test_settings_and_protocol_that_an_older_file_lacks_are_at_their_defaults(write):
+    older = contents(1)
+    del older["settings"]["outer"], older["protocol"]["exemplars_total"]
+    del older["settings"]["training"]["ranking_margin"]
+    runs = load_runs(write(contents(0), older))
+    (group,) = group_runs(runs)
+    assert len(group.runs) == 2
+    assert warnings(runs, [group]) == []
+
+
+def test_runs_can_be_named(tmp_path, write):
+    first, second, third = write(contents(), contents(1), contents(training__epochs=3))
+    groups = group_runs(load_runs([f"our run={first}", f"our run={second}", f"b={third}"]))
+    assert [(group.name, len(group.runs)) for group in groups] == [("our run", 2), ("b", 1)]
+    apart = group_runs(load_runs([f"a={first}", f"b={second}"]))
+    assert [group.name for group in apart] == ["a", "b"]
+    same = group_runs(load_runs([f"a={first}", f"a={third}"]))
+    assert [group.name for group in same] == ["a, epochs=10", "a, epochs=3"]
+    odd = tmp_path / "x=y.json"
+    odd.write_text(json.dumps(contents()))
+    assert load_runs([str(odd)])[0].name == ""
+    for argument in (f"={first}", "a="):
+        with pytest.raises(UserError, match="expected a path, or NAME=PATH"):
+            load_runs([argument])
+    with pytest.raises(UserError, match="pass it once"):
+        load_runs([f"a={first}", f"b={first}"])
 
 
 def test_a_seed_counts_once(write):
@@ -160,7 +221,9 @@ def test_runs_on_other_data_are_neither_averaged_nor_repeats(write):
     assert [len(group.runs) for group in groups] == [1] * 4
     assert len({group.name for group in groups}) == 4
     found = warnings(runs, groups)
-    assert any("Runs on different data" in text and "c, d, e, ..." in text for text in found)
+    (warning,) = [text for text in found if text.startswith("Other classes or images: ")]
+    assert "a, b, c, ... (lwf" in warning
+    assert "images not noted (lwf" in warning
     assert not any("repeats" in text for text in found)
     same = load_runs(write(on("a b", "files-1"), on("a b", "files-1", 1)))
     (group,) = group_runs(same)
@@ -171,8 +234,19 @@ def test_runs_on_other_data_are_neither_averaged_nor_repeats(write):
 def test_different_protocols_are_warned_of(write):
     runs = load_runs(write(contents(), contents(exemplar__exemplars_per_class=5)))
     (warning,) = warnings(runs, group_runs(runs))
-    assert warning.startswith("Runs with different protocols: exemplars_per_class is 20 (")
+    assert warning.startswith("Other protocols: exemplars_per_class is 20 (lwf")
     assert "; 5 (" in warning
+
+
+def test_a_warning_is_one_line_however_many_runs(write):
+    several = [
+        contents(training__epochs=n, exemplar__exemplars_per_class=5 + n % 2) for n in range(1, 9)
+    ]
+    runs = load_runs(write(*several))
+    (warning,) = warnings(runs, group_runs(runs))
+    assert "and 2 more" in warning
+    assert len(warning) < 400
+    assert "\n" not in warning
 
 
 def test_unfinished_runs_and_uneven_seeds_are_warned_of(write):
@@ -180,7 +254,7 @@ def test_unfinished_runs_and_uneven_seeds_are_warned_of(write):
     found = " ".join(warnings(runs, group_runs(runs)))
     assert "has 1 of 2 phases" in found
     assert "same seeds" in found
-    assert "protocols" not in found
+    assert "protocols" not in found.lower()
 
 
 def test_the_table_beside_the_paper():
@@ -191,6 +265,46 @@ def test_the_table_beside_the_paper():
     assert row[3:7] == ("49.59", "+3.50", "52.44", "+0.65")
     assert row[7:] == ("23.88", "43.36", "-19.48")
     assert "with the balanced fine-tune; 20/12/15 epochs" in table.notes[-1]
+
+
+def test_no_published_column_where_there_is_nothing_to_publish(tmp_path, write):
+    assert tables.beside_the_paper(group_runs(load_runs(write(contents())))) is None
+    assert report_module.report(write(contents()), tmp_path / "page.html", "") == 0
+    assert "Beside the published" not in (tmp_path / "page.html").read_text()
+    # LUCIR's rows stand in the paper, and not in the authors' README.
+    lucir = load_runs(RESULTS.glob("table1_short/*lucir*herding_weight*.json"))
+    table = tables.beside_the_paper(group_runs(lucir))
+    assert "paper" in table.header
+    assert not any("README" in title for title in table.header)
+    assert all(len(row) == len(table.header) for row in table.rows)
+
+
+def test_the_gallery_shows_where_exemplars_began_and_how_far_they_moved(tmp_path):
+    run = contents(exemplar__exemplars="mnemonics")
+    shown = gallery(group_runs(load_runs([write_run(tmp_path / "a", run, moved=4).root]))[0])
+    assert shown.starts_known
+    assert len(shown.cards) == 10
+    for card in shown.cards:
+        assert card.moved.tolist() == [4.0, 4.0]
+        assert card.farthest.tolist() == [4, 4]
+        np.testing.assert_array_equal(card.now - card.start, 4)
+    assert shown.amplification == 16
+    assert set(np.unique(difference(shown.cards[0], 16))) == {128 + 64}
+    # A run of an earlier version keeps no starts; those that never moved are shown as they are.
+    (older,) = group_runs(load_runs([write_run(tmp_path / "b", run, moved=4, starts=False).root]))
+    assert not gallery(older).starts_known
+    assert not gallery(older).any_moved
+    (herding,) = group_runs(load_runs([write_run(tmp_path / "c", contents()).root]))
+    assert not gallery(herding).any_moved
+
+
+def test_starts_that_are_not_the_phase_s_are_named(tmp_path):
+    directory = write_run(tmp_path, contents(exemplar__exemplars="mnemonics"), moved=4)
+    other = ExemplarMemory(np.zeros((1, 8, 8, 1), np.uint8), np.array([7]))
+    other.save(directory.exemplar_starts(0))
+    (group,) = group_runs(load_runs([directory.root]))
+    with pytest.raises(UserError, match="00/exemplar_starts.npz holds images .* from 0 to 4: put"):
+        gallery(group)
 
 
 def test_a_page_from_results_alone(tmp_path, capsys):
@@ -381,10 +495,6 @@ def test_exemplars_are_compared_with_their_first_versions():
     pair = since_birth([first, second], [1, 2], 1)
     np.testing.assert_array_equal(pair.birth[:, 0, 0, 0], [10, 50])
     np.testing.assert_array_equal(pair.now[:, 0, 0, 0], [13, 50])
-    images, labels = strips(pair, most=8)
-    assert images.shape == (2, 2, 6, 1)
-    assert labels.tolist() == [0, 1]
-    assert images[0, 0, ::2, 0].tolist() == [10, 13, 129]
 
 
 def test_ticks_cover_the_range_with_round_numbers():

@@ -75,10 +75,12 @@ def test_fingerprint_tells_protocols_apart_and_not_methods():
         (ProtocolSettings, {"num_phases": 1}),
         (ExemplarSettings, {"exemplars_per_class": 5}),
         (ExemplarSettings, {"exemplars_total": 200}),
+        (ExemplarSettings, {"exemplar_bytes_per_class": 200}),
+        (ExemplarSettings, {"exemplar_bytes_total": 200}),
     ):
         name = "protocol" if group is ProtocolSettings else "exemplar"
         hashes.add(fingerprint(dataclasses.replace(base, **{name: group(**changes)}))["hash"])
-    assert len(hashes) == 7
+    assert len(hashes) == 9
     training = dataclasses.replace(base.training, method="joint")
     same = dataclasses.replace(base, training=training)
     assert fingerprint(same) == fingerprint(base)

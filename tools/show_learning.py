@@ -1,0 +1,137 @@
+"""Shows what learning did to exemplars: tables, curves, and the exemplars themselves.
+
+python -m tools.show_learning herding=runs/demo/herding learned=runs/demo/learned \
+  --output=runs/demo/exemplars.png
+
+Takes runs as a report does, several seeds of each too, and prints the table of the first run of
+each name. The picture has the accuracy after each phase of both heads, and of the last run that
+moved its exemplars one exemplar of each class: as it began, as it is now, and the difference.
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from absl import app, flags
+
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.evaluation.evaluator import HEADS
+from mnemonics_tf.paths import user_path
+from mnemonics_tf.reporting.gallery import Gallery, difference, gallery
+from mnemonics_tf.reporting.groups import Group, group_runs
+from mnemonics_tf.reporting.runs import load_runs
+from mnemonics_tf.run import results
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402, the backend must be chosen first
+
+_OUTPUT = flags.DEFINE_string("output", None, "Picture to write (.png, .svg).", required=True)
+
+# Okabe and Ito's colours; markers repeat the distinction.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_MARKERS = ("o", "s", "^", "D")
+#: classes that fit beside each other
+_MOST_CLASSES = 12
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the tables and writes the picture."""
+    try:
+        groups = group_runs(load_runs(arguments[1:]))
+        if not groups:
+            raise UserError("pass runs, as NAME=RUN")
+        for group in groups:
+            seed = group.first.seeds[0]
+            contents = group.first.contents
+            print(f"\n{group.name}, seed {seed}\n{results.table(contents)}")
+        output = user_path(_OUTPUT.value)
+        draw(groups, output)
+        print(f"\npicture: {output}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def draw(groups: Sequence[Group], output: pathlib.Path) -> None:
+    """Writes the picture.
+
+    Args:
+        groups: of the runs.
+        output: its suffix gives the format.
+    """
+    moved = [
+        (group, shown)
+        for group in groups
+        if (shown := gallery(group)) is not None and shown.any_moved
+    ]
+    figure = plt.figure(figsize=(9, 3.4 + 2.9 * bool(moved)), layout="constrained")
+    upper, lower = figure, None
+    if moved:
+        upper, lower = figure.subfigures(2, 1, height_ratios=(3.4, 2.9))
+    for axes, head in zip(upper.subplots(1, 2, sharey=True), HEADS, strict=True):
+        _curves(axes, groups, head)
+    if lower is not None:
+        _exemplars(lower, *moved[-1])
+    figure.savefig(output, dpi=140)
+    plt.close(figure)
+
+
+def _curves(axes: plt.Axes, groups: Sequence[Group], head: str) -> None:
+    for index, group in enumerate(groups):
+        figures = group.accuracies(head)
+        means = [100 * figure.mean for figure in figures]
+        paint = _COLOURS[index % len(_COLOURS)]
+        average = 100 * group.metric(head, "average_accuracy").mean
+        axes.plot(
+            group.num_classes,
+            means,
+            color=paint,
+            marker=_MARKERS[index % len(_MARKERS)],
+            label=f"{group.name} (average {average:.1f})",
+        )
+        for values in zip(*(figure.values for figure in figures), strict=True):
+            if len(group.runs) > 1:
+                seed = [100 * value for value in values]
+                axes.plot(group.num_classes, seed, color=paint, linewidth=0.7, alpha=0.45)
+    several = max(len(group.runs) for group in groups)
+    seeds = f", mean of {several} seeds" if several > 1 else ""
+    axes.set_title(f"head {head}{seeds}", fontsize=10)
+    axes.set_xlabel("Number of classes")
+    if head == HEADS[0]:
+        axes.set_ylabel("Accuracy on all seen classes (%)")
+    axes.set_xticks(groups[0].num_classes)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
+
+
+def _exemplars(figure: plt.Figure, group: Group, shown: Gallery) -> None:
+    cards = shown.cards
+    cards = [
+        cards[i] for i in np.linspace(0, len(cards) - 1, min(_MOST_CLASSES, len(cards))).astype(int)
+    ]
+    times = f" x {shown.amplification}" if shown.amplification > 1 else ""
+    figure.suptitle(
+        f"{group.name}, seed {group.first.seeds[0]}: an exemplar of each class; below, how far it "
+        "moved (root mean square, grey levels of 255)",
+        fontsize=10,
+    )
+    grid = figure.subplots(3, len(cards), squeeze=False)
+    for column, card in enumerate(cards):
+        pictures = (card.start[0], card.now[0], difference(card, shown.amplification)[0])
+        for row, (name, image) in enumerate(
+            zip(("start", "now", f"difference{times}"), pictures, strict=True)
+        ):
+            axes = grid[row, column]
+            axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+            axes.set(xticks=[], yticks=[])
+            if column == 0:
+                axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        grid[0, column].set_title(card.name, fontsize=9, parse_math=False)
+        grid[2, column].set_xlabel(f"{card.moved[0]:.1f}", fontsize=9)
+
+
+if __name__ == "__main__":
+    app.run(main)
