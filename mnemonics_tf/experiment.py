@@ -114,7 +114,7 @@ class Experiment:
                 source.image_shape,
                 self.method.classifier,
                 self.method.corrects_logits,
-                own=open_backbone(settings, source, self.directory),
+                own=open_backbone(settings, self.preprocessing, self.directory),
             ),
             pipeline=Pipeline(
                 Normalization(self.preprocessing.channel_mean, self.preprocessing.channel_std),
@@ -190,7 +190,9 @@ class Experiment:
             return contents
         own = self.workshop.architecture.own
         if own and chief:
-            claim_backbone(directory, self.settings, self.source, self.protocol, own)
+            claim_backbone(
+                directory, self.settings, self.preprocessing, self.source, self.protocol, own
+            )
         try:
             for phase in phases:
                 if phase in left:

@@ -84,7 +84,7 @@ def begun(experiment: Experiment) -> Experiment:
 
 
 def refuse_other(experiment: Experiment) -> None:
-    refuse_other_backbone(experiment.settings, experiment.source, experiment.directory)
+    refuse_other_backbone(experiment.settings, experiment.preprocessing, experiment.directory)
 
 
 def first_state(experiment: Experiment) -> dict[str, np.ndarray]:

@@ -18,19 +18,11 @@ from mnemonics_tf.settings import GROUP_OF, RunSettings, Settings, by_name
 #: settings that a run is begun with and that later phases can't change
 _OF_THE_RUN = (
     *("base_classes", "num_phases", "class_order_seed", "class_order", "phase_classes"),
-    *(
-        "image_size",
-        "backbone",
-        "backbone_weights",
-        "backbone_input",
-        "depth",
-        "codec",
-        "jpeg_quality",
-    ),
+    *("image_size", "backbone", "backbone_input", "depth", "codec", "jpeg_quality"),
 )
 
 #: settings of `train` that have no sense for one phase more
-_OF_TRAINING = ("phase0_from", "last_phase")
+_OF_TRAINING = ("phase0_from", "backbone_weights", "last_phase")
 
 #: where further classes of a data set come from that has no more itself
 _FURTHER = {"imagenet": "folder", "imagenet_subset": "folder", "cifar100": "npz", "digits": "npz"}

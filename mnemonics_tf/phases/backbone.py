@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from mnemonics_tf.data.preprocessing import Preprocessing
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
@@ -29,7 +30,7 @@ _STALE = 0.05
 
 
 def open_backbone(
-    settings: Settings, source: DataSource, directory: RunDirectory
+    settings: Settings, preprocessing: Preprocessing, directory: RunDirectory
 ) -> OwnBackbone | None:
     """Returns the user's own backbone, or None where settings name one of this project.
 
@@ -37,7 +38,7 @@ def open_backbone(
 
     Args:
         settings: of the run.
-        source: of its images.
+        preprocessing: of its images.
         directory: of the run, which may not be there yet.
 
     Raises:
@@ -52,12 +53,12 @@ def open_backbone(
         return None
     noted = _noted(directory)
     if noted is None or _is_code(settings):
-        model = _from_flags(settings, source)
+        model = _from_flags(settings, preprocessing)
     else:
         model = _from_configuration(directory, noted)
     if noted is not None:
         _set_first_weights(directory, noted, model)
-    own = _own(settings, source, model)
+    own = _own(settings, preprocessing, model)
     if noted is not None and own.digests != noted["digests"]:
         raise UserError(
             f"--backbone={settings.model.backbone} builds another model than the one that "
@@ -72,6 +73,7 @@ def open_backbone(
 def claim_backbone(
     directory: RunDirectory,
     settings: Settings,
+    preprocessing: Preprocessing,
     source: DataSource,
     protocol: ClassIncrementalProtocol,
     own: OwnBackbone,
@@ -81,6 +83,7 @@ def claim_backbone(
     Args:
         directory: of the run.
         settings: of the run, as they are now.
+        preprocessing: of its images.
         source: of its images.
         protocol: what is learned when.
         own: the backbone.
@@ -88,7 +91,7 @@ def claim_backbone(
     Raises:
         UserError: if the run was begun with another one.
     """
-    refuse_other_backbone(settings, source, directory)
+    refuse_other_backbone(settings, preprocessing, directory)
     if not directory.backbone.exists():
         first = protocol.original_ids(protocol.phases[0].new_classes)
         warn_of_slow_statistics(settings, own, int(source.training_counts_of(first).sum()))
@@ -111,12 +114,14 @@ def note_backbone(directory: RunDirectory, own: OwnBackbone) -> None:
     write_text(directory.backbone, text + "\n")
 
 
-def refuse_other_backbone(settings: Settings, source: DataSource, directory: RunDirectory) -> None:
+def refuse_other_backbone(
+    settings: Settings, preprocessing: Preprocessing, directory: RunDirectory
+) -> None:
     """Refuses to go on with a run whose backbone's file has changed; one that is gone is no matter.
 
     Args:
         settings: of the run, as they are now.
-        source: of its images.
+        preprocessing: of its images.
         directory: of the run.
 
     Raises:
@@ -128,7 +133,7 @@ def refuse_other_backbone(settings: Settings, source: DataSource, directory: Run
     file = weights if is_application or _is_code(settings) else name
     if noted is None or not file or not user_path(file).exists():
         return
-    now = _own(settings, source, _from_flags(settings, source)).digests
+    now = _own(settings, preprocessing, _from_flags(settings, preprocessing)).digests
     differ = [part for part, digest in noted["digests"].items() if now[part] != digest]
     if differ:
         flag = "--backbone_weights" if file == weights else "--backbone"
@@ -167,20 +172,23 @@ def _is_code(settings: Settings) -> bool:
     return is_own(name) and not name.startswith(KERAS_APPLICATIONS)
 
 
-def _from_flags(settings: Settings, source: DataSource) -> Any:
+def _from_flags(settings: Settings, preprocessing: Preprocessing) -> Any:
     return read_source(
-        settings.model, settings.run.backbone_weights, source.image_shape, settings.protocol.seed
+        settings.model,
+        settings.run.backbone_weights,
+        preprocessing.image_shape,
+        settings.protocol.seed,
     )
 
 
-def _own(settings: Settings, source: DataSource, model: Any) -> OwnBackbone:
+def _own(settings: Settings, preprocessing: Preprocessing, model: Any) -> OwnBackbone:
     return OwnBackbone(
         settings.model.backbone,
         model,
         settings.model,
-        source.image_shape,
-        source.channel_mean,
-        source.channel_std,
+        preprocessing.image_shape,
+        preprocessing.channel_mean,
+        preprocessing.channel_std,
         settings.protocol.seed,
     )
 
