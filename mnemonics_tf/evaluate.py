@@ -5,6 +5,7 @@ accuracies of both heads beside the recorded ones; exit status 1 where they diff
 own, package.module:Name, runs where its flag is passed as the run had it.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from mnemonics_tf.run.data_facts import refuse_other_classes, refuse_other_data
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.history import read_history
+from mnemonics_tf.run.interruption import INTERRUPTED
 from mnemonics_tf.run.learned import learned_phases, recorded_data_dir
 from mnemonics_tf.run.resume import read_record, read_settings
 from mnemonics_tf.serving.loading import Export
@@ -59,6 +61,9 @@ def main(_: list[str]) -> int:
     try:
         own = {name: str(values[name].value) for name in looked_up() if values[name].present}
         return evaluate(values.run_dir, values.data_dir, values.phase, values.from_export, own)
+    except KeyboardInterrupt:
+        print("stopped at once", file=sys.stderr)
+        return INTERRUPTED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -39,6 +39,7 @@ from mnemonics_tf.phases.checks import (
 from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.phases.finetune import finetune_model, finetunes
 from mnemonics_tf.phases.make_exemplars import make_exemplars
+from mnemonics_tf.phases.opening import outlook_of, tell_plan
 from mnemonics_tf.phases.run_models import RunModels
 from mnemonics_tf.phases.state import PhaseState
 from mnemonics_tf.phases.train_model import train_model
@@ -126,6 +127,8 @@ class Experiment:
         self.exports = PhaseExports(self.workshop, self.directory, source, self.protocol)
         self._strategy = strategy
         self._summaries = Summaries(self.directory.tensorboard)
+        self._outlook = outlook_of(settings, self.protocol, source)
+        self._told = False
         self._models = RunModels(self.workshop, self.method, self.protocol, self.directory)
 
     def _protocol(self) -> ClassIncrementalProtocol:
@@ -225,6 +228,9 @@ class Experiment:
     def _run_phase(self, phase: Phase) -> None:
         """Lines 2-20 of Algorithm 1 for one phase."""
         state = self.begin_phase(phase)  # lines 2, 6, 7
+        if not self._told:
+            tell_plan(self.settings, self.protocol, state.model, self._strategy, self.directory)
+            self._told = True
         following = [*STAGES, _TEST]
         first = following.index(state.resume.stage) if state.resume else 0
         for number, name in list(enumerate(STAGES))[first:]:
@@ -338,11 +344,17 @@ class Experiment:
             self.settings.run,
             self.protocol.num_phases,
             self._summaries,
+            self._outlook,
         )
         snapshot = checkpoints.latest()
         if snapshot:
             check_snapshot(snapshot, (*STAGES, _TEST), self.directory.phase(phase.index))
-            LOGGER.info("phase %d goes on from its checkpoint", phase.index)
+            LOGGER.info(
+                "phase %d goes on from its checkpoint, in stage %s%s",
+                phase.index,
+                snapshot.stage,
+                f" after {snapshot.position} steps" if snapshot.position else "",
+            )
             state.restore(snapshot)
         return state
 

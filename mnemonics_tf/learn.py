@@ -6,6 +6,7 @@ of the last phase unless flags say otherwise. The same command goes on with a ph
 stopped. --undo takes the last phase learned so back.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import dataclasses
 import shlex
 import sys
@@ -23,7 +24,7 @@ from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to, sto
 from mnemonics_tf.run import results
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
-from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
+from mnemonics_tf.run.interruption import EXIT_STATUS, INTERRUPTED, RunInterruptedError
 from mnemonics_tf.run.workers import own_directory
 
 
@@ -62,6 +63,9 @@ def main(arguments: list[str]) -> int:
         check_path("--run_data_dir", values.run_data_dir)
         request = Request(passed, values.skip_known, values.export, values.run_data_dir)
         return learn(request, values.undo)
+    except KeyboardInterrupt:
+        print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

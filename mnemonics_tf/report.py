@@ -7,6 +7,7 @@ seeds on with a 95% interval. Differences are formed seed by seed from the first
 t-SNE needs the runs' data.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import functools
 import pathlib
 import sys
@@ -38,6 +39,7 @@ from mnemonics_tf.run.data_facts import (
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path, temporary_name, write_text
 from mnemonics_tf.run.history import read_history
+from mnemonics_tf.run.interruption import INTERRUPTED
 from mnemonics_tf.run.learned import learned_phases, recorded_data_dir
 from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import RunSettings, Settings
@@ -63,6 +65,9 @@ def main(arguments: list[str]) -> int:
         if len(arguments) < 2:
             raise UserError("pass run directories or results.json files to report on")
         return report(arguments[1:], user_path(values.output), values.data_dir)
+    except KeyboardInterrupt:
+        print("stopped at once", file=sys.stderr)
+        return INTERRUPTED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ Without flags it runs the demo: scikit-learn's handwritten digits, 5 classes and
 The same command goes on with a run that was stopped.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import shlex
 import sys
 from typing import Any
@@ -21,7 +22,7 @@ from mnemonics_tf.phases.checks import settle
 from mnemonics_tf.run import results
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
-from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
+from mnemonics_tf.run.interruption import EXIT_STATUS, INTERRUPTED, RunInterruptedError
 from mnemonics_tf.run.workers import own_directory
 from mnemonics_tf.serving.loading import holds_pattern
 from mnemonics_tf.settings import Settings
@@ -40,6 +41,9 @@ def main(arguments: list[str]) -> int:
                 f"unexpected argument {arguments[1]!r}: settings are passed as --name=value"
             )
         return train(settings_flags.settings_from_flags(flags.FLAGS))
+    except KeyboardInterrupt:
+        print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -60,6 +60,7 @@ LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
             "randomness",
             "registry",
             "settings",
+            "startup",
             "tracing",
         )
     },

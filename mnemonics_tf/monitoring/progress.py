@@ -139,6 +139,11 @@ class Progress:
         self._reported = -self.INTERVAL
         self._terminal = sys.stdout.isatty()
 
+    def spent(self) -> float:
+        """Returns the seconds so far, but for tracing: done once, it tells nothing of the rest."""
+        tracing = TRACES.seconds - self._traced
+        return max(time.monotonic() - self._started - tracing, 0.0)
+
     def update(self, position: float, metrics: dict[str, float]) -> None:
         """Reports that `position` of the total is done.
 
@@ -151,9 +156,7 @@ class Progress:
         if last:
             when = f"took {duration(now - self._started)}"
         else:
-            # Graphs are traced once, and say nothing about the rest.
-            spent = now - self._started - (TRACES.seconds - self._traced)
-            when = f"{duration(max(spent, 0.0) / max(done, 1e-9) * (self._total - position))} left"
+            when = f"{duration(self.spent() / max(done, 1e-9) * (self._total - position))} left"
         whole, part = divmod(position, 1)
         where = f"{int(whole) + (part > 0)}/{self._total}" + (f" ({part:.0%})" if part else "")
         line = f"{self._prefix} {where}  {_described(metrics, when)}"

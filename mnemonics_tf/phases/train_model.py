@@ -152,7 +152,8 @@ def run_epochs(
         first_epoch, first_step = divmod(resumed.position, steps)
         totals = resumed.groups["epoch"]["totals"]
         loop.set_state(resumed.groups["optimizer"])
-    progress = stage.progress(epochs, first_epoch + first_step / steps)
+    start = first_epoch + first_step / steps
+    progress = stage.progress(epochs, start)
     key = (stage.name, phase.index)
 
     def groups(moment: Moment) -> dict[str, dict[str, np.ndarray]]:
@@ -165,6 +166,8 @@ def run_epochs(
         progress.update(moment.epoch + moment.step / steps, moment.metrics)
         if moment.ends_epoch:
             stage.note(moment.metrics)
+            trained = moment.epoch + 1
+            stage.epoch_done(trained / epochs, progress.spent(), (trained - start) / epochs)
             stage.summaries.course(stage.name, phase.index, moment.metrics, moment.epoch, before)
         done = (moment.epoch + 1) * moment.ends_epoch
         stage.save_if_due(every, done, moment.position, functools.partial(groups, moment))

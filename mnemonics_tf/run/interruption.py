@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 #: exit status of a run that was asked to stop and can go on (EX_TEMPFAIL)
 EXIT_STATUS = 75
 
+#: exit status of a program that Ctrl-C ended at once (128 + SIGINT, as shells have it)
+INTERRUPTED = 130
+
 _STANDARD_OUTPUT = 1
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
