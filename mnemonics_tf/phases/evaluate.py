@@ -43,15 +43,15 @@ def best_constant(phase: Phase, predictions: Predictions) -> dict[str, Any] | No
         predictions: of its test set.
 
     Returns:
-        None in phase 0, where all classes are new, where no logits are known, and where some of the
-        classes could not be tested.
+        None in phase 0, where all classes are new, where no logits are known or they are not
+        finite, and where some of the classes could not be tested.
     """
-    tested = len(np.unique(predictions.labels))
-    if not phase.num_old or predictions.logits is None or tested < phase.num_seen:
+    logits, tested = predictions.logits, len(np.unique(predictions.labels))
+    if not phase.num_old or logits is None or tested < phase.num_seen:
         return None
-    constant, accuracy = metrics.best_constant(
-        predictions.labels, predictions.logits, phase.num_old
-    )
+    if not np.isfinite(logits).all():  # of a model that has diverged
+        return None
+    constant, accuracy = metrics.best_constant(predictions.labels, logits, phase.num_old)
     return {"constant_on_new_logits": constant, "accuracy": accuracy, "chosen_on": "test data"}
 
 
