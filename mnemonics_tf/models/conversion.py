@@ -125,7 +125,7 @@ class _Conversion:
 
     def run(self, model: keras.Model, inputs: Any, prefix: str) -> Any:
         """Returns the outputs of a model on the inputs, as a part of the new graph."""
-        graph = as_functional(model)
+        graph: Any = as_functional(model)
         shifted = _shifted_by_normalization(graph)
 
         def call(operation, *args, **kwargs):
@@ -236,7 +236,7 @@ def _is_modified(layer: keras.layers.Layer) -> bool:
     return len(layer.weights) != 1 + layer.use_bias
 
 
-def _again(operation: Any, kind: type, name: str) -> Any:
+def _again(operation: Any, kind: Any, name: str) -> Any:
     """Returns a layer or operation made anew, without weights yet; or itself if it has none."""
     try:
         config: Mapping[str, Any] = {**operation.get_config(), "name": name}

@@ -254,7 +254,7 @@ class IncrementalModel:
 
     def transfer_in_words(self) -> str:
         """Returns how many of the backbone's numbers weight transfer freezes and trains."""
-        trained = collections.Counter()
+        trained: collections.Counter[str] = collections.Counter()
         for variable in self.backbone.trainable_variables:
             kind = "scales" if variable.name == "transfer_scale" else "shifts and normalisation"
             trained[kind] += int(np.prod(variable.shape))

@@ -351,7 +351,7 @@ def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
     hasher = hashlib.blake2b(digest_size=16)
     for name, array in arrays.items():
         hasher.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        hasher.update(np.ascontiguousarray(array))
+        hasher.update(np.ascontiguousarray(array).tobytes())
     return hasher.hexdigest()
 
 
