@@ -125,8 +125,7 @@ class _Conversion:
 
     def run(self, model: keras.Model, inputs: Any, prefix: str) -> Any:
         """Returns the outputs of a model on the inputs, as a part of the new graph."""
-        graph = as_functional(model)
-        assert graph is not None, "checked before, as what has no graph can't be converted"
+        graph: Any = as_functional(model)
         shifted = _shifted_by_normalization(graph)
 
         def call(operation, *args, **kwargs):
