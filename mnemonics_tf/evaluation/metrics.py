@@ -31,6 +31,22 @@ def accuracy_on(
     return accuracy(labels[tested], predictions[tested])
 
 
+def in_top(labels: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+    """Whether the right class is among the k of the highest scores, bool `[n]`.
+
+    Of classes with equal scores the lower label stands first, as in the prediction.
+
+    Args:
+        labels: `[n]`.
+        scores: `[n, classes]`.
+        k: how many count.
+    """
+    right = np.take_along_axis(scores, labels[:, np.newaxis].astype(np.int64), axis=1)
+    before = np.arange(scores.shape[1]) < labels[:, np.newaxis]
+    higher = (scores > right) | ((scores == right) & before)
+    return higher.sum(axis=1) < k
+
+
 def group_accuracies(
     labels: np.ndarray, predictions: np.ndarray, groups: Sequence[Sequence[int]]
 ) -> list[float | None]:

@@ -46,7 +46,7 @@ def best_constant(phase: Phase, predictions: Predictions) -> dict[str, Any] | No
         None in phase 0, where all classes are new, where no logits are known or they are not
         finite, and where some of the classes could not be tested.
     """
-    logits, tested = predictions.logits, len(np.unique(predictions.labels))
+    logits, tested = predictions.scores.get("classifier"), len(np.unique(predictions.labels))
     if not phase.num_old or logits is None or tested < phase.num_seen:
         return None
     if not np.isfinite(logits).all():  # of a model that has diverged

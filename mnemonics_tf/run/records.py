@@ -36,7 +36,10 @@ def record_shape(index: int) -> Shape:
     share = schema.optional(schema.number(0, 1))  # null where not all of it was tested
     head = schema.fields(
         {"accuracy": share, "group_accuracies": schema.sequence(share, length=index + 1)},
-        {"confusion_matrix": schema.sequence(schema.sequence(schema.whole()))},
+        {
+            "confusion_matrix": schema.sequence(schema.sequence(schema.whole())),
+            "top5_accuracy": schema.optional(share),
+        },
     )
     learning = schema.optional(_LEARNING)
     return schema.fields(

@@ -73,6 +73,7 @@ def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
             "mean_forgetting": metrics.mean_forgetting(matrix),
             "backward_transfer": metrics.backward_transfer(matrix),
             **_old_and_new(records, head),
+            "top5_accuracies": [record["heads"][head].get("top5_accuracy") for record in records],
         }
     return summary
 
@@ -113,6 +114,11 @@ def phases_written(file: pathlib.Path) -> Any:
     return contents.get("phases") if isinstance(contents, dict) else None
 
 
+def _last_top_5(summary: dict[str, Any]) -> float | None:
+    accuracies: list[float | None] = summary.get("top5_accuracies") or [None]
+    return accuracies[-1]
+
+
 def table(results: dict[str, Any]) -> str:
     """Returns a run as a text table: both heads' accuracy by phase, average, forgetting."""
 
@@ -130,6 +136,9 @@ def table(results: dict[str, Any]) -> str:
         ("mean forgetting", "mean_forgetting"),
         ("BWT", "backward_transfer"),
     )
+    top = {head: _last_top_5(results["summary"][head]) for head in HEADS}
+    if any(value is not None for value in top.values()):
+        lines.append(f"{'last, top 5':<16}" + "  ".join(cell(top[head]) for head in HEADS))
     for title, key in rows:
         columns = "  ".join(cell(results["summary"][head][key]) for head in HEADS)
         lines.append(f"{title:<16}{columns}")

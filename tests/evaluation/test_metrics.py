@@ -89,3 +89,15 @@ def test_no_constant_on_new_logits_is_better_than_the_best(seed):
 def test_a_constant_that_gains_nothing_is_none():
     labels, logits = np.array([0, 1, 2]), 3.0 * np.eye(3)
     assert metrics.best_constant(labels, logits, 2) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_the_right_class_is_among_the_first_k(k):
+    generator = np.random.default_rng(0)
+    scores = np.round(generator.normal(size=(200, 25)), 1)  # with ties
+    labels = generator.integers(0, 25, 200)
+    ranked = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    expected = (ranked == labels[:, np.newaxis]).any(axis=1)
+    np.testing.assert_array_equal(metrics.in_top(labels, scores, k), expected)
+    if k == 1:
+        np.testing.assert_array_equal(expected, scores.argmax(axis=1) == labels)
