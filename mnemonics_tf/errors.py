@@ -10,7 +10,7 @@ class UserError(Exception):
     """
 
 
-def printable(path: str | os.PathLike) -> str:
+def printable(path: str | bytes | os.PathLike[str]) -> str:
     r"""Returns a name or path as any terminal and log can show it, on one line.
 
     Bytes that are no UTF-8 and control characters show as `\xNN`.
@@ -18,5 +18,5 @@ def printable(path: str | os.PathLike) -> str:
     try:
         text = os.fsencode(path).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # a half of a surrogate pair, which no file name has
-        text = os.fspath(path).encode("utf-8", "backslashreplace").decode()
+        text = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -5,6 +5,8 @@ accuracies of both heads beside the recorded ones; exit status 1 where they diff
 own, package.module:Name, runs where its flag is passed as the run had it.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
+import pathlib
 import sys
 from collections.abc import Mapping
 
@@ -18,34 +20,37 @@ from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.registry import flags_of, own_code
+from mnemonics_tf.extension.images import find_base
+from mnemonics_tf.extension.reopened import reopened
+from mnemonics_tf.registry import flags_of, looked_up, refuse_unnamed_code
 from mnemonics_tf.run.data_facts import refuse_other_classes, refuse_other_data
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
+from mnemonics_tf.run.history import read_history
+from mnemonics_tf.run.interruption import INTERRUPTED
+from mnemonics_tf.run.learned import learned_phases, recorded_data_dir
 from mnemonics_tf.run.resume import read_record, read_settings
 from mnemonics_tf.serving.loading import Export
-from mnemonics_tf.settings import RunSettings, Settings, all_fields, by_name
+from mnemonics_tf.settings import RunSettings, Settings, by_name
 
 
 def define_flags() -> None:
     """Defines this program's flags; a function, for `train` has flags of the same names."""
     flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
-    flags.DEFINE_string("data_dir", "", "Directory (or archive) that holds the data.")
+    flags.DEFINE_string(
+        "data_dir",
+        "",
+        "Directory (or archive) that holds the data; empty: where it was in training.",
+    )
     flags.DEFINE_integer("phase", -1, "Phase to score; -1: all that are done.")
     flags.DEFINE_boolean(
         "from_export",
         False,
         "Score the SavedModel of the phase. This runs what is in it: for runs you trust.",
     )
-    for name in _looked_up():
+    for name in looked_up():
         help_text = "The run's package.module:Name, which then is imported: for runs you trust."
         flags.DEFINE_string(name, None, help_text)
-
-
-def _looked_up() -> list[str]:
-    """Returns the settings that may name code of one's own."""
-    fields = (field for _, field, _ in all_fields(Settings()))
-    return [field.name for field in fields if field.metadata["facts"].registry]
 
 
 def main(_: list[str]) -> int:
@@ -54,8 +59,11 @@ def main(_: list[str]) -> int:
     if not values["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
-        own = {name: values[name].value for name in _looked_up() if values[name].present}
+        own = {name: str(values[name].value) for name in looked_up() if values[name].present}
         return evaluate(values.run_dir, values.data_dir, values.phase, values.from_export, own)
+    except KeyboardInterrupt:
+        print("stopped at once", file=sys.stderr)
+        return INTERRUPTED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -72,7 +80,7 @@ def evaluate(
 
     Args:
         run_dir: of the run.
-        data_dir: where the data is.
+        data_dir: where the data is; empty: where it was when the run learned from it.
         phase_index: which phase; -1 for all that are done.
         from_export: use the SavedModel alone.
         own: settings of the run that name code, which may be imported.
@@ -86,15 +94,13 @@ def evaluate(
     directory = RunDirectory(run_dir)
     if not directory.settings.exists():
         raise UserError(f"--run_dir={run_dir} holds no run: settings.json is missing")
-    run = RunSettings(run_dir=run_dir, data_dir=data_dir)
+    run = RunSettings(run_dir=run_dir, data_dir=data_dir or recorded_data_dir(directory))
     wanted = Settings.from_results_settings(read_settings(directory), run)
     _refuse_unnamed_code(wanted, own or {})
-    source = open_source(wanted)
-    remedy = "pass the data that it learned from as --data_dir"
-    refuse_other_classes(directory, source.class_names, remedy)
-    experiment = Experiment(wanted, source, tf.distribute.get_strategy())
-    # Other test images may be scored, if it is said; training images play no part.
-    refuse_other_data(directory, experiment.class_facts(), remedy, parts=(), may_differ=("test",))
+    if learned_phases(directory):
+        experiment = _extended(directory, run, own or {})
+    else:
+        experiment = _opened(directory, wanted)
     phases = experiment.protocol.phases
     done = [phase for phase in phases if directory.record(phase.index).exists()]
     chosen = [phase for phase in done if phase_index in (-1, phase.index)]
@@ -110,11 +116,54 @@ def evaluate(
         else:
             predictions = experiment.predict_again(phase)
         recorded = read_record(directory, phase)["heads"]
+        predictions = _compared(predictions, recorded, directory.record(phase.index))
         for head, figures in predictions.summary(experiment.groups(phase)).items():
-            now, then = figures["accuracy"], recorded[head]["accuracy"]
-            differs |= now != then
-            print(f"phase {phase.index} {head:>10}: {now:.4%} now, {then:.4%} recorded")
+            then = recorded[head]
+            # Old classes may not have been tested; new ones always are.
+            name = "accuracy" if then["accuracy"] is not None else "group_accuracies"
+            pair = [np.ravel(values[name])[-1] for values in (figures, then)]
+            differs |= pair[0] != pair[1]
+            of = "" if name == "accuracy" else ", of the new classes alone"
+            print(f"phase {phase.index} {head:>10}: {pair[0]:.4%} now, {pair[1]:.4%} recorded{of}")
     return int(differs)
+
+
+def _opened(directory: RunDirectory, wanted: Settings) -> Experiment:
+    """Returns a run with its data, which need not have the same test images."""
+    source = open_source(wanted)
+    remedy = "pass the data that it learned from as --data_dir"
+    refuse_other_classes(directory, source.class_names, remedy)
+    experiment = Experiment(wanted, source, tf.distribute.get_strategy())
+    # Other test images may be scored, if it is said; training images play no part.
+    refuse_other_data(directory, experiment.class_facts(), remedy, parts=(), may_differ=("test",))
+    return experiment
+
+
+def _extended(directory: RunDirectory, run: RunSettings, own: Mapping[str, str]) -> Experiment:
+    """Returns a run that has learned further phases, with what is found of its test images."""
+    history = read_history(directory, run)
+    return reopened(history, find_base(history, run.data_dir, own), own)
+
+
+def _compared(
+    predictions: Predictions, heads: Mapping[str, dict], path: pathlib.Path
+) -> Predictions:
+    """Returns predictions of the images of those classes that were tested when it was recorded.
+
+    Raises:
+        UserError: if the images of some of them are not found.
+    """
+    matrix = next(iter(heads.values())).get("confusion_matrix")
+    if matrix is None:  # an early version tested all
+        return predictions
+    tested = np.flatnonzero(np.sum(matrix, axis=1))
+    missing = np.setdiff1d(tested, predictions.labels)
+    if len(missing):
+        raise UserError(
+            f"{path} was made with test images of {len(tested)} classes, of which {len(missing)} "
+            "are not found: put them back where they were, or pass --data_dir"
+        )
+    return predictions.of(tested.tolist())
 
 
 def _refuse_unnamed_code(wanted: Settings, named: Mapping[str, str]) -> None:
@@ -124,12 +173,7 @@ def _refuse_unnamed_code(wanted: Settings, named: Mapping[str, str]) -> None:
     if other:
         run = flags_of({name: settings[name] for name in other})
         raise UserError(f"{flags_of(other)}: {wanted.run.run_dir} was run with {run}")
-    unnamed = {name: value for name, value in own_code(wanted).items() if name not in named}
-    if unnamed:
-        raise UserError(
-            f"{wanted.run.run_dir} was run with code of its own, which scoring it would import: if "
-            f"you trust it, pass {flags_of(unnamed)} too"
-        )
+    refuse_unnamed_code(wanted, named, "scoring it")
 
 
 def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
@@ -154,6 +198,12 @@ def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
     return Predictions(test_set.labels, heads)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command `mnemonics-evaluate`."""
     define_flags()
+    settings_flags.define_version()
     app.run(main, flags_parser=settings_flags.parse_flags)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,8 +1,9 @@
 """Algorithm 1 of the paper: the one module that knows the order of things."""
 
+import contextlib
 import functools
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,21 +12,24 @@ import tensorflow as tf
 from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
-from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
 from mnemonics_tf.data.source import DataSource
-from mnemonics_tf.devices import is_chief, spans_workers
+from mnemonics_tf.data.sources import described
+from mnemonics_tf.devices import create_strategy, is_chief, spans_workers
+from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
-from mnemonics_tf.exemplars.budget import make_budget
+from mnemonics_tf.exemplars.budget import kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.models.classifiers import capacity_for
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.monitoring.phase import show_phase
-from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
+from mnemonics_tf.monitoring.progress import LOGGER, log_to, stop_logging
+from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
+from mnemonics_tf.phases.backbone import claim_backbone, open_backbone
 from mnemonics_tf.phases.checks import (
+    check_exemplars,
     check_method,
     check_snapshot,
     make_protocol,
@@ -35,16 +39,20 @@ from mnemonics_tf.phases.checks import (
 from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.phases.finetune import finetune_model, finetunes
 from mnemonics_tf.phases.make_exemplars import make_exemplars
+from mnemonics_tf.phases.opening import outlook_of, tell_plan
+from mnemonics_tf.phases.run_models import RunModels
 from mnemonics_tf.phases.state import PhaseState
 from mnemonics_tf.phases.train_model import train_model
 from mnemonics_tf.phases.workshop import Workshop
+from mnemonics_tf.phases.write_results import write_results
 from mnemonics_tf.registry import find
-from mnemonics_tf.run import hardware, results
+from mnemonics_tf.run import results
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints
-from mnemonics_tf.run.data_facts import DIGESTS, data_facts, noted_facts
+from mnemonics_tf.run.data_facts import data_facts, preprocessing_of
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import read_arrays, write_json
+from mnemonics_tf.run.files import read_json, write_json
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
+from mnemonics_tf.run.learned import learned_phases, read_learned
 from mnemonics_tf.run.resume import claim_directory, load_memory, read_record
 from mnemonics_tf.run.workers import any_worker, share_state
 from mnemonics_tf.settings import Settings
@@ -62,12 +70,16 @@ class Experiment:
     Args:
         settings: of the run.
         source: where images come from.
-        strategy: the distribution strategy that everything runs in.
+        strategy: the distribution strategy that everything runs in; None: the one that the settings
+            name.
+        protocol: of a run that has learned further phases, which settings fit already; None: what
+            the settings ask for.
 
     Attributes:
         settings: of the run.
         source: where images come from.
         protocol: which class comes when.
+        preprocessing: what becomes of images.
         data: the gate to the phases' images.
         method: how the model learns.
         workshop: loops, evaluators and objectives, which serve all phases.
@@ -79,18 +91,22 @@ class Experiment:
         UserError: if settings and data do not fit together, before any work starts.
     """
 
-    def __init__(self, settings: Settings, source: DataSource, strategy: tf.distribute.Strategy):
+    def __init__(
+        self,
+        settings: Settings,
+        source: DataSource,
+        strategy: tf.distribute.Strategy | None = None,
+        protocol: ClassIncrementalProtocol | None = None,
+    ):
+        strategy = strategy or create_strategy(settings.run.strategy)
         self.stop = StopRequest(functools.partial(any_worker, strategy))
         self.settings = settings = settle(settings)
         self.source = source
-        self.protocol = make_protocol(
-            settings, len(source.class_names), source.class_names, source.original_ids
-        )
         self.method = find(METHODS, settings.training.method, "method")(settings.training)
-        check_method(settings, self.method, self.protocol, source)
-        warn_of_small_classes(settings, self.protocol, source)
+        self.protocol = protocol or self._protocol()
         self.data = PhaseData(source, self.protocol, self.method.keeps_past_data)
         self.directory = RunDirectory(settings.run.run_dir)
+        self.preprocessing = preprocessing_of(self.directory, source, self.protocol)
         self.workshop = Workshop(
             settings=settings,
             architecture=Architecture(
@@ -99,10 +115,11 @@ class Experiment:
                 source.image_shape,
                 self.method.classifier,
                 self.method.corrects_logits,
+                own=open_backbone(settings, self.preprocessing, self.directory),
             ),
             pipeline=Pipeline(
-                Normalization(source.channel_mean, source.channel_std),
-                AUGMENTATIONS[source.augmentation],
+                Normalization(self.preprocessing.channel_mean, self.preprocessing.channel_std),
+                AUGMENTATIONS[self.preprocessing.augmentation],
                 settings.protocol.seed,
             ),
             strategy=strategy,
@@ -110,12 +127,48 @@ class Experiment:
         self.exports = PhaseExports(self.workshop, self.directory, source, self.protocol)
         self._strategy = strategy
         self._summaries = Summaries(self.directory.tensorboard)
-        #: go through all phases, so that what was traced with them stays good
-        self._model: IncrementalModel | None = None
-        self._old_model: IncrementalModel | None = None
+        self._outlook = outlook_of(settings, self.protocol, source)
+        self._told = False
+        self._models = RunModels(self.workshop, self.method, self.protocol, self.directory)
+
+    def _protocol(self) -> ClassIncrementalProtocol:
+        """Returns the protocol that the settings ask for; refuses what does not fit together."""
+        settings, source = self.settings, self.source
+        protocol = make_protocol(
+            settings, len(source.class_names), source.class_names, source.original_ids
+        )
+        check_method(settings, self.method, protocol, source)
+        warn_of_small_classes(settings, protocol, source, protocol.phases)
+        return protocol
+
+    @contextlib.contextmanager
+    def session(self, console: bool = True) -> Iterator[None]:
+        """Within it `run` does what the command does beside it.
+
+        The run directory is locked, messages go to log.txt and to standard output, progress among
+        them, and SIGTERM and SIGINT (a notebook's "interrupt") ask the run to save and stop.
+
+        Args:
+            console: whether messages go to standard output too.
+
+        Raises:
+            UserError: if another process works on the run, or its directory can't be written.
+        """
+        with self.directory.locked():
+            told = bool(LOGGER.handlers)  # a command opens its log before it reads the data
+            log_to(self.directory.log, console)
+            if not told:
+                LOGGER.info("%s", described(self.source))
+            try:
+                with self.stop.listening():
+                    yield
+            finally:
+                stop_logging()
 
     def run(self) -> dict[str, Any]:
         """Runs, or goes on with, the phases; returns what results.json holds.
+
+        A run that has learned further phases stays as it is.
 
         Raises:
             RunInterruptedError: if `stop` asked for it; the same call goes on later.
@@ -128,22 +181,56 @@ class Experiment:
         share_state(self._strategy, directory)
         if not chief:  # with what the chief has noted
             left = claim_directory(directory, self.settings, facts, phases)
+            self._check_preprocessing()
+        learned = learned_phases(directory)
+        if learned:
+            LOGGER.info(
+                "%s has learned %d further phases since: nothing is changed; it goes on with "
+                "python -m mnemonics_tf.learn",
+                *(directory.root, len(learned)),
+            )
+            contents: dict[str, Any] = read_json(directory.results)
+            return contents
+        own = self.workshop.architecture.own
+        if own and chief:
+            claim_backbone(
+                directory, self.settings, self.preprocessing, self.source, self.protocol, own
+            )
         try:
             for phase in phases:
                 if phase in left:
-                    with self.data.naming_broken_files():
-                        self._run_phase(phase)
+                    self.run_phase(phase)
                 else:
                     LOGGER.info("phase %d is done already", phase.index)
                     if is_chief(self._strategy):
                         self._look_after_export(phase)
         finally:
             gc.unfreeze()
-        return self._write_results(phases)
+        return self.write_results(phases, self.settings)
+
+    def _check_preprocessing(self) -> None:
+        """Refuses to be a worker beside a chief that normalises otherwise."""
+        if preprocessing_of(self.directory, self.source, self.protocol) != self.preprocessing:
+            raise UserError(
+                f"{self.settings.run.run_dir} was begun by an earlier version, which normalised by "
+                "the images of all classes: finish it on one machine"
+            )
+
+    def run_phase(self, phase: Phase) -> None:
+        """Runs, or goes on with, one phase, all earlier ones being done.
+
+        Raises:
+            RunInterruptedError: if `stop` asked for it; the same call goes on later.
+        """
+        with self.data.naming_broken_files():
+            self._run_phase(phase)
 
     def _run_phase(self, phase: Phase) -> None:
         """Lines 2-20 of Algorithm 1 for one phase."""
         state = self.begin_phase(phase)  # lines 2, 6, 7
+        if not self._told:
+            tell_plan(self.settings, self.protocol, state.model, self._strategy, self.directory)
+            self._told = True
         following = [*STAGES, _TEST]
         first = following.index(state.resume.stage) if state.resume else 0
         for number, name in list(enumerate(STAGES))[first:]:
@@ -176,26 +263,40 @@ class Experiment:
         elif name == "adjust":  # lines 12-16
             state.memory, metrics = adjust_exemplars(workshop, phase, state.memory, model, stage)
         elif name == "trim":  # line 17
-            quota = make_budget(self.settings.exemplar).quota(phase.num_seen)
-            state.memory = state.memory.trimmed(quota)
+            budget = make_budget(self.settings.exemplar)
+            state.memory = kept_within(state.memory, budget, phase.num_seen)
+            self._check_what_is_left(state)
         elif finetunes(self.settings.training, self.method, phase):  # line 18
             exemplars = state.memory.as_image_set()
             metrics = finetune_model(workshop, phase, exemplars, model, stage)
         if metrics:
             state.metrics[name] = metrics
 
+    def _check_what_is_left(self, state: PhaseState) -> None:
+        """Asks again what was asked of a budget before the run, of what bytes came to hold."""
+        later = state.phase.index + 1
+        if later < len(self.protocol.phases):
+            fewest = int(np.bincount(state.memory.labels).min())
+            check_exemplars(self.settings, self.method, self.protocol.phases[later], fewest)
+
     def _train(self, state: PhaseState) -> dict[str, float]:
         """Trains Theta_i; in phase 0 another run's is taken over instead where that is wanted."""
         phase, donor = state.phase, self.settings.run.phase0_from
         if phase.index > 0:
             return self._train_model(state)
-        fingerprint = phase0.fingerprint(self.settings, self.protocol, self.workshop.architecture)
+        fingerprint = functools.partial(
+            phase0.fingerprint, self.settings, self.protocol, self.workshop.architecture
+        )
         metrics: dict[str, float] = {}
+        seed = self.workshop.seed
         if donor:
-            phase0.take_over(state.model, fingerprint, self.directory, RunDirectory(donor))
+            theirs = preprocessing_of(RunDirectory(donor), self.source, self.protocol)
+            phase0.refuse_other_preprocessing(donor, theirs, self.preprocessing)
+            seed = phase0.take_over(state.model, fingerprint, self.directory, RunDirectory(donor))
         else:
             metrics = self._train_model(state)
-        phase0.publish(state.model, fingerprint, self.directory)
+        state.metrics["phase0"] = {"seed": seed}
+        phase0.publish(state.model, fingerprint(seed), seed, self.directory)
         return metrics
 
     def _train_model(self, state: PhaseState) -> dict[str, float]:
@@ -215,20 +316,22 @@ class Experiment:
         training_set = self.data.training_set(phase)
         with self._strategy.scope():
             if phase.index == 0:
-                self._model = self._new_model(phase)
-                old_model, model = None, self._model
+                old_model, model = None, self._models.new(phase)
                 memory = ExemplarMemory.empty(
                     self.source.image_shape,
                     self.directory.phase(0),
                     self.settings.exemplar.codec,
+                    self.settings.exemplar.jpeg_quality,
                 )
             else:
                 before = self.protocol.phases[phase.index - 1]
                 model = self.load_model(before.index)
-                old_model = self._frozen(model)
+                old_model = self._models.frozen(model)
                 model.grow(phase.num_new)
                 model.set_transfer(self.settings.model.weight_transfer)
                 memory = self._memory_after(before)
+                if model.transfer:
+                    LOGGER.info("phase %d: %s", phase.index, model.transfer_in_words())
         checkpoints = self.checkpoints(phase)
         state = PhaseState(
             phase,
@@ -241,11 +344,17 @@ class Experiment:
             self.settings.run,
             self.protocol.num_phases,
             self._summaries,
+            self._outlook,
         )
         snapshot = checkpoints.latest()
         if snapshot:
             check_snapshot(snapshot, (*STAGES, _TEST), self.directory.phase(phase.index))
-            LOGGER.info("phase %d goes on from its checkpoint", phase.index)
+            LOGGER.info(
+                "phase %d goes on from its checkpoint, in stage %s%s",
+                phase.index,
+                snapshot.stage,
+                f" after {snapshot.position} steps" if snapshot.position else "",
+            )
             state.restore(snapshot)
         return state
 
@@ -256,37 +365,9 @@ class Experiment:
         owner = results.hash_of({"settings": chosen, "phase": phase.index})
         return PhaseCheckpoints(self.directory.phase(phase.index), owner)
 
-    def _new_model(self, phase: Phase) -> IncrementalModel:
-        capacity = capacity_for(len(self.protocol.order))
-        model = IncrementalModel(
-            self.workshop.architecture, phase.num_old, phase.num_new, self.workshop.seed, capacity
-        )
-        if self.method.freezes_old_classes:
-            model.classifier.freeze_old()
-        return model
-
-    def _frozen(self, model: IncrementalModel) -> IncrementalModel:
-        """Returns the run's old model, with the weights of `model`."""
-        if self._old_model is None:
-            self._old_model = model.frozen_copy()
-        else:
-            self._old_model.copy_from(model)
-        return self._old_model
-
     def load_model(self, phase_index: int) -> IncrementalModel:
-        """Returns Theta_i as it was at the end of phase i, from the run directory.
-
-        It is the run's one model, which is at no other phase any more.
-        """
-        phase = self.protocol.phases[phase_index]
-        if self._model is None:
-            with self._strategy.scope():
-                self._model = self._new_model(phase)
-        path = self.directory.model(phase_index)
-        self._model.set_classes(phase.num_old, phase.num_new)
-        self._model.set_transfer(self.settings.model.weight_transfer and phase_index > 0)
-        self._model.set_state(read_arrays(path), str(path))
-        return self._model
+        """Returns Theta_i as it was at the end of phase i: the run's one model, as it is then."""
+        return self._models.load(self.protocol.phases[phase_index])
 
     def _memory_after(self, phase: Phase) -> ExemplarMemory:
         codec = self.settings.exemplar.codec
@@ -332,10 +413,17 @@ class Experiment:
             predictions, means = self.predict(phase, state.model, state.memory)
         heads = predictions.summary(self.groups(phase))
         evaluate.write_outcome(self.directory, state, predictions)
+        learned = read_learned(self.directory, phase.index)
+        accuracies = evaluate.accuracies(heads)
         with state.timed("export"):
-            self.exports.write(phase, state.model, state.memory, means, evaluate.accuracies(heads))
+            if not learned or learned.export:
+                self.exports.write(phase, state.model, state.memory, means, accuracies)
         new_ids = self.protocol.original_ids(phase.new_classes)
-        record = evaluate.record_of(state, new_ids, heads)
+        record = evaluate.record_of(
+            state, new_ids, heads, evaluate.best_constant(phase, predictions)
+        )
+        if learned:
+            record["learned"] = learned.facts()
         show_phase(
             self._summaries,
             self.directory,
@@ -358,7 +446,10 @@ class Experiment:
             phase.index,
             self.protocol.num_phases,
             phase.num_seen,
-            ", ".join(f"{head} {v:.2%}" for head, v in evaluate.accuracies(heads).items()),
+            ", ".join(
+                f"{head} {'not tested on all' if v is None else f'{v:.2%}'}"
+                for head, v in accuracies.items()
+            ),
         )
 
     def _look_after_export(self, phase: Phase) -> None:
@@ -371,45 +462,36 @@ class Experiment:
         if not path.exists() or not self.directory.model(phase.index).exists():
             return
         if not spans_workers(self._strategy):
-            memory = self._memory_after(phase)
-            model = self.load_model(phase.index)
-            means = self.workshop.evaluator(model).class_means(memory, phase.num_seen)
-            heads = read_record(self.directory, phase)["heads"]
-            self.exports.write(phase, model, memory, means, evaluate.accuracies(heads))
+            self.export(phase)
+
+    def export(self, phase: Phase) -> None:
+        """Exports a phase that is done, on one machine."""
+        memory = self._memory_after(phase)
+        model = self.load_model(phase.index)
+        means = self.workshop.evaluator(model).class_means(memory, phase.num_seen)
+        heads = read_record(self.directory, phase)["heads"]
+        self.exports.write(phase, model, memory, means, evaluate.accuracies(heads))
 
     def class_facts(self) -> dict[str, Any]:
         """Returns what the run directory notes of the data: a run goes on with the same only.
 
         To be asked for before the first phase ends, which makes training images go out of reach.
         """
-        return data_facts(self.source, self.protocol)
+        return data_facts(self.source, self.protocol, self.preprocessing)
 
-    def _write_results(self, phases: Sequence[Phase]) -> dict[str, Any]:
-        records = [read_record(self.directory, phase) for phase in phases]
-        contents = {
-            "summary": results.summarize(records),
-            "prediction_head": self.method.prediction_head,
-            "protocol": results.protocol_fingerprint(self.settings, self.protocol),
-            "class_order": list(self.protocol.order),
-            "class_names": self.source.names_of(self.protocol.order),
-            # Those that all phases were learned from: of a run that noted none nobody can tell.
-            DIGESTS: (noted_facts(self.directory) or {}).get(DIGESTS),
-            "settings": self.settings.results_settings(),
-            "phases": records,
-            "packages": hardware.describe_packages(),
-            "hardware": {
-                **hardware.describe_hardware(),
-                "replicas": self._strategy.num_replicas_in_sync,
-            },
-        }
-        file = self.directory.results
-        if results.phases_written(file) != records:
-            told, root = contents["settings"], self.directory.root.resolve()
-            data = {**told["data"], "id": results.data_id(contents)}
-            self._summaries.hyperparameters(
-                {**told, "data": data},
-                final_metrics(contents["summary"]),
-                trial=f"{root.name} {results.hash_of(str(root))[:6]}",
-            )
-        write_json(file, contents)
-        return contents
+    def write_results(self, phases: Sequence[Phase], settings: Settings) -> dict[str, Any]:
+        """Writes results.json, of phases that are done; returns what it holds.
+
+        Args:
+            phases: which.
+            settings: of the run; those of a phase that was learned afterwards are in its record.
+        """
+        return write_results(
+            self.directory,
+            settings,
+            self.protocol,
+            phases,
+            self.source.names_of(self.protocol.order),
+            self._strategy.num_replicas_in_sync,
+            self._summaries,
+        )

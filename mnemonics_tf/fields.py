@@ -27,6 +27,7 @@ class Facts:
         registry: `module:NAME` of a mapping by which names are looked up; a value may then also be
             `package.module:Name`, the name of a user's own.
         prefix: beginning of further names, which are looked up elsewhere; empty: there are none.
+        suffix: end of further names, likewise.
     """
 
     help: str
@@ -39,6 +40,7 @@ class Facts:
     choices: tuple[str, ...] = ()
     registry: str = ""
     prefix: str = ""
+    suffix: str = ""
 
     @property
     def range(self) -> str:
@@ -49,6 +51,11 @@ class Facts:
         if self.at_least is None and self.above is None:
             return f"up to {self.at_most}"
         return f"{low} to {self.at_most}" if self.at_most is not None else f"{low} up"
+
+    def is_elsewhere(self, name: str) -> bool:
+        """Whether a name is looked up neither in the registry nor in a user's own code."""
+        starts = bool(self.prefix) and name.startswith(self.prefix)
+        return starts or (bool(self.suffix) and name.endswith(self.suffix))
 
     def allows(self, number: float) -> bool:
         """Whether a number is in range; one that is no number is not."""

@@ -3,7 +3,6 @@
 Entry points define the flags, parse them once and pass `Settings` on; nothing else reads a flag.
 """
 
-import dataclasses
 import pathlib
 import re
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 from absl import app, flags
 
+from mnemonics_tf import __version__
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.fields import Facts
 from mnemonics_tf.paths import user_path
@@ -24,14 +24,14 @@ _MAX_NESTED_FLAGFILES = 10
 
 
 class _Names(flags.EnumParser):
-    """The names of a registry, those with a prefix, or `package.module:Name`, a user's own."""
+    """The names of a registry or looked up elsewhere, or `package.module:Name`, a user's own."""
 
     def __init__(self, facts: Facts, name: str):
         super().__init__([*imported(facts.registry, name), *facts.choices])
-        self._prefix = facts.prefix
+        self._facts = facts
 
     def parse(self, argument: str) -> str:
-        elsewhere = self._prefix and argument.startswith(self._prefix)
+        elsewhere = self._facts.is_elsewhere(argument)
         return argument if elsewhere or is_own(argument) else super().parse(argument)
 
 
@@ -55,6 +55,24 @@ def define_flags() -> None:
             flags.DEFINE_float(field.name, default, description)
         else:
             flags.DEFINE_string(field.name, default, description)
+
+
+class _VersionFlag(flags.BooleanFlag):
+    """`--version`: prints it, and nothing else is done."""
+
+    def __init__(self):
+        super().__init__("version", False, "Print the version and exit.")
+
+    def parse(self, arguments: Any) -> None:
+        super().parse(arguments)
+        if self.value:
+            print(f"mnemonics_tf {__version__}")
+            sys.exit()
+
+
+def define_version() -> None:
+    """Defines the flag `--version`."""
+    flags.DEFINE_flag(_VersionFlag())
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
@@ -91,12 +109,24 @@ def settings_from_flags(values: flags.FlagValues) -> Settings:
         UserError: if a value is out of its range or a list has an item of the wrong kind.
     """
     groups = {}
-    for group in dataclasses.fields(Settings):
-        kinds = typing.get_type_hints(group.type)
-        groups[group.name] = group.type(
+    for group, group_type in typing.get_type_hints(Settings).items():
+        kinds = typing.get_type_hints(group_type)
+        groups[group] = group_type(
             **{name: _converted(name, kind, values[name].value) for name, kind in kinds.items()}
         )
     return Settings(**groups)
+
+
+def passed_settings(values: flags.FlagValues) -> dict[str, Any]:
+    """Returns the settings whose flags were passed, by name.
+
+    Raises:
+        UserError: as for `settings_from_flags`.
+    """
+    settings = settings_from_flags(values)
+    return {
+        field.name: value for _, field, value in all_fields(settings) if values[field.name].present
+    }
 
 
 def _converted(name: str, kind: Any, value: Any) -> Any:

@@ -4,11 +4,11 @@ import importlib
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, TypeVar
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.settings import Settings, all_fields
+from mnemonics_tf.settings import TFDS_PREFIX, Settings, all_fields
 
 Value = TypeVar("Value")
 
@@ -20,15 +20,44 @@ def is_own(name: str) -> bool:
     return _OWN.fullmatch(name) is not None
 
 
+def is_own_source(dataset: str) -> bool:
+    """Whether a data set is read by a user's own code."""
+    return is_own(dataset) and not dataset.startswith(TFDS_PREFIX)
+
+
 def own_code(settings: Settings) -> dict[str, str]:
     """Returns the settings that name a user's own code, which runs when it is looked up."""
     found = {}
     for _, field, value in all_fields(settings):
         facts = field.metadata["facts"]
-        elsewhere = facts.prefix and value.startswith(facts.prefix)
-        if facts.registry and is_own(value) and not elsewhere:
+        if facts.registry and is_own(value) and not facts.is_elsewhere(value):
             found[field.name] = value
     return found
+
+
+def looked_up() -> list[str]:
+    """Returns the settings that may name code of one's own."""
+    fields = (field for _, field, _ in all_fields(Settings()))
+    return [field.name for field in fields if field.metadata["facts"].registry]
+
+
+def refuse_unnamed_code(settings: Settings, named: Container[str], what: str) -> None:
+    """Refuses to import what a run names, unless the user names it too: it may be a stranger's.
+
+    Args:
+        settings: of the run.
+        named: the settings that the user passed.
+        what: would import it, for the message.
+
+    Raises:
+        UserError: names the flags to pass.
+    """
+    unnamed = {name: value for name, value in own_code(settings).items() if name not in named}
+    if unnamed:
+        raise UserError(
+            f"{settings.run.run_dir} was run with code of its own, which {what} would import: if "
+            f"you trust it, pass {flags_of(unnamed)} too"
+        )
 
 
 def flags_of(values: Mapping[str, str]) -> str:

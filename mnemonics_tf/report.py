@@ -7,6 +7,7 @@ seeds on with a 95% interval. Differences are formed seed by seed from the first
 t-SNE needs the runs' data.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import functools
 import pathlib
 import sys
@@ -16,15 +17,17 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
+from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.extension.reopened import reopened
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import flags_of, own_code
 from mnemonics_tf.reporting import markdown, matrix
 from mnemonics_tf.reporting.comparability import warnings
-from mnemonics_tf.reporting.embedding import embed
+from mnemonics_tf.reporting.embedding import check_installed, embed
 from mnemonics_tf.reporting.groups import Group, group_runs
 from mnemonics_tf.reporting.page import Embedded, page
 from mnemonics_tf.reporting.runs import load_runs
@@ -35,6 +38,9 @@ from mnemonics_tf.run.data_facts import (
 )
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path, temporary_name, write_text
+from mnemonics_tf.run.history import read_history
+from mnemonics_tf.run.interruption import INTERRUPTED
+from mnemonics_tf.run.learned import learned_phases, recorded_data_dir
 from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import RunSettings, Settings
 
@@ -43,7 +49,10 @@ def define_flags() -> None:
     """Defines this program's flags; a function, for `train` has flags of the same names."""
     flags.DEFINE_string("output", "report.html", "Page to write; Markdown goes beside it.")
     flags.DEFINE_string(
-        "data_dir", "", "Directory (or archive) that holds the data, for the t-SNE of exemplars."
+        "data_dir",
+        "",
+        "Directory (or archive) that holds the data, for the t-SNE of exemplars; empty: where the "
+        "run had it.",
     )
 
 
@@ -56,6 +65,9 @@ def main(arguments: list[str]) -> int:
         if len(arguments) < 2:
             raise UserError("pass run directories or results.json files to report on")
         return report(arguments[1:], user_path(values.output), values.data_dir)
+    except KeyboardInterrupt:
+        print("stopped at once", file=sys.stderr)
+        return INTERRUPTED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -67,7 +79,8 @@ def report(paths: Sequence[str], output: pathlib.Path, data_dir: str) -> int:
     Args:
         paths: of runs, `NAME=` before those that have a name.
         output: the page, ending in .html.
-        data_dir: where the data is; empty leaves out the t-SNE, unless the data needs no directory.
+        data_dir: where the data is, for the t-SNE; empty: where the run had it, and where it is no
+            longer there the t-SNE is left out.
 
     Raises:
         UserError: if a run can't be read or the page can't be written.
@@ -112,10 +125,16 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
     candidates.sort(key=lambda group: group.choices.exemplars != "mnemonics")
     if not candidates:
         return Embedded("", (), "it needs a run directory; only results.json files were passed")
+    try:
+        check_installed()
+    except UserError as error:
+        return Embedded("", (), str(error))
     others: list[OtherDataError] = []
     for group in candidates:
         try:
-            experiment = _experiment(group.first.directory, data_dir)
+            directory = group.first.directory
+            assert directory is not None, "the candidates have one"
+            experiment = _experiment(directory, data_dir)
             features_of = functools.partial(_features, experiment)
             pictures = embed(group.first, experiment.source, features_of)
         except OtherDataError as error:
@@ -135,7 +154,8 @@ def _experiment(directory: RunDirectory, data_dir: str) -> Experiment:
         UserError: if the data is not there or not what the run learned from, or if the run names
             code of its own.
     """
-    run = RunSettings(run_dir=str(directory.root), data_dir=data_dir)
+    place = data_dir or recorded_data_dir(directory)
+    run = RunSettings(run_dir=str(directory.root), data_dir=place)
     wanted = Settings.from_results_settings(read_settings(directory), run)
     own = own_code(wanted)
     if own:
@@ -148,6 +168,8 @@ def _experiment(directory: RunDirectory, data_dir: str) -> Experiment:
     refuse_other_classes(directory, source.class_names, remedy)
     experiment = Experiment(wanted, source, tf.distribute.get_strategy())
     refuse_other_data(directory, experiment.class_facts(), remedy, parts=("training",))
+    if learned_phases(directory):
+        return reopened(read_history(directory, run), source)
     return experiment
 
 
@@ -158,6 +180,12 @@ def _features(experiment: Experiment, phase: int, images: np.ndarray) -> np.ndar
     return experiment.workshop.evaluator(model).outputs(rows).features
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command `mnemonics-report`."""
     define_flags()
-    app.run(main)
+    settings_flags.define_version()
+    app.run(main, flags_parser=settings_flags.parse_flags)
+
+
+if __name__ == "__main__":
+    command()

@@ -15,6 +15,10 @@ from mnemonics_tf.fields import check, setting
 #: before the name of a data set that TensorFlow Datasets knows, in --dataset
 TFDS_PREFIX = "tfds:"
 
+#: before the name of a model that comes with Keras, and behind that of a file, in --backbone
+KERAS_APPLICATIONS = "keras.applications:"
+KERAS_FILE = ".keras"
+
 _MAX_DEPTH = 1202  # the deepest network that the paper of ResNets trains
 
 
@@ -22,13 +26,27 @@ _MAX_DEPTH = 1202  # the deepest network that the paper of ResNets trains
 class RunSettings:
     """Where and how to run; nothing here changes what a run computes, but for rounding."""
 
-    run_dir: str = setting("runs/demo", "Directory of the run; an unfinished run goes on.")
+    run_dir: str = setting(
+        "",
+        "Directory of the run; an unfinished run goes on. Empty: one under runs/ that is named by "
+        "what is run, so that the same flags go on and others begin anew.",
+    )
     data_dir: str = setting("", "Directory (or archive) that holds the data.")
     download: bool = setting(False, "Allow downloading the data where it is not found.")
     phase0_from: str = setting(
         "",
-        "Run directory whose phase-0 model is used instead of training one; refused unless "
-        "everything that touches phase 0 is the same.",
+        "Run directory whose phase-0 model is used instead of training one, whatever its seed; "
+        "refused unless everything else that touches phase 0 is the same.",
+    )
+    model_name: str = setting(
+        "",
+        "Name under which the run's models are exported and served: letters, digits, _, - and .; "
+        "empty: the one that it has, at first the data set's.",
+    )
+    backbone_weights: str = setting(
+        "",
+        "File of weights (.weights.h5, .h5, .keras) that a backbone of your own begins with; the "
+        "run keeps them.",
     )
     last_phase: int = setting(
         -1,
@@ -123,7 +141,17 @@ class ModelSettings:
     """The network."""
 
     backbone: str = setting(
-        "resnet_cifar", "Backbone.", registry="mnemonics_tf.models.resnet:BACKBONES"
+        "resnet_cifar",
+        "Backbone; keras.applications:NAME is a model of Keras, PATH.keras a file that it saved.",
+        registry="mnemonics_tf.models.resnet:BACKBONES",
+        prefix=KERAS_APPLICATIONS,
+        suffix=KERAS_FILE,
+    )
+    backbone_input: str = setting(
+        "normalized",
+        "What a backbone of your own eats: images normalised by the data's mean and deviation, "
+        "or pixels of a range.",
+        choices=("normalized", "0..255", "-1..1"),
     )
     depth: int = setting(
         8,
@@ -165,6 +193,12 @@ class TrainingSettings:
         "Share of each class's exemplars that BiC holds out to fit its correction.",
         at_least=0,
         at_most=1,
+    )
+    replay_per_class: int = setting(
+        0,
+        "Exemplars of each class that an epoch sees at most, drawn anew in every epoch; 0: all. So "
+        "runs whose classes hold different numbers take the same time.",
+        at_least=0,
     )
     base_epochs: int = setting(15, "Epochs in phase 0.", at_least=1)
     epochs: int = setting(10, "Epochs in each later phase.", at_least=1)
@@ -223,20 +257,44 @@ class ExemplarSettings:
     )
     codec: str = setting(
         "pixels",
-        "What exemplars are stored as: plain pixels, or one lossless WebP picture a class.",
+        "What exemplars are stored as: plain pixels, one lossless WebP picture a class, or JPEG.",
         registry="mnemonics_tf.exemplars.codecs:CODECS",
+    )
+    jpeg_quality: int = setting(
+        90,
+        "Quality of --codec=jpeg: the smaller, the more exemplars fit into a budget in bytes.",
+        at_least=1,
+        at_most=100,
+    )
+    coded_share: float = setting(
+        -1.0,
+        "Share of a phase's new training images that go through the codec before they train the "
+        "model, from phase 1 on; -1: half for a codec that loses something, else none.",
+        at_least=-1,
+        at_most=1,
     )
     exemplar_seed: int = setting(
         -1, "Seed of exemplar choice and learning alone; -1 takes the run's seed.", at_least=-1
     )
     exemplars_per_class: int = setting(
         20,
-        "Budget (1): exemplars kept for every class; not used when exemplars_total is set.",
+        "Budget (1): exemplars kept for every class; not used when another budget is set.",
         at_least=1,
     )
     exemplars_total: int = setting(
         0,
         "Budget (2): exemplars kept in all, shared by the seen classes; 0 means budget (1).",
+        at_least=0,
+    )
+    exemplar_bytes_per_class: int = setting(
+        0,
+        "Budget (1) in bytes of what the codec stores of a class, tables and headers too; 0: none. "
+        "Refused beside numbers of exemplars.",
+        at_least=0,
+    )
+    exemplar_bytes_total: int = setting(
+        0,
+        "Budget (2) in bytes, likewise: of all that is stored, shared by the seen classes.",
         at_least=0,
     )
 
@@ -374,7 +432,7 @@ class Settings:
     adjustment: AdjustmentSettings = AdjustmentSettings()
     data: DataSettings = DataSettings()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for _, field, value in all_fields(self):
             check(field, _KINDS[field.name], value)
 
@@ -442,7 +500,7 @@ class Settings:
         return "\n".join(lines) + "\n"
 
 
-def all_fields(settings: Settings) -> Iterator[tuple[str, dataclasses.Field, Any]]:
+def all_fields(settings: Settings) -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
     """Yields group name, field and value of every setting."""
     for group in dataclasses.fields(settings):
         values = getattr(settings, group.name)
@@ -458,11 +516,11 @@ def by_name(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 #: name of a setting to its type and to its group
 _KINDS = {
     name: kind
-    for group in dataclasses.fields(Settings)
-    for name, kind in typing.get_type_hints(group.type).items()
+    for group in typing.get_type_hints(Settings).values()
+    for name, kind in typing.get_type_hints(group).items()
 }
 GROUP_OF = {
-    field.name: group.name
-    for group in dataclasses.fields(Settings)
-    for field in dataclasses.fields(group.type)
+    field.name: name
+    for name, group in typing.get_type_hints(Settings).items()
+    for field in dataclasses.fields(group)
 }

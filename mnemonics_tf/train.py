@@ -4,10 +4,10 @@ Without flags it runs the demo: scikit-learn's handwritten digits, 5 classes and
 The same command goes on with a run that was stopped.
 """
 
-import dataclasses
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import shlex
 import sys
-import tempfile
+from typing import Any
 
 import tensorflow as tf
 from absl import app, flags, logging
@@ -17,11 +17,13 @@ from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to
+from mnemonics_tf.monitoring.progress import LOGGER, log_before_run
 from mnemonics_tf.phases.checks import settle
 from mnemonics_tf.run import results
+from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
-from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
+from mnemonics_tf.run.interruption import EXIT_STATUS, INTERRUPTED, RunInterruptedError
+from mnemonics_tf.run.workers import own_directory
 from mnemonics_tf.serving.loading import holds_pattern
 from mnemonics_tf.settings import Settings
 
@@ -39,6 +41,9 @@ def main(arguments: list[str]) -> int:
                 f"unexpected argument {arguments[1]!r}: settings are passed as --name=value"
             )
         return train(settings_flags.settings_from_flags(flags.FLAGS))
+    except KeyboardInterrupt:
+        print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -55,29 +60,30 @@ def train(wanted: Settings) -> int:
     private directories for as long as they run.
     """
     strategy = devices.create_strategy(wanted.run.strategy)
-    if devices.is_chief(strategy):
-        return _run(wanted, strategy)
-    with tempfile.TemporaryDirectory(prefix="mnemonics_tf_worker_") as private:
-        run = dataclasses.replace(wanted.run, run_dir=private)
-        return _run(dataclasses.replace(wanted, run=run), strategy)
+    with own_directory(strategy, wanted.run.run_dir) as place:
+        return _run(wanted.changed(run_dir=place), strategy)
 
 
 def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:
     log_before_run(console=devices.is_chief(strategy))
-    for option in ("run_dir", "data_dir", "phase0_from"):
+    for option in ("run_dir", "data_dir", "phase0_from", "backbone_weights"):
         check_path(f"--{option}", getattr(wanted.run, option))
     wanted = settle(wanted)  # before the data is read, which may take long
     source = open_source(wanted)
     experiment = Experiment(wanted, source, strategy)
     directory = experiment.directory
-    with directory.locked():
-        log_to(directory.log, console=devices.is_chief(strategy))
-        experiment.stop.listen()
+    with experiment.session(console=devices.is_chief(strategy)):
         try:
             contents = experiment.run()
         except RunInterruptedError:
             LOGGER.info("stopped on request; the same command goes on from here")
             return EXIT_STATUS
+        _tell(directory, contents)
+    return 0
+
+
+def _tell(directory: RunDirectory, contents: dict[str, Any]) -> None:
+    """Says what came out, and where it is."""
     LOGGER.info("\n%s\n", results.table(contents))
     LOGGER.info("results:     %s", directory.results)
     LOGGER.info("exports:     %s", directory.export)
@@ -87,8 +93,13 @@ def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:
             "them from another place only: copy or mount them there to serve them"
         )
     LOGGER.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(directory.tensorboard)))
-    return 0
+
+
+def command() -> None:
+    """The console command `mnemonics-train`."""
+    settings_flags.define_version()
+    app.run(main, flags_parser=settings_flags.parse_flags)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=settings_flags.parse_flags)
+    command()

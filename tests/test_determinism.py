@@ -11,7 +11,7 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.phases.make_exemplars import select
+from mnemonics_tf.phases.select_exemplars import select
 from mnemonics_tf.settings import ProtocolSettings, RunSettings, Settings, TrainingSettings
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), np.uint8)

@@ -253,7 +253,13 @@ def test_compiling_exemplar_learning(make, monkeypatch, choice, compiled):
     assert asked == [compiled]
 
 
-# Checkpoints and data
+# Exports, checkpoints and data
+
+
+def test_models_are_exported_under_their_name(make):
+    experiment = make("--model_name=numbers")
+    path = experiment.exports.path(experiment.protocol.phases[1])
+    assert path == experiment.directory.export / "numbers" / "2"
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.phases.checks import make_protocol
+from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_json
@@ -185,7 +186,12 @@ def test_exemplars_are_training_images_of_their_class(finished):
     for phase, memory in zip(protocol.phases, memories, strict=True):
         assert memory["labels"].tolist() == np.repeat(phase.seen_classes, 10).tolist()
         record = finished.contents["phases"][phase.index]["memory"]
-        assert record == {"exemplars": 10 * phase.num_seen, "bytes": 640 * phase.num_seen}
+        assert record == {
+            "exemplars": 10 * phase.num_seen,
+            "bytes": 640 * phase.num_seen,
+            "exemplars_by_class": [10] * phase.num_seen,
+            "bytes_by_class": [640] * phase.num_seen,
+        }
     np.testing.assert_array_equal(memories[2]["images"][:80], memories[0]["images"])
     for label, original in enumerate(protocol.order):
         training = {image.tobytes() for image in source.training_set([original]).images}
@@ -454,7 +460,6 @@ def test_a_shared_phase_0_is_the_same_model(finished, joint):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"protocol": {"seed": 1}},
         {"protocol": {"class_order_seed": 1}},
         {"training": {"base_epochs": 5}},
         {"training": {"weight_decay": 1e-4}},
@@ -467,6 +472,29 @@ def test_phase_0_of_other_settings_is_refused(finished, tmp_path, changes):
     with pytest.raises(UserError, match="--phase0_from=.* other settings, data or class order"):
         make(settings).run()
     assert not RunDirectory(tmp_path / "run").base_model.exists()
+
+
+@pytest.mark.slow
+def test_phase_0_of_another_seed_is_taken_and_recorded(finished, tmp_path, monkeypatch):
+    """Also by a run that takes it from one that took it."""
+    monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
+    donor, taken = finished.directory, []
+    for seed in (1, 2):
+        run = {
+            "run_dir": str(tmp_path / f"{seed}"),
+            "phase0_from": str(donor.root),
+            "last_phase": 0,
+        }
+        taker = make(changed(SETTINGS, run=run, protocol={"seed": seed}))
+        contents = taker.run()
+        assert (contents["phase0_seed"], contents["protocol"]["seed"]) == (0, seed)
+        donor = taker.directory
+        taken.append(read_arrays(donor.base_model))
+    assert finished.contents["phase0_seed"] == 0
+    first = read_arrays(finished.directory.base_model)
+    for arrays in taken:
+        for name, array in first.items():
+            np.testing.assert_array_equal(arrays[name], array)
 
 
 def test_phase_0_of_no_run(tmp_path):

@@ -2,7 +2,9 @@
 
 import pathlib
 
+from mnemonics_tf.exemplars.budget import Budget, make_budget
 from mnemonics_tf.flags import settings_from_flags
+from mnemonics_tf.phases.coded_share import coded_share
 from mnemonics_tf.settings import by_name
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -58,12 +60,20 @@ def test_the_flag_file_of_the_paper_s_letter(parse, monkeypatch):
     assert {name: named[name] for name in text} == text
 
 
+def test_the_flag_file_of_memory_in_bytes(parse, monkeypatch):
+    """As many bytes as the paper's 20 exemplars of 32 x 32 pixels; no other budget beside them."""
+    monkeypatch.chdir(ROOT)
+    settings = settings_from_flags(parse("--flagfile=configs/cifar100_bytes.flags"))
+    assert make_budget(settings.exemplar) == Budget(bytes_per_class=20 * 32 * 32 * 3)
+    assert coded_share(settings.exemplar) == 0.5
+    assert settings.training.replay_per_class == 20
+
+
 def test_the_demonstration_keeps_little_and_has_something_to_learn(parse, monkeypatch):
     monkeypatch.chdir(ROOT)
     settings = settings_from_flags(parse("--flagfile=configs/digits_demo.flags"))
     protocol = settings.protocol
     assert protocol.dataset == "digits"
-    assert (
-        10 - protocol.base_classes
-    ) / protocol.num_phases >= 2  # one class alone teaches nothing
+    # One class alone in a phase teaches nothing.
+    assert (10 - protocol.base_classes) / protocol.num_phases >= 2
     assert settings.exemplar.exemplars_per_class <= 2

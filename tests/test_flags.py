@@ -4,7 +4,7 @@ import pytest
 from absl import app, flags
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.flags import parse_flags, settings_from_flags
+from mnemonics_tf.flags import parse_flags, passed_settings, settings_from_flags
 from mnemonics_tf.settings import Settings, all_fields
 
 
@@ -35,6 +35,11 @@ def test_flags_of_every_kind(parse):
     assert values.training.learning_rate_milestones == (0.25, 0.5)
     assert values.training.method == "joint"
     assert values.inner.inner_augmentation is False
+
+
+def test_settings_that_were_passed_are_told_from_defaults(parse):
+    passed = passed_settings(parse("--seed=0", "--class_order=2,0", "--nodownload"))
+    assert passed == {"seed": 0, "class_order": (2, 0), "download": False}
 
 
 def test_a_list_may_be_empty(parse):

@@ -1,14 +1,47 @@
 """What importing the package does."""
 
+import ast
+import importlib
 import os
+import pathlib
 import subprocess
 import sys
 
 import pytest
 
-pytestmark = pytest.mark.slow
+import mnemonics_tf
+
+PACKAGE = pathlib.Path(mnemonics_tf.__file__).parent
 
 
+@pytest.mark.parametrize("name", mnemonics_tf.__all__)
+def test_a_public_name_is_what_its_module_has(name):
+    value = getattr(mnemonics_tf, name)
+    assert name in dir(mnemonics_tf)
+    home = importlib.import_module("mnemonics_tf" if name == "bilevel" else value.__module__)
+    assert getattr(home, name) is value
+    assert value.__doc__
+
+
+def test_other_names_there_are_none():
+    with pytest.raises(AttributeError, match="no attribute 'learn'"):
+        _ = mnemonics_tf.learn
+
+
+def test_type_checkers_are_told_the_same_names():
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text("utf-8"))
+    told = {
+        alias.asname: f"{node.module}.{alias.name}"
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    modules = {**mnemonics_tf._MODULES, "bilevel": "mnemonics_tf"}
+    assert told == {name: f"{module}.{name}" for name, module in modules.items()}
+    assert sorted(told) == mnemonics_tf.__all__
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("chosen", "expected"), [(None, "1"), ("0", "0")])
 def test_onednn_is_on_unless_the_user_chose(chosen, expected):
     environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
@@ -24,6 +57,7 @@ def test_onednn_is_on_unless_the_user_chose(chosen, expected):
     assert printed.stdout.strip() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [None, "0"])
 def test_without_a_gpu_no_error_tells_of_cuda_unless_asked_for(chosen):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}

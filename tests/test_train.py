@@ -151,3 +151,14 @@ def test_help_lists_every_flag():
         name = line.removeprefix("--").split("=")[0]
         assert f"--{name}:" in listed or f"--[no]{name}:" in listed, name
     assert "python -m mnemonics_tf.train --flagfile" in listed
+
+
+def test_an_interrupt_ends_in_one_line(parse, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    parse()
+    monkeypatch.setattr(train, "train", interrupted)
+    assert train.main(["train"]) == 130
+    line = "stopped at once; the same command goes on from the last checkpoint\n"
+    assert capsys.readouterr().err == line

@@ -20,7 +20,8 @@ from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.run import hardware
 from mnemonics_tf.run.files import write_json
-from mnemonics_tf.serving.export import ExportedClasses, export_phase
+from mnemonics_tf.serving.export import export_phase
+from mnemonics_tf.serving.signatures import ExportedClasses
 
 _DEPTH = flags.DEFINE_integer("depth", 32, "depth of the CIFAR ResNet")
 _BATCH_SIZES = flags.DEFINE_multi_integer("batch_size", [1, 64], "images in a request; repeatable")

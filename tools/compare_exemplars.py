@@ -15,14 +15,22 @@ that is compared. After the exemplars of phase 0 are made it measures, on its cl
 - both heads' accuracy of Theta_0 itself, the nearest-mean head using the exemplars;
 
 and, for every variant of --next_phase, the accuracy of both heads on old, new and all classes after
-the whole next phase with these exemplars, before and after its fine-tune.
+the whole next phase with these exemplars, before and after its fine-tune, and what the classifier's
+would be with the best constant on the logits of new classes, which is chosen on the test images.
+
+Beside all that stand the figures of a ceiling, unless --noceiling leaves it out: as many
+uncompressed real images, chosen by herding, as the fullest class of these exemplars has where a
+codec makes room for more than plain pixels would, else four times as many. What lies between is
+what there is to gain. --replay_per_class gives both the same time.
 
 --exemplars_from=RUN measures the exemplars that an earlier comparison or run made in phase 0; the
 next phase then makes its own as --exemplars says.
 """
 
+import dataclasses
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -41,6 +49,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_to
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.phases.evaluate import best_constant
 from mnemonics_tf.phases.finetune import finetune_model
 from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.phases.state import PhaseState
@@ -58,9 +67,14 @@ _FINETUNE = flags.DEFINE_boolean("finetune", True, "Measure the fine-tunes of Th
 _EXEMPLARS_FROM = flags.DEFINE_string(
     "exemplars_from", "", "Run directory whose exemplars of phase 0 to measure; else make them."
 )
+_CEILING = flags.DEFINE_boolean("ceiling", True, "Measure the ceiling too.")
 _NEXT_PHASE = flags.DEFINE_list(
     "next_phase", [], "Train the next phase too: 'transfer', 'plain' (all kernels train), or both."
 )
+
+#: what chooses the images of the ceiling, and how many times as many they are
+_CHOSEN_BY = "herding"
+_TIMES = 4
 
 
 def main(_: list[str]) -> int:
@@ -90,27 +104,86 @@ def _compare() -> None:
     theta_0 = donor.begin_phase(donor.protocol.phases[0])
     donor.run_stage("train", theta_0)
 
+    figures: dict[str, Any] = {}
+
+    def write() -> None:
+        write_json(user_path(_OUTPUT.value), figures)
+
+    # All of phase 0 first: its training images are out of reach once a next phase has begun.
     trial = _trial_settings(wanted)
-    experiment = Experiment(trial, source, strategy)
+    taken = bool(_EXEMPLARS_FROM.value)
+    trials = [_Trial(trial, figures, *_phase0(trial, source, theta_0, figures, taken))]
+    write()
+    if _CEILING.value:
+        ceiling, found = _ceiling_settings(trial, trials[0].memory), {}
+        figures["ceiling"] = found
+        trials.append(_Trial(ceiling, found, *_phase0(ceiling, source, theta_0, found)))
+        write()
+    for variant in _NEXT_PHASE.value:
+        for one in trials:
+            one.figures[f"next_phase_{variant}"] = _next_phase(one, source, variant == "transfer")
+            write()
+    figures["settings"] = wanted.results_settings()
+    write()
+    LOGGER.info("%s", {name: v for name, v in figures.items() if isinstance(v, float)})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """Exemplars of phase 0, by which the next phase is measured.
+
+    Attributes:
+        settings: of what is measured.
+        figures: that are added to.
+        trained: Theta_0.
+        memory: the exemplars.
+    """
+
+    settings: Settings
+    figures: dict[str, Any]
+    trained: dict[str, np.ndarray]
+    memory: ExemplarMemory
+
+
+def _phase0(
+    trial: Settings,
+    source: DataSource,
+    theta_0: PhaseState,
+    figures: dict[str, Any],
+    taken: bool = False,
+) -> tuple[dict[str, np.ndarray], ExemplarMemory]:
+    """Makes and measures exemplars of phase 0; returns Theta_0's weights and them."""
+    experiment = Experiment(trial, source, tf.distribute.get_strategy())
     state = experiment.begin_phase(experiment.protocol.phases[0])
     state.model.set_state(theta_0.model.state())
     started = time.monotonic()
-    unrounded = _make_exemplars(experiment, state)
-    figures = {"seconds": round(time.monotonic() - started, 1), "stages": state.metrics}
+    unrounded = _make_exemplars(experiment, state, taken)
+    figures |= {"seconds": round(time.monotonic() - started, 1), "stages": state.metrics}
     exemplars = experiment.directory.exemplars(0)
     exemplars.parent.mkdir(parents=True, exist_ok=True)
     state.memory.save(exemplars)
+    counts, sizes = np.bincount(state.memory.labels), state.memory.bytes_by_class()
+    figures["memory"] = {"exemplars_by_class": counts.tolist(), "bytes_by_class": sizes.tolist()}
     trained = state.model.state()
     figures |= _measure(experiment, state, unrounded)
-    write_json(user_path(_OUTPUT.value), figures)
-    for variant in _NEXT_PHASE.value:
-        figures[f"next_phase_{variant}"] = _next_phase(
-            trial, source, trained, state.memory, variant == "transfer"
-        )
-        write_json(user_path(_OUTPUT.value), figures)
-    figures["settings"] = wanted.results_settings()
-    write_json(user_path(_OUTPUT.value), figures)
-    LOGGER.info("%s", {name: v for name, v in figures.items() if isinstance(v, float)})
+    return trained, state.memory
+
+
+def _ceiling_settings(trial: Settings, memory: ExemplarMemory) -> Settings:
+    """Returns the settings of as many uncompressed real images as show what there is to gain."""
+    fullest = int(np.bincount(memory.labels).max())
+    plain = int(memory.bytes_by_class().max()) // int(np.prod(memory.image_shape))
+    return trial.changed(
+        exemplars=_CHOSEN_BY,
+        codec="pixels",
+        coded_share=-1.0,
+        exemplars_per_class=fullest if fullest > plain else _TIMES * fullest,
+        exemplars_total=0,
+        exemplar_bytes_per_class=0,
+        exemplar_bytes_total=0,
+        adjust_old_exemplars=False,
+        run_dir=f"{trial.run.run_dir}/ceiling",
+    )
 
 
 def _trial_settings(wanted: Settings) -> Settings:
@@ -120,10 +193,16 @@ def _trial_settings(wanted: Settings) -> Settings:
     return wanted.changed(finetune_base_phase=True, seed=seed, phase0_from="")
 
 
-def _make_exemplars(experiment: Experiment, state: PhaseState) -> Exemplars | None:
-    """Puts exemplars of phase 0 into the memory; returns them before rounding if they learned."""
+def _make_exemplars(experiment: Experiment, state: PhaseState, taken: bool) -> Exemplars | None:
+    """Puts exemplars of phase 0 into the memory; returns them before rounding if they learned.
+
+    Args:
+        experiment: with the settings of the exemplars.
+        state: of phase 0, which changes.
+        taken: whether they are those of --exemplars_from.
+    """
     phase, shape = state.phase, experiment.workshop.architecture.image_shape
-    if not _EXEMPLARS_FROM.value:
+    if not taken:
         made = make_exemplars(
             experiment.workshop,
             phase,
@@ -186,15 +265,9 @@ def _measure(
     return figures | {"fresh_head": after_finetune(exemplars)}
 
 
-def _next_phase(
-    trial: Settings,
-    source: DataSource,
-    theta_0: dict[str, np.ndarray],
-    memory: ExemplarMemory,
-    transfer: bool,
-) -> dict[str, dict]:
+def _next_phase(one: _Trial, source: DataSource, transfer: bool) -> dict[str, dict]:
     """Returns the accuracies of both heads around the fine-tune that ends phase 1."""
-    name = "transfer" if transfer else "plain"
+    name, trial = "transfer" if transfer else "plain", one.settings
     experiment = Experiment(
         trial.changed(weight_transfer=transfer, run_dir=f"{trial.run.run_dir}/{name}"),
         source,
@@ -203,8 +276,8 @@ def _next_phase(
     directory = experiment.directory
     for path in (directory.model(0), directory.exemplars(0)):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_arrays(directory.model(0), theta_0)
-    memory.save(directory.exemplars(0))
+    write_arrays(directory.model(0), one.trained)
+    one.memory.save(directory.exemplars(0))
     state = experiment.begin_phase(experiment.protocol.phases[1])
     figures = {}
     for stage in STAGES:
@@ -216,11 +289,11 @@ def _next_phase(
     return figures | {"seconds": state.seconds, "stages": state.metrics}
 
 
-def _old_new_all(experiment: Experiment, state: PhaseState) -> dict[str, dict[str, float]]:
+def _old_new_all(experiment: Experiment, state: PhaseState) -> dict[str, dict[str, Any]]:
     predictions, _ = experiment.predict(state.phase, state.model, state.memory)
     labels = predictions.labels
     old = labels < state.phase.num_old
-    return {
+    figures = {
         head: {
             "old": accuracy(labels[old], predicted[old]),
             "new": accuracy(labels[~old], predicted[~old]),
@@ -228,6 +301,7 @@ def _old_new_all(experiment: Experiment, state: PhaseState) -> dict[str, dict[st
         }
         for head, predicted in predictions.heads.items()
     }
+    return figures | {"best_constant": best_constant(state.phase, predictions)}
 
 
 if __name__ == "__main__":

@@ -23,8 +23,13 @@ PICTURE = REPOSITORY / "docs" / "architecture.svg"
 #: The levels from the top down; on each, rooms and the modules in them, below `mnemonics_tf`. A
 #: name stands for all that is below it, unless a longer one stands elsewhere.
 LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
-    {"commands": ("train", "evaluate", "report")},
-    {"experiment": ("experiment",), "flags": ("flags",)},
+    {"commands": ("train", "learn", "evaluate", "report")},
+    {"extension": ("extension",)},
+    {
+        "experiment": ("experiment",),
+        "flags": ("flags",),
+        "one's own classifier": ("keras_exemplars", "keras_checkpoint", "keras_network"),
+    },
     {"phases": ("phases",), "reporting": ("reporting",)},
     {
         "bilevel": ("bilevel",),
@@ -35,7 +40,10 @@ LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
         "serving": ("serving",),
         "monitoring": ("monitoring",),
         # What a run says of itself needs metrics and exemplars; how it lies on disk does not.
-        "results of a run": ("run.results", "run.resume", "run.records", "run.data_facts"),
+        "results of a run": (
+            *("run.results", "run.resume", "run.records", "run.data_facts"),
+            *("run.learned", "run.history", "run.naming"),
+        ),
     },
     {"models": ("models",), "data": ("data",)},
     # The log is below the rest of monitoring/: reading data takes long, and says so.
@@ -46,11 +54,13 @@ LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
             "arrays",
             "devices",
             "errors",
+            "extras",
             "fields",
             "paths",
             "randomness",
             "registry",
             "settings",
+            "startup",
             "tracing",
         )
     },

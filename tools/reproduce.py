@@ -3,9 +3,10 @@
 python -m tools.reproduce --table=1 --dataset=cifar100 --schedule=cpu --seeds=0,1 --data_dir=DIR
 
 Can be stopped (Ctrl-C, SIGTERM: exit status 75) and started again at any point: what is done is
-skipped, what was begun goes on. Runs with the same classifier and seed share the model of phase 0;
---phase0_from names further runs to take it from. --jobs=2 trains two runs at a time. A run that
-fails leaves the others alone; the exit status is then 1. --dry_run shows what is left.
+skipped, what was begun goes on. Runs with the same classifier and seed share the model of phase 0,
+with --share_phase0 those of all seeds; --phase0_from names further runs to take it from. --jobs=2
+trains two runs at a time. A run that fails leaves the others alone; the exit status is then 1.
+--dry_run shows what is left.
 
 iCaRL trains exactly as LwF does (mnemonics_tf/methods/icarl.py changes the head that predicts and
 nothing else), and results.json holds both heads: the rows of iCaRL are the runs of LwF, trained
@@ -44,6 +45,9 @@ _SCHEDULE = flags.DEFINE_enum(
     "schedule", "cpu", ["paper", "cpu", "short", "smoke"], "How long to train."
 )
 _METHODS = flags.DEFINE_list("methods", [], "Methods whose rows are wanted; empty: all.")
+_CEILING = flags.DEFINE_boolean(
+    "ceiling", True, "A row for each method with four times the exemplars, at the same replay."
+)
 _PHASES = flags.DEFINE_list("num_phases", ["5"], "Values of N.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds; intervals need two or more.")
 _OUTPUT = flags.DEFINE_string("output", "runs/reproduce", "Directory of the runs.")
@@ -51,6 +55,9 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "", "Directory (or archive) that hol
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs that train at a time.", lower_bound=1)
 _PHASE0_FROM = flags.DEFINE_list(
     "phase0_from", [], "Run directories whose phase-0 model may be taken where it fits."
+)
+_SHARE_PHASE0 = flags.DEFINE_boolean(
+    "share_phase0", False, "All seeds take one model of phase 0: that of the first that trains one."
 )
 _PUBLISHED = flags.DEFINE_string(
     "published", None, "Folder of results files named after the runs: read, and added to."
@@ -143,12 +150,13 @@ def _grid(schedule: Sequence[str]) -> list[Run]:
         tuple(flags.FLAGS.read_flags_from_files(schedule)),
         user_path(_OUTPUT.value) / f"{_DATASET.value}_{_SCHEDULE.value}",
         user_path(_PUBLISHED.value) if _PUBLISHED.value else None,
+        _SHARE_PHASE0.value,
     )
     return [
         Run(place, cell, num_phases, seed)
         for seed in _integers("seeds", _SEEDS.value)
         for num_phases in _integers("num_phases", _PHASES.value)
-        for cell in cells(_TABLE.value, _METHODS.value)
+        for cell in cells(_TABLE.value, _METHODS.value, _CEILING.value)
     ]
 
 

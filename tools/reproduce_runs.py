@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.phases.phase0 import seed_of
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import by_name
@@ -90,7 +91,7 @@ def phase0_of(directory: RunDirectory) -> tuple[str, str, int] | None:
         return None
     try:
         settings = by_name(read_settings(directory))
-        return settings["dataset"], METHODS[settings["method"]].classifier, settings["seed"]
+        return settings["dataset"], METHODS[settings["method"]].classifier, seed_of(directory)
     except (UserError, KeyError, TypeError):
         return None
 
@@ -121,7 +122,10 @@ def find_phase0(run: Run, given: Sequence[pathlib.Path]) -> pathlib.Path | None:
     folder = run.place.folder
     here = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.exists() else []
     for path in (*here, *given):
-        if path != run.directory.root and phase0_of(RunDirectory(path)) == run.phase0:
+        found = phase0_of(RunDirectory(path)) if path != run.directory.root else None
+        if found and run.place.share_phase0:
+            found = (*found[:2], None)
+        if found == run.phase0:
             return path
     return None
 

@@ -14,6 +14,7 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json, write_text
 from mnemonics_tf.settings import (
     AdjustmentSettings,
+    ExemplarSettings,
     InnerSettings,
     OuterSettings,
     ValidationSettings,
@@ -24,6 +25,9 @@ from mnemonics_tf.settings import (
 #: read by and nothing else, and results.json holds both heads.
 TRAINED_AS = {"icarl": "lwf"}
 
+#: exemplars of a ceiling's row for each one of the others
+_TIMES = 4
+
 _METHODS_OF_TABLE_1 = ("lwf", "icarl", "bic", "lucir")
 
 
@@ -33,9 +37,12 @@ class Cell(Choices):
 
     Attributes:
         name: shown in the table.
+        ceiling: whether there are four times as many exemplars, of which an epoch replays as many
+            as the other rows have: what there is to gain by better ones.
     """
 
     name: str
+    ceiling: bool = False
 
     @property
     def trained_as(self) -> str:
@@ -54,16 +61,19 @@ class Cell(Choices):
 
     def published(self, dataset: str, num_phases: int) -> tuple[float | None, float | None]:
         """Returns the paper's average accuracy and forgetting; None twice where it has none."""
+        if self.ceiling:
+            return None, None
         row = published_values(dataset, num_phases, self)
         return (row.accuracy, row.forgetting) if row and not row.departures else (None, None)
 
 
-def cells(table: str, methods: Sequence[str] = ()) -> list[Cell]:
+def cells(table: str, methods: Sequence[str] = (), ceiling: bool = False) -> list[Cell]:
     """Returns the rows of a table.
 
     Args:
         table: `1`, `2` or `ablation`.
         methods: those whose rows are wanted; empty: all.
+        ceiling: with a row for each method that has exemplars of what they could be worth.
 
     Raises:
         UserError: if a method has no row in the table.
@@ -76,7 +86,15 @@ def cells(table: str, methods: Sequence[str] = ()) -> list[Cell]:
                 f"--methods={','.join(methods)}: table {table} has no row of {method!r}; "
                 f"it has {', '.join(known)}"
             )
-    return [cell for cell in rows if not methods or cell.method in methods]
+    rows = [cell for cell in rows if not methods or cell.method in methods]
+    if ceiling:
+        with_exemplars = dict.fromkeys(
+            c.method for c in rows if not METHODS[c.method].keeps_past_data
+        )
+        for method in with_exemplars:
+            name = f"{method} ceiling, {_TIMES} x herding"
+            rows.append(Cell(method, "herding", True, False, True, name, True))
+    return rows
 
 
 def _table_1() -> list[Cell]:
@@ -124,23 +142,32 @@ class Place:
         schedule: flags that say how long to train, without --flagfile.
         folder: holds the run directories.
         published: folder of results.json files, each named after its run; or None.
+        share_phase0: whether all seeds have one model of phase 0.
     """
 
     dataset: str
     schedule: tuple[str, ...]
     folder: pathlib.Path
     published: pathlib.Path | None = None
+    share_phase0: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What a run says of a cell, in percent and seconds."""
+    """What a run says of a cell, in percent and seconds.
+
+    The last two are average accuracies, None where the results do not tell them: before each
+    phase's fine-tune, and of the classifier with the constant on new classes' logits that is best
+    on the test data of each phase.
+    """
 
     average_accuracy: float
     forgetting: float
     last_accuracy: float
     seconds: float
     later_seconds: float
+    before_finetune: float | None
+    with_best_constant: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +182,8 @@ class Run:
     @property
     def name(self) -> str:
         """Names the training, not the cell: cells that train the same share a run."""
-        flags = "_".join(flag.removeprefix("--").replace("=", "-") for flag in self.cell.flags())
+        chosen = [*self.cell.flags(), *self._ceiling()]
+        flags = "_".join(flag.removeprefix("--").replace("=", "-") for flag in chosen)
         return f"{flags}_N{self.num_phases}_seed{self.seed}"
 
     @property
@@ -164,13 +192,24 @@ class Run:
         return RunDirectory(self.place.folder / self.name)
 
     @property
-    def phase0(self) -> tuple[str, str, int]:
+    def phase0(self) -> tuple[str, str, int | None]:
         """Runs with the same value and schedule have the same model of phase 0."""
-        return self.place.dataset, METHODS[self.cell.trained_as].classifier, self.seed
+        seed = None if self.place.share_phase0 else self.seed
+        return self.place.dataset, METHODS[self.cell.trained_as].classifier, seed
 
     def choices(self) -> list[str]:
         """Returns the flags that tell the run from others of its schedule."""
-        return [*self.cell.flags(), f"--num_phases={self.num_phases}", f"--seed={self.seed}"]
+        chosen = [*self.cell.flags(), *self._ceiling()]
+        return [*chosen, f"--num_phases={self.num_phases}", f"--seed={self.seed}"]
+
+    def _ceiling(self) -> list[str]:
+        if not self.cell.ceiling:
+            return []
+        name, number = "--exemplars_per_class=", ExemplarSettings().exemplars_per_class
+        for flag in self.place.schedule:
+            if flag.startswith(name):
+                number = int(flag.removeprefix(name))
+        return [f"{name}{_TIMES * number}", f"--replay_per_class={number}"]
 
     def is_done(self) -> bool:
         """Whether its results are written, here or in the folder of published ones."""
@@ -186,7 +225,8 @@ class Run:
         contents = read_json(path)
         try:
             self._check_settings(path, contents["settings"])
-            summary = contents["summary"][METHODS[self.cell.method].prediction_head]
+            head = METHODS[self.cell.method].prediction_head
+            summary = contents["summary"][head]
             seconds = [sum(phase["seconds"].values()) for phase in contents["phases"]]
             return Figures(
                 100 * summary["average_accuracy"],
@@ -194,6 +234,8 @@ class Run:
                 100 * summary["phase_accuracies"][-1],
                 sum(seconds),
                 sum(seconds[1:]),
+                _average(_before_finetune(contents["phases"], head, self.cell)),
+                _average(_with_best_constant(contents["phases"], head)),
             )
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise UserError(
@@ -238,6 +280,28 @@ class Run:
                     f"{path} was made with --{name}={found[name]}, but this grid has "
                     f"--{name}={value}: pass the --schedule (or folder) that belong together"
                 )
+
+
+def _before_finetune(phases: Sequence[dict[str, Any]], head: str, cell: Cell) -> list[float | None]:
+    """Returns the accuracy before each phase's fine-tune; where there is none, of the phase."""
+    first, *later = (phase["heads"][head].get("accuracy") for phase in phases)
+    if cell.finetune:
+        stages = (phase.get("stages", {}) for phase in phases[1:])
+        later = [one.get("before_finetune", {}).get(head) for one in stages]
+    return [first, *later]
+
+
+def _with_best_constant(phases: Sequence[dict[str, Any]], head: str) -> list[float | None]:
+    """Returns each phase's accuracy with the best constant; in phase 0 no class is old."""
+    if head != "classifier":
+        return [None]
+    later = ((phase.get("best_constant") or {}).get("accuracy") for phase in phases[1:])
+    return [phases[0]["heads"][head].get("accuracy"), *later]
+
+
+def _average(accuracies: Sequence[float | None]) -> float | None:
+    """Returns the mean in percent, or None where one is not known."""
+    return None if None in accuracies else 100 * statistics.fmean(accuracies)
 
 
 def _used(settings: dict[str, Any]) -> dict[str, Any]:
@@ -304,6 +368,8 @@ class Row:
     forgetting: Value
     last: Value
     minutes: Value
+    before: Value
+    constant: Value
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:
@@ -327,18 +393,31 @@ def rows(runs: Sequence[Run]) -> list[Row]:
                 Value(
                     statistics.fmean(one.later_seconds for one in figures) / 60 if done else None
                 ),
+                _value([one.before_finetune for one in figures]),
+                _value([one.with_best_constant for one in figures]),
             )
         )
     return table
 
 
-def _value(values: Sequence[float], published: float | None = None) -> Value:
-    return Value(*(mean_and_interval(values) if values else (None, None)), published)
+def _value(values: Sequence[float | None], published: float | None = None) -> Value:
+    known = values and None not in values
+    return Value(*(mean_and_interval(values) if known else (None, None)), published)
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
     """Returns what a reader of the table must know."""
-    lines = ["ours: mean over the seeds, with its 95% interval from two seeds on"]
+    lines = [
+        "ours: mean over the seeds, with its 95% interval from two seeds on",
+        "before: average accuracy before the fine-tune of each phase",
+        "constant: average accuracy of the classifier with the best constant on the logits of new "
+        "classes, which is chosen on the test data: no result, but what a bias costs",
+    ]
+    if any(run.cell.ceiling for run in runs):
+        lines.append(
+            f"ceiling: {_TIMES} times the exemplars, of which an epoch replays as many as the "
+            "other rows have: what better exemplars could gain"
+        )
     for method in sorted({run.cell.method for run in runs} & set(TRAINED_AS)):
         lines.append(
             f"{method} trains exactly as {TRAINED_AS[method]} does: its rows are the runs of "
@@ -352,14 +431,15 @@ def text_table(runs: Sequence[Run]) -> str:
     heads = f"{'ours':>15}{'paper':>8}{'diff.':>8}"
     lines = [
         f"{'':<28}{'N':>3}  {'average accuracy (%)':^31}  {'forgetting (%)':^31}",
-        f"{'':<28}{'':>3}  {heads}  {heads}",
+        f"{'':<28}{'':>3}  {heads}  {heads}{'before':>16}{'constant':>16}",
     ]
     for row in rows(runs):
         columns = "  ".join(
             f"{value.ours:>15}{value.paper:>8}{value.difference:>8}"
             for value in (row.accuracy, row.forgetting)
         )
-        lines.append(f"{row.name:<28}{row.num_phases:>3}  {columns}")
+        more = f"{row.before.ours:>16}{row.constant.ours:>16}"
+        lines.append(f"{row.name:<28}{row.num_phases:>3}  {columns}{more}")
     return "\n".join([*lines, *notes(runs)])
 
 
@@ -369,7 +449,7 @@ def write_markdown(path: pathlib.Path, runs: Sequence[Run]) -> None:
     heads = [
         *("row", "N", "seeds"),
         *(f"{metric} {part}" for metric in ("average accuracy", "forgetting") for part in three),
-        *("last accuracy", "minutes"),
+        *("last accuracy", "before", "constant", "minutes"),
     ]
     lines = [heads, ["---"] * len(heads)]
     for row in rows(runs):
@@ -380,7 +460,8 @@ def write_markdown(path: pathlib.Path, runs: Sequence[Run]) -> None:
         ]
         minutes = "-" if row.minutes.mean is None else f"{row.minutes.mean:.0f}"
         seeds = ", ".join(map(str, row.seeds)) or "-"
-        lines.append([row.name, str(row.num_phases), seeds, *compared, row.last.ours, minutes])
+        more = (row.last.ours, row.before.ours, row.constant.ours)
+        lines.append([row.name, str(row.num_phases), seeds, *compared, *more, minutes])
     below = [*notes(runs), "minutes: of the later phases, for runs share the model of phase 0"]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     write_text(path, text + "\n\n" + "".join(f"- {note}\n" for note in below))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks format and lint, then runs the tests, in an environment that it makes at the first call.
+# Checks format, lint and types, then runs the tests, in an environment that it makes at the first call.
 # tools/test.sh          everything
 # tools/test.sh --fast   without the tests marked `slow`: 2 minutes at most on two quiet cores
 # Other arguments go to pytest: tools/test.sh tests/data -k cifar
@@ -12,6 +12,7 @@ install_requirements requirements.txt requirements-dev.txt
 cd "$repository"
 "$environment/bin/ruff" format --check .
 "$environment/bin/ruff" check .
+"$environment/bin/mypy"
 
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 # Many files repay a second process. A file stays in one process, which compiles its graphs once. The

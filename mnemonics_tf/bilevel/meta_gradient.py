@@ -101,15 +101,15 @@ def _check(base_level: BaseLevel) -> None:
         raise ValueError(
             f"Exemplars must be floats to have a gradient, got {exemplars.dtype.name}."
         )
-    if base_level.learning.shape != labels.shape:
-        raise ValueError(
-            f"{exemplars.shape[0]} exemplars need `learning` of shape [{exemplars.shape[0]}], got "
-            f"{base_level.learning.shape}."
-        )
     if labels.shape != exemplars.shape[:1]:
         raise ValueError(
             f"{exemplars.shape[0]} exemplars need labels of shape [{exemplars.shape[0]}], got "
             f"{labels.shape}."
+        )
+    if base_level.learning.shape != labels.shape:
+        raise ValueError(
+            f"{exemplars.shape[0]} exemplars need `learning` of shape [{exemplars.shape[0]}], got "
+            f"{base_level.learning.shape}."
         )
     if batches.shape.rank != 2 or 0 in batches.shape:
         raise ValueError(

@@ -150,7 +150,7 @@ def _interpolation(start: tf.Tensor, length: tf.Tensor, size: int, target: int) 
 
 
 #: by the name that data sources give
-AUGMENTATIONS = {
+AUGMENTATIONS: dict[str, Augmentation | ResizedCropMirror] = {
     "none": Augmentation(padding=0, mirror=False),
     "shift": Augmentation(padding=1, mirror=False),
     "crop_mirror": Augmentation(padding=4, mirror=True),

@@ -7,6 +7,7 @@ import contextlib
 import os
 import pathlib
 import tempfile
+from typing import Any, cast
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def store(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> bool:
             dir=path.parent, prefix=".tmp-", suffix=".npz", delete=False
         ) as stream:
             temporary = stream.name
-            np.savez(stream, **arrays)
+            np.savez(stream, **cast(dict[str, Any], arrays))
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError:

@@ -72,9 +72,11 @@ def check_files(
         known[row] = -1 if isinstance(verdict, str) else verdict
     if len(rows):
         keep()
-    broken = [(printable(paths[row]), str(verdicts[row])) for row in np.flatnonzero(known < 0)]
+    broken = [
+        (printable(paths[row]), str(verdicts[row])) for row in np.flatnonzero(known < 0).tolist()
+    ]
     report_broken(broken, len(paths), "files", f"below {printable(root)}", skip_broken)
-    return {paths[row]: bool(known[row]) for row in np.flatnonzero(known >= 0)}
+    return {paths[row]: bool(known[row]) for row in np.flatnonzero(known >= 0).tolist()}
 
 
 def examined(
@@ -148,19 +150,21 @@ class _Notes:
         self._path = caches.user_cache() / f"checked_{name}.npz"
         found = caches.load(self._path)
         digests, verdicts = found.get("digests"), found.get("by_pillow")
-        fits = (
+        self._digests: np.ndarray = np.empty(0, np.uint64)
+        self._verdicts: np.ndarray = np.empty(0, np.int8)
+        if (
             digests is not None
             and verdicts is not None
             and (digests.dtype, verdicts.dtype) == (np.uint64, np.int8)
             and digests.ndim == 1
             and digests.shape == verdicts.shape
-        )
-        self._digests = digests if fits else np.empty(0, np.uint64)
-        self._verdicts = verdicts if fits else np.empty(0, np.int8)
+        ):
+            self._digests, self._verdicts = digests, verdicts
 
     @staticmethod
     def digest(root: pathlib.Path, path: str) -> int:
         """Returns what a file's name, size and times come to, in 64 bits."""
+        facts: tuple[int, ...]
         try:
             found = os.stat(root / path)
             facts = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)

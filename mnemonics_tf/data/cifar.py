@@ -18,6 +18,7 @@ import numpy as np
 
 from mnemonics_tf.data.source import InMemorySource, split_by_class
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.extras import extra
 from mnemonics_tf.paths import user_path
 
 _LOGGER = logging.getLogger("mnemonics_tf")
@@ -151,7 +152,8 @@ def _what_was_looked_for(directory: Path) -> str:
 
 
 def _download(directory: Path) -> None:
-    import tensorflow_datasets as tfds
+    with extra("tfds", "data of TensorFlow Datasets"):
+        import tensorflow_datasets as tfds
 
     _LOGGER.info("downloading CIFAR-100 into %s", directory)
     try:
@@ -168,7 +170,9 @@ def _download(directory: Path) -> None:
 
 def _read_prepared(place: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
     import tensorflow as tf
-    import tensorflow_datasets as tfds
+
+    with extra("tfds", "data of TensorFlow Datasets"):
+        import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder_from_directory(str(place))
@@ -243,7 +247,9 @@ def _read_archive(archive: Path) -> dict[str, bytes]:
                 member = wanted.get(PurePosixPath(entry.name))
                 if member is None or not entry.isreg():
                     continue
-                files[member] = tar.extractfile(entry).read()
+                contents = tar.extractfile(entry)
+                assert contents is not None, "a regular file has contents"
+                files[member] = contents.read()
                 if any(set(members) <= set(files) for members in _FORMS.values()):
                     return files
     except (tarfile.TarError, OSError) as error:

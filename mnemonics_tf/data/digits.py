@@ -5,9 +5,9 @@ Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", 
 """
 
 import numpy as np
-from sklearn import datasets
 
 from mnemonics_tf.data.source import InMemorySource, split_by_class
+from mnemonics_tf.extras import extra
 
 _NUM_CLASSES = 10
 _MAX_VALUE = 16  # grey levels are 0..16
@@ -33,7 +33,12 @@ def load_digits() -> Digits:
 
     There is no official split. Ours is stratified: a third of every class (rounded) is for test,
     drawn with a seed of its own, so that the split is the same in every run.
+
+    Raises:
+        UserError: if scikit-learn is not installed.
     """
+    with extra("demo", "the data set digits"):
+        from sklearn import datasets
     values, labels = datasets.load_digits(return_X_y=True)
     images = np.round(values * 255 / _MAX_VALUE).astype(np.uint8).reshape(-1, 8, 8, 1)
     random = np.random.RandomState(_SPLIT_SEED)

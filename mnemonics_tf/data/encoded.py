@@ -106,7 +106,7 @@ class EncodedImageSet(ImageSet):
         self._view = view
         self._by_pillow = by_pillow
         self.image_shape = view.image_shape
-        self._tensors = None
+        self._tensors: tuple[tf.Tensor, tf.Tensor] | None = None
 
     def load(self, index: tf.Tensor) -> tf.Tensor:
         contents, by_pillow = self._contents(index)

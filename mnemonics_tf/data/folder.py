@@ -28,8 +28,8 @@ def load_folder(data_dir: str, options: DataSettings) -> StreamedSource:
         options: how to read it.
 
     Raises:
-        UserError: if there are no images, fewer than two classes, a class without training or
-            test images, or a broken file.
+        UserError: if there are no images, a class without training or test images, or a broken
+            file.
     """
     root = user_path(data_dir)
     if not data_dir or not root.is_dir():

@@ -74,8 +74,8 @@ def find_layout(root: pathlib.Path) -> Layout:
     """Returns where the images below a folder are.
 
     Raises:
-        UserError: if there are fewer than two classes, parts do not belong together, or a class's
-            name is not fit for one.
+        UserError: if there is no class, parts do not belong together, or a class's name is not fit
+            for one.
     """
     left_out = LeftOut()
     parts = find_split(root)
@@ -108,7 +108,7 @@ def find_split(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] | None:
         next((root / name for name in names if (root / name).is_dir()), None)
         for names in (TRAINING_FOLDERS, TEST_FOLDERS)
     ]
-    if all(found):
+    if found[0] and found[1]:
         return found[0], found[1]
     for part, other in ((found[0], TEST_FOLDERS), (found[1], TRAINING_FOLDERS)):
         # A class may be called "train" too: its folder holds images.
@@ -130,14 +130,11 @@ def class_folders(folder: pathlib.Path) -> list[str]:
     """Returns the sorted names of the folders in a folder.
 
     Raises:
-        UserError: if there are fewer than two.
+        UserError: if there are none.
     """
     names = _subfolders(folder)
-    if len(names) < 2:
-        raise UserError(
-            f"{printable(folder)} holds {len(names)} folders: expected one for every class, two at "
-            "least"
-        )
+    if not names:
+        raise UserError(f"{printable(folder)} holds no folders: expected one for every class")
     return names
 
 

@@ -49,14 +49,14 @@ def load_npz(data_dir: str) -> InMemorySource:
         )
     classes = np.unique(labels["train"])
     unknown = np.setdiff1d(labels["test"], classes)
-    if len(unknown) or len(classes) < 2:
+    if len(unknown):
         raise UserError(
             f"{path}: y_train holds {len(classes)} classes, y_test {len(unknown)} that are not "
-            "among them; expected the same classes in both, two at least"
+            "among them; expected the same classes in both"
         )
     names = _class_names(path, classes, arrays.get(_CLASS_NAMES))
-    parts = [split_by_class(images[part], labels[part]) for part in ("train", "test")]
-    source = in_memory_source("npz", *parts, names)
+    training, test = (split_by_class(images[part], labels[part]) for part in ("train", "test"))
+    source = in_memory_source("npz", training, test, names)
     source.origin = str(path)
     return source
 

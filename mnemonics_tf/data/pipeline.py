@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.data.augmentation import Augmentation, ResizedCropMirror
+from mnemonics_tf.data.draw import Draw
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet, MixedImageSet
 from mnemonics_tf.randomness import stateless_seed
 
@@ -60,11 +61,12 @@ def concatenate(image_sets: Sequence[ImageSet]) -> ImageSet:
     image_sets = [image_set for image_set in image_sets if len(image_set)]
     if len(image_sets) == 1:
         return image_sets[0]
-    if not all(isinstance(image_set, ArrayImageSet) for image_set in image_sets):
+    arrays = [image_set for image_set in image_sets if isinstance(image_set, ArrayImageSet)]
+    if len(arrays) < len(image_sets):
         return MixedImageSet.of(image_sets)
     return ArrayImageSet(
-        np.concatenate([image_set.images for image_set in image_sets]),
-        np.concatenate([image_set.labels for image_set in image_sets]),
+        np.concatenate([image_set.images for image_set in arrays]),
+        np.concatenate([image_set.labels for image_set in arrays]),
     )
 
 
@@ -86,16 +88,20 @@ class Pipeline:
     augmentation: Augmentation | ResizedCropMirror
     seed: int
 
-    def order(self, count: int, *key: str | int) -> tf.Tensor:
-        """Returns the order, int64 `[count]`, in which the epoch that `key` names sees its images.
+    def order(self, count: int, *key: str | int, draw: Draw | None = None) -> tf.Tensor:
+        """Returns the order, int64, in which the epoch that `key` names sees its images.
 
         Args:
             count: of images.
             *key: names the epoch, e.g. `("train", phase, epoch)`.
+            draw: which of them the epoch sees; None: all.
         """
-        rows = tf.range(count, dtype=tf.int64)
+        rows = tf.range(count, dtype=tf.int64) if draw is None else draw.rows(self._draw_seed(*key))
         seed = stateless_seed(self.seed, "shuffle", *key)
         return tf.random.experimental.stateless_shuffle(rows, seed)
+
+    def _draw_seed(self, *key: str | int) -> tf.Tensor:
+        return stateless_seed(self.seed, "draw", *key)
 
     def augment_seed(self, *key: str | int) -> tf.Tensor:
         """Returns the seed, int32 `[2]`, of the augmentation in the epoch that `key` names."""
@@ -131,6 +137,7 @@ class Pipeline:
         keys: Sequence[tuple[str | int, ...]],
         first_step: int = 0,
         fill: bool = False,
+        draw: Draw | None = None,
     ) -> tf.data.Dataset:
         """Returns the batches of several epochs, one epoch after the other, in one data set.
 
@@ -140,13 +147,16 @@ class Pipeline:
             keys: names the epochs.
             first_step: batches of the first epoch that are left out.
             fill: fills the last batch up with black images of weight 0.
+            draw: which images each epoch sees; None: all.
         """
         shuffle_seeds = tf.stack([stateless_seed(self.seed, "shuffle", *key) for key in keys])
         augment_seeds = tf.stack([self.augment_seed(*key) for key in keys])
-        rows = tf.range(len(images), dtype=tf.int64)
+        draw_seeds = tf.stack([self._draw_seed(*key) for key in keys])
+        all_rows = tf.range(len(images), dtype=tf.int64)
         crops = isinstance(self.augmentation, ResizedCropMirror) and not images.batched
 
         def epoch(index):
+            rows = all_rows if draw is None else draw.rows(draw_seeds[index])
             order = tf.random.experimental.stateless_shuffle(rows, shuffle_seeds[index])
             first = tf.where(index == 0, tf.constant(first_step, tf.int64), 0)
             order, seed = order[first * batch_size :], augment_seeds[index]

@@ -23,6 +23,7 @@ from mnemonics_tf.data.source import (
 )
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.extras import extra
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 
@@ -83,9 +84,10 @@ def load_prepared(
 
 def _view_of(shape: Sequence[int | None], image_size: int) -> View:
     channels = 1 if shape[-1] == 1 else 3
-    if None not in shape and not image_size:
+    sides = [side for side in shape[:2] if side is not None]
+    if len(sides) == 2 and not image_size:
         # Images of one size keep it, as they do in memory; of a rectangle it is the middle.
-        return View(min(shape[:2]), 1.0, channels)
+        return View(min(sides), 1.0, channels)
     return view_of(image_size or 224, channels)
 
 
@@ -136,7 +138,8 @@ def prepare(name: str, root: pathlib.Path, manual_dir: pathlib.Path | None = Non
     Raises:
         UserError: if it does not succeed.
     """
-    import tensorflow_datasets as tfds
+    with extra("tfds", "data of TensorFlow Datasets"):
+        import tensorflow_datasets as tfds
 
     LOGGER.info("preparing %s below %s", name, root)
     config = tfds.download.DownloadConfig(manual_dir=str(manual_dir) if manual_dir else None)
@@ -146,7 +149,10 @@ def prepare(name: str, root: pathlib.Path, manual_dir: pathlib.Path | None = Non
         raise UserError(f"TFDS knows no data set {name!r}") from error
     except (OSError, AssertionError, tfds.download.DownloadError) as error:
         raise UserError(f"TFDS could not prepare {name} below {str(root)!r}: {error}") from error
-    return find_prepared(root, name)
+    place = find_prepared(root, name)
+    if place is None:
+        raise UserError(f"TFDS prepared {name}, but not below {str(root)!r}")
+    return place
 
 
 def open_prepared(place: pathlib.Path) -> Any:
@@ -155,7 +161,8 @@ def open_prepared(place: pathlib.Path) -> Any:
     Raises:
         UserError: if it can't be opened or is no set of labelled images.
     """
-    import tensorflow_datasets as tfds
+    with extra("tfds", "data of TensorFlow Datasets"):
+        import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder_from_directory(str(place))
@@ -173,12 +180,13 @@ def open_prepared(place: pathlib.Path) -> Any:
 
 
 def _read_into_memory(name: str, builder: Any, candidates: Sequence[str]) -> InMemorySource:
-    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
+    def read(split: str) -> tuple[list[tuple[np.ndarray, int]], np.ndarray]:
         examples = _examples(name, builder, split)
         return examples, np.array([label for _, label in examples], np.int64)
 
     training = read("train")
-    test_split, *test = labelled_split(name, candidates, read)
+    test_split, test_examples, test_labels = labelled_split(name, candidates, read)
+    test = test_examples, test_labels
     names = builder.info.features["label"].names
     parts = []
     for split, (examples, labels) in (("train", training), (test_split, test)):
@@ -189,7 +197,7 @@ def _read_into_memory(name: str, builder: Any, candidates: Sequence[str]) -> InM
         images = np.stack([examples[row][0] for row in labelled])
         parts.append(split_by_class(images, labels[labelled]))
     classes = _with_images(name, dict(enumerate(names)), [set(part) for part in parts])
-    source = in_memory_source(f"tfds:{name}", *parts, classes)
+    source = in_memory_source(f"tfds:{name}", parts[0], parts[1], classes)
     source.origin = _origin(builder, test_split)
     return source
 
@@ -269,8 +277,8 @@ def _with_images(
             name,
             ", ".join(absent[:5]),
         )
-    if len(kept) < 2:
-        raise UserError(f"{name} has images of {len(kept)} classes: expected two at least")
+    if not kept:
+        raise UserError(f"{name} has no images of any class")
     check_class_names(list(kept.values()), name, "mend the label names of the prepared data")
     return kept
 
@@ -287,7 +295,7 @@ def in_memory_source(
     test: dict[int, np.ndarray],
     classes: Mapping[int, str],
 ) -> InMemorySource:
-    """Returns a source over arrays, with mean and deviation taken from the training images.
+    """Returns a source over arrays that measures mean and deviation of the training images.
 
     Args:
         name: of the source.
@@ -302,19 +310,43 @@ def in_memory_source(
         missing = [class_name for c, class_name in classes.items() if c not in images]
         if missing:
             raise UserError(f"{name} has no {part} images of {', '.join(missing[:5])}")
-    source = InMemorySource(training, test, [classes[c] for c in sorted(classes)])
-    pixels = sum(images[..., 0].size for images in training.values())
-    axes = (0, 1, 2)
-    totals = sum(images.sum(axes, np.float64) for images in training.values())
-    squares = sum(np.square(i, dtype=np.float64).sum(axes) for i in training.values())
-    mean = totals / pixels
-    std = np.sqrt(np.maximum(squares / pixels - mean**2, 1.0))
-    source.name = name
-    source.channel_mean = tuple((mean / 255).tolist())
-    source.channel_std = tuple((std / 255).tolist())
-    # Grey images are mostly written signs, which a mirror changes.
-    source.augmentation = "shift" if source.image_shape[-1] == 1 else "crop_mirror"
-    return source
+    return MeasuredSource(name, training, test, [classes[c] for c in sorted(classes)])
+
+
+class MeasuredSource(InMemorySource):
+    """A source over arrays whose mean and deviation nobody knows beforehand.
+
+    `channel_mean` and `channel_std` are those of all training images.
+
+    Args:
+        name: of the source.
+        training: original class id -> uint8 `[n, h, w, c]`.
+        test: the same for the test part.
+        class_names: in the order of the original class ids.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        training: Mapping[int, np.ndarray],
+        test: Mapping[int, np.ndarray],
+        class_names: Sequence[str],
+    ):
+        super().__init__(training, test, class_names)
+        self.name = name
+        self.channel_mean, self.channel_std = self.statistics_of(self.original_ids)
+        # Grey images are mostly written signs, which a mirror changes.
+        self.augmentation = "shift" if self.image_shape[-1] == 1 else "crop_mirror"
+
+    def statistics_of(self, classes):
+        """Returns mean and deviation of the training images of these classes."""
+        self._check_known(classes)
+        images = [self._training[c] for c in sorted(classes)]
+        pixels, axes = sum(part[..., 0].size for part in images), (0, 1, 2)
+        mean = sum(part.sum(axes, np.float64) for part in images) / pixels
+        squares = sum(np.square(part, dtype=np.float64).sum(axes) for part in images) / pixels
+        std = np.sqrt(np.maximum(squares - mean**2, 1.0))
+        return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
 def _files_of(builder: Any, split: str) -> list[str]:
@@ -378,6 +410,6 @@ def stream_prepared(
             raise UserError(f"the split {split} of {name} has no images of {', '.join(empty[:5])}")
         files = {c: Files.plain(records.places[rows[c]]) for c in kept}
         parts.append((RecordStorage(records.files), files))
-    source = StreamedSource(name, [kept[c] for c in sorted(kept)], *parts, view)
+    source = StreamedSource(name, [kept[c] for c in sorted(kept)], parts[0], parts[1], view)
     source.origin = _origin(builder, test_split)
     return source

@@ -63,7 +63,7 @@ class RecordStorage(Storage):
         """
         del sampled
         facts = np.ascontiguousarray(keys[:, 2:], "<i8")
-        return hashlib.blake2b(facts, digest_size=16).digest()
+        return hashlib.blake2b(facts.data, digest_size=16).digest()
 
     def _record(self, key: np.ndarray) -> bytes:
         file, offset, length, checksum = key.tolist()
@@ -167,7 +167,8 @@ def index_records(files: Sequence[str], split: str) -> Records:
         if known:
             return known
     LOGGER.info("reading the records of %s once, to verify them and know their classes", split)
-    places, labels = [], []
+    places: list[tuple[int, int, int, int]] = []
+    labels = []
     for number, file in enumerate(files):
         before, found = len(places), _records(file)
         for offset, record, checksum in found:

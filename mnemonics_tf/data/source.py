@@ -1,6 +1,7 @@
 """What a data source is, and one that holds its images in memory."""
 
 import abc
+import copy
 import functools
 import hashlib
 import unicodedata
@@ -38,6 +39,7 @@ class DataSource(abc.ABC):
             "crop_mirror" or "resized_crop_mirror".
         fit_image: brings a decoded image, uint8 `[any, any, c]`, to `image_shape` as evaluation
             does; None where all images have that shape.
+        fitting: the same in words, by which sources that do the same know each other.
     """
 
     name: str
@@ -48,6 +50,7 @@ class DataSource(abc.ABC):
     channel_std: tuple[float, ...]
     augmentation: str
     fit_image: Callable[[tf.Tensor], tf.Tensor] | None = None
+    fitting: str = "images of one size"
 
     #: where the ids are not 0..K-1
     _original_ids: tuple[int, ...] | None = None
@@ -65,6 +68,32 @@ class DataSource(abc.ABC):
     def training_counts_of(self, classes: Sequence[int]) -> np.ndarray:
         """Returns the number of training images of classes, given their original ids."""
         return self.training_counts()[np.searchsorted(self.original_ids, classes)]
+
+    def only(self, classes: Sequence[int]) -> "DataSource":
+        """Returns a source of some of the classes alone; its images are this one's.
+
+        Args:
+            classes: original class ids.
+        """
+        self._check_known(classes)
+        part = copy.copy(self)
+        part.__dict__.pop("digests", None)
+        part._original_ids = tuple(sorted(classes))
+        part.class_names = tuple(self.names_of(part._original_ids))
+        return part
+
+    def statistics_of(self, classes: Sequence[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Returns mean and deviation of x/255 by which a run that begins with `classes` normalises.
+
+        Sources that measure them take these classes alone: later ones are not known by then.
+
+        Args:
+            classes: original class ids, none of them released.
+
+        Returns:
+            One number a channel each; `channel_mean` and `channel_std` where these are constants.
+        """
+        return tuple(self.channel_mean), tuple(self.channel_std)
 
     @abc.abstractmethod
     def training_counts(self) -> np.ndarray:
@@ -98,8 +127,8 @@ class DataSource(abc.ABC):
         """
         images = {"training": self.training_set, "test": self.test_set}[part](self.original_ids)
         rows = np.linspace(0, len(images) - 1, min(_SAMPLED, len(images))).astype(int)
-        hasher = hashlib.blake2b(np.ascontiguousarray(images.labels, "<i4"), digest_size=16)
-        hasher.update(np.ascontiguousarray(images.subset(rows).load_all()))
+        hasher = hashlib.blake2b(np.ascontiguousarray(images.labels, "<i4").data, digest_size=16)
+        hasher.update(np.ascontiguousarray(images.subset(rows).load_all()).data)
         return f"samples-{hasher.hexdigest()}"
 
     @abc.abstractmethod
@@ -166,21 +195,21 @@ class InMemorySource(DataSource):
         self.image_shape = tuple(training[self._original_ids[0]].shape[1:])
         self._training = dict(training)
         self._test = dict(test)
-        self._training_counts = np.array([len(training[c]) for c in self._original_ids])
+        self._training_counts = {c: len(images) for c, images in training.items()}
 
     def training_counts(self) -> np.ndarray:
-        return self._training_counts.copy()
+        return np.array([self._training_counts[c] for c in self.original_ids])
 
     def test_counts(self) -> np.ndarray:
-        return np.array([len(self._test[c]) for c in self._original_ids])
+        return np.array([len(self._test[c]) for c in self.original_ids])
 
     def _digest(self, part: str) -> str:
         """Returns a hash of every pixel, class by class: nothing is missed."""
         images = {"training": self._training, "test": self._test}[part]
         hasher = hashlib.blake2b(digest_size=16)
-        for c in self._original_ids:
+        for c in self.original_ids:
             hasher.update(f"{c}:{images[c].shape};".encode())
-            hasher.update(np.ascontiguousarray(images[c]).reshape(-1))
+            hasher.update(np.ascontiguousarray(images[c]).reshape(-1).data)
         return f"pixels-{hasher.hexdigest()}"
 
     def training_set(self, classes: Sequence[int]) -> ArrayImageSet:

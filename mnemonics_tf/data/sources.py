@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from mnemonics_tf.data.source import DataSource
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.registry import find
 from mnemonics_tf.settings import TFDS_PREFIX, DataSettings, Settings
@@ -114,7 +114,13 @@ def open_source(settings: Settings) -> DataSource:
     """Opens the data source of a run.
 
     Raises:
-        UserError: if there is no such source, or its data is missing or damaged.
+        UserError: if there is no such source, its data is missing or damaged, or it has one class.
     """
     run = settings.run
-    return create(settings.protocol.dataset, run.data_dir, run.download, settings.data)
+    source = create(settings.protocol.dataset, run.data_dir, run.download, settings.data)
+    if len(source.class_names) < 2:
+        raise UserError(
+            f"--data_dir={run.data_dir} holds the class {printable(source.class_names[0])} alone: "
+            "expected two at least"
+        )
+    return source

@@ -72,24 +72,25 @@ class StreamedSource(DataSource):
         whole = "crop_mirror" if colour else "shift"
         self.augmentation = whole if view.centre == 1 else "resized_crop_mirror"
         self.fit_image = view.fit
+        self.fitting = f"the middle {view.centre:.1%} of images of any size"
         self._view = view
         self._training = (training[0], dict(training[1]))
         self._test = (test[0], dict(test[1]))
-        self._counts = np.array([len(training[1][c]) for c in self._original_ids])
+        self._training_counts = {c: len(files) for c, files in training[1].items()}
 
     def training_counts(self) -> np.ndarray:
-        return self._counts.copy()
+        return np.array([self._training_counts[c] for c in self.original_ids])
 
     def test_counts(self) -> np.ndarray:
-        return np.array([len(self._test[1][c]) for c in self._original_ids])
+        return np.array([len(self._test[1][c]) for c in self.original_ids])
 
     def _digest(self, part: str) -> str:
         """Returns a hash of what the storage tells of each class; it says what that can miss."""
         storage, files = {"training": self._training, "test": self._test}[part]
-        sampled = -(-_SAMPLED // len(self._original_ids))
+        sampled = -(-_SAMPLED // len(self.original_ids))
         hasher = hashlib.blake2b(digest_size=16)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            all_keys = [files[c].keys for c in self._original_ids]
+            all_keys = [files[c].keys for c in self.original_ids]
             for digest in pool.map(lambda keys: storage.digest(keys, sampled), all_keys):
                 hasher.update(digest)
         return f"{storage.digest_kind}-{hasher.hexdigest()}"

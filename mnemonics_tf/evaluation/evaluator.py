@@ -1,7 +1,7 @@
 """From a model and a test set to the predictions of both heads."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +18,9 @@ from mnemonics_tf.tracing import TracedFunction
 #: that a batch is filled up to
 _FEWEST_ROWS = 16
 
+#: classes below which the right one is among five too often to tell anything
+_FEWEST_FOR_TOP_5 = 20
+
 #: what turns features into a prediction
 HEADS = ("classifier", "nme")
 
@@ -29,24 +32,45 @@ class Predictions:
     Attributes:
         labels: `[n]`, int32.
         heads: name to predicted labels `[n]`, int32.
+        scores: name to what the head predicts by, `[n, classes]`: logits, or similarities; empty
+            where predictions alone are known.
     """
 
     labels: np.ndarray
     heads: dict[str, np.ndarray]
+    scores: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def summary(self, groups: Sequence[Sequence[int]]) -> dict[str, dict]:
-        """Returns, for each head, accuracy, group accuracies and the confusion matrix."""
-        num_classes = sum(len(group) for group in groups)
-        return {
+        """Returns, for each head, accuracy, group accuracies and the confusion matrix.
+
+        Where scores are known and classes are many, the top-5 accuracy too.
+
+        Args:
+            groups: labels of the classes of each phase; what lacks test images has no accuracy.
+        """
+        classes = [label for group in groups for label in group]
+        summary: dict[str, dict] = {
             head: {
-                "accuracy": metrics.accuracy(self.labels, predicted),
+                "accuracy": metrics.accuracy_on(self.labels, predicted, classes),
                 "group_accuracies": metrics.group_accuracies(self.labels, predicted, groups),
                 "confusion_matrix": metrics.confusion_matrix(
-                    self.labels, predicted, num_classes
+                    self.labels, predicted, len(classes)
                 ).tolist(),
             }
             for head, predicted in self.heads.items()
         }
+        if len(classes) > _FEWEST_FOR_TOP_5:
+            for head, scores in self.scores.items():
+                in_top = metrics.in_top(self.labels, scores, 5)
+                top = metrics.accuracy_on(self.labels, np.where(in_top, self.labels, -1), classes)
+                summary[head]["top5_accuracy"] = top
+        return summary
+
+    def of(self, classes: Sequence[int]) -> "Predictions":
+        """Returns what is said of the test images of these classes."""
+        rows = np.isin(self.labels, list(classes))
+        heads = {head: predicted[rows] for head, predicted in self.heads.items()}
+        return Predictions(self.labels[rows], heads)
 
 
 class Evaluator:
@@ -176,8 +200,8 @@ class Evaluator:
         Source: Rebuffi et al., iCaRL, CVPR 2017, Eq. 2; the mirror image as in LUCIR's protocol.
         """
         images = memory.as_image_set()
-        sides = [self.outputs(images, mirrored).features for mirrored in (False, True)]
-        features = sum(unit_length(side) for side in sides)
+        as_it_is, mirrored = (self.outputs(images, flip).features for flip in (False, True))
+        features = unit_length(as_it_is) + unit_length(mirrored)
         means = np.stack([features[memory.labels == k].mean(axis=0) for k in range(num_classes)])
         return unit_length(means)
 
@@ -191,12 +215,11 @@ class Evaluator:
         outputs = self.outputs(images)
         # Nearest of unit vectors: the largest inner product.
         similarities = unit_length(outputs.features) @ class_means.T
+        scores = {"classifier": outputs.logits, "nme": similarities}
         return Predictions(
             images.labels,
-            {
-                "classifier": outputs.logits.argmax(axis=1).astype(np.int32),
-                "nme": similarities.argmax(axis=1).astype(np.int32),
-            },
+            {head: values.argmax(axis=1).astype(np.int32) for head, values in scores.items()},
+            scores,
         )
 
 

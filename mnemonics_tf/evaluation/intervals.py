@@ -1,6 +1,7 @@
 """What several seeds say: a mean, its 95% interval, and the standard deviation beside it."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -14,12 +15,17 @@ _STUDENT = (
 FEWEST_FOR_INTERVAL = 3
 
 
+def as_number(value: float | None) -> float:
+    """Returns a figure of a run; NaN for what was not tested."""
+    return math.nan if value is None else value
+
+
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """A figure of several runs.
 
     Attributes:
-        values: one of each run, at least one.
+        values: one of each run, at least one; NaN for what was not tested.
     """
 
     values: tuple[float, ...]

@@ -12,6 +12,7 @@ def probe_accuracy(
     labels: np.ndarray,
     held_out_features: np.ndarray,
     held_out_labels: np.ndarray,
+    by_class: bool = False,
 ) -> float:
     """Returns the accuracy, on held-out data, of softmax regression trained on exemplars only.
 
@@ -24,11 +25,17 @@ def probe_accuracy(
         labels: `[n]`.
         held_out_features: `[m, d]`.
         held_out_labels: `[m]`; classes without an exemplar can't be predicted.
+        by_class: return the mean of the classes' accuracies, where they have unlike numbers.
     """
     classes, targets = np.unique(labels, return_inverse=True)
     weights = _regress(_scaled(features), tf.one_hot(targets, len(classes)))
     predicted = classes[np.argmax(_scaled(held_out_features) @ weights.numpy(), axis=1)]
-    return float(np.mean(predicted == held_out_labels))
+    right = predicted == held_out_labels
+    if by_class:
+        return float(
+            np.mean([right[held_out_labels == k].mean() for k in np.unique(held_out_labels)])
+        )
+    return float(np.mean(right))
 
 
 def margins(labels: np.ndarray, logits: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -5,12 +5,21 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mnemonics_tf.data.image_set import ArrayImageSet, MappedImageSet
+from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.codecs import CODECS, Codec
-from mnemonics_tf.exemplars.storage import CodeStorage, PixelStorage, encoded, from_arrays
-from mnemonics_tf.registry import find
+from mnemonics_tf.exemplars.codecs import CODECS, WITH_QUALITY, make_codec
+from mnemonics_tf.exemplars.storage import (
+    CodeStorage,
+    PixelStorage,
+    encoded,
+    first_rows,
+    from_arrays,
+)
 from mnemonics_tf.run.files import read_arrays, write_arrays
+from mnemonics_tf.settings import ExemplarSettings
+
+#: of codecs that have one, where none is told
+QUALITY = ExemplarSettings().jpeg_quality
 
 
 class ExemplarMemory:
@@ -21,10 +30,12 @@ class ExemplarMemory:
         labels: `[n]`, ascending.
         directory: where files for many images are made.
         codec: what exemplars are stored as, by its name.
+        quality: of a codec that has one.
 
     Attributes:
         labels: int32 `[n]`, ascending.
         codec: by its name.
+        quality: of a codec that has one.
 
     Raises:
         UserError: if images and labels do not belong together, or the codec can't store them.
@@ -36,6 +47,7 @@ class ExemplarMemory:
         labels: np.ndarray,
         directory: pathlib.Path | None = None,
         codec: str = "pixels",
+        quality: int = QUALITY,
     ):
         if images.dtype != np.uint8 or len(images) != len(labels) or np.any(np.diff(labels) < 0):
             raise UserError(
@@ -44,7 +56,8 @@ class ExemplarMemory:
             )
         self.labels = labels.astype(np.int32)
         self.codec = codec
-        coder = _coder(codec)
+        self.quality = quality
+        coder = make_codec(codec, quality)
         self._storage: PixelStorage | CodeStorage = (
             PixelStorage(images, directory)
             if coder.stores_pixels
@@ -54,13 +67,14 @@ class ExemplarMemory:
     @classmethod
     def empty(
         cls,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         directory: pathlib.Path | None = None,
         codec: str = "pixels",
+        quality: int = QUALITY,
     ) -> "ExemplarMemory":
         """Returns a memory without exemplars."""
         images = np.zeros((0, *image_shape), np.uint8)
-        return cls(images, np.zeros([0], np.int32), directory, codec)
+        return cls(images, np.zeros([0], np.int32), directory, codec, quality)
 
     @classmethod
     def load(cls, path: pathlib.Path, codec: str | None = None) -> "ExemplarMemory":
@@ -102,28 +116,35 @@ class ExemplarMemory:
             )
         _check_labels(arrays.get("labels"), place)
         try:
+            quality = int(arrays.get("quality", QUALITY))
             if stored == "pixels" and arrays["images"].ndim != 4:
                 raise ValueError(f"images are {arrays['images'].shape}, not [n, h, w, c]")
             if stored == "pixels":
                 return cls(arrays["images"], arrays["labels"], directory)
-            storage = from_arrays(_coder(stored), arrays, directory)
+            storage = from_arrays(make_codec(stored, quality), arrays, directory)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise UserError(
                 f"{place} holds {sorted(arrays)}; expected exemplars and labels ({error})"
             ) from error
-        return cls._of(storage, arrays["labels"], stored)
+        return cls._of(storage, arrays["labels"], stored, quality)
 
     @classmethod
     def _of(
-        cls, storage: PixelStorage | CodeStorage, labels: np.ndarray, codec: str
+        cls, storage: PixelStorage | CodeStorage, labels: np.ndarray, codec: str, quality: int
     ) -> "ExemplarMemory":
         memory = cls.__new__(cls)
-        memory.labels, memory.codec, memory._storage = labels.astype(np.int32), codec, storage
+        memory.labels, memory._storage = labels.astype(np.int32), storage
+        memory.codec, memory.quality = codec, quality
         return memory
+
+    def _with(self, storage: PixelStorage | CodeStorage, labels: np.ndarray) -> "ExemplarMemory":
+        return self._of(storage, labels, self.codec, self.quality)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns what a file must hold; that of plain pixels is what it always was."""
         named = {} if self.codec == "pixels" else {"codec": np.array(self.codec)}
+        if self.codec in WITH_QUALITY:
+            named["quality"] = np.array(self.quality)
         return {**self._storage.arrays(), "labels": self.labels, **named}
 
     def save(self, path: pathlib.Path) -> None:
@@ -156,36 +177,64 @@ class ExemplarMemory:
     @property
     def bytes_used(self) -> int:
         """Bytes of what is stored; a label is its exemplar's position and costs nothing."""
-        return self._storage.num_bytes
+        return int(self.bytes_by_class().sum())
 
-    def as_image_set(self) -> ArrayImageSet | MappedImageSet:
-        """Returns the exemplars for a pipeline."""
-        images = self.images
-        kind = MappedImageSet if isinstance(images, np.memmap) else ArrayImageSet
-        return kind(images, self.labels)
+    def bytes_by_class(self) -> np.ndarray:
+        """Returns the bytes of what is stored of each class, int `[largest label + 1]`."""
+        return self._storage.bytes_by_class(self.labels)
+
+    def bytes_of(self, images: np.ndarray) -> int:
+        """Returns the bytes that images would take here as a class of their own."""
+        return self._storage.bytes_of(images)
+
+    def number_within(self, images: np.ndarray, num_bytes: int) -> int:
+        """Returns how many images, from the first on, would fit here as a class of so many bytes.
+
+        Args:
+            images: uint8 `[n, h, w, c]`, best first.
+            num_bytes: that the class may take.
+        """
+        return self._storage.number_within(images, num_bytes)
+
+    def images_at(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the exemplars at some rows, uint8 `[m, h, w, c]`, without decoding all."""
+        return self._storage.images_at(rows, self.labels)
+
+    def as_image_set(self) -> ImageSet:
+        """Returns the exemplars for a pipeline; what is a stream stays one until it is loaded.
+
+        Raises:
+            UserError: if codes from a file hold other images than the file says.
+        """
+        return self._storage.image_set(self.labels)
 
     def extended(self, images: np.ndarray, labels: np.ndarray) -> "ExemplarMemory":
         """Returns a memory with exemplars of new classes appended (Algorithm 1, line 20)."""
         joined = np.concatenate([self.labels, labels])
-        return self._of(self._storage.extended(images, labels), joined, self.codec)
+        return self._with(self._storage.extended(images, labels), joined)
 
     def with_images(self, images: np.ndarray, rows: np.ndarray | None = None) -> "ExemplarMemory":
         """Returns a memory in which the exemplars at `rows`, or all, have other pixels."""
         rows = np.arange(len(self)) if rows is None else rows
         storage = self._storage.replaced(images, rows, self.labels)
-        return self._of(storage, self.labels, self.codec)
+        return self._with(storage, self.labels)
 
     def trimmed(self, quota: int) -> "ExemplarMemory":
         """Returns at most `quota` exemplars a class, the first ones (Algorithm 1, line 17)."""
-        starts = np.searchsorted(self.labels, self.labels, side="left")
-        keep = np.flatnonzero(np.arange(len(self)) - starts < quota)
+        return self._kept(first_rows(self.labels, quota))
+
+    def within(self, num_bytes: int) -> "ExemplarMemory":
+        """Returns of each class the first exemplars, as many as so many bytes hold.
+
+        What is stored of a class, tables and headers included, then takes no more; a class whose
+        first exemplar takes more has none.
+        """
+        return self._kept(self._storage.rows_within(num_bytes, self.labels))
+
+    def _kept(self, keep: np.ndarray) -> "ExemplarMemory":
         if len(keep) == len(self):
             return self
-        return self._of(self._storage.kept(keep, self.labels), self.labels[keep], self.codec)
-
-
-def _coder(name: str) -> Codec:
-    return find(CODECS, name, "codec")()
+        return self._with(self._storage.kept(keep, self.labels), self.labels[keep])
 
 
 def _check_labels(labels: np.ndarray | None, place: str) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from mnemonics_tf.data.coded import CodedImageSet
+from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet, MappedImageSet
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.codecs.base import Codec
+from mnemonics_tf.exemplars.codecs.base import Codec, StreamCodec
+from mnemonics_tf.exemplars.fitting import chosen, first_that_fit
 from mnemonics_tf.run import files
 
 _COPIED_AT_ONCE = 256
@@ -35,9 +38,35 @@ class PixelStorage:
         return self.images.shape[1:]
 
     @property
-    def num_bytes(self) -> int:
-        """Bytes of the images."""
-        return self.images.nbytes
+    def _bytes_of_one(self) -> int:
+        return int(np.prod(self.image_shape))
+
+    def images_at(self, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Returns the images at some rows, uint8 `[m, h, w, c]`."""
+        del labels
+        return np.asarray(self.images[rows])
+
+    def image_set(self, labels: np.ndarray) -> ImageSet:
+        """Returns the images for a pipeline."""
+        if isinstance(self.images, np.memmap):
+            return MappedImageSet(self.images, labels)
+        return ArrayImageSet(self.images, labels)
+
+    def bytes_by_class(self, labels: np.ndarray) -> np.ndarray:
+        """Returns the bytes of each class's images, `[largest label + 1]`."""
+        return np.bincount(labels) * self._bytes_of_one
+
+    def bytes_of(self, images: np.ndarray) -> int:
+        """Returns the bytes that images take as a class."""
+        return images.nbytes
+
+    def number_within(self, images: np.ndarray, num_bytes: int) -> int:
+        """Returns how many images, from the first on, fit into so many bytes as a class."""
+        return min(len(images), num_bytes // self._bytes_of_one)
+
+    def rows_within(self, num_bytes: int, labels: np.ndarray) -> np.ndarray:
+        """Returns the rows of each class's first images, as many as so many bytes hold."""
+        return first_rows(labels, num_bytes // self._bytes_of_one)
 
     def extended(self, images: np.ndarray, labels: np.ndarray) -> "PixelStorage":
         """Returns a storage with images of new classes behind the others."""
@@ -102,28 +131,82 @@ class CodeStorage:
             )
         return np.concatenate([np.zeros((0, *self.image_shape), np.uint8), *decoded])
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the codes."""
-        return sum(self._codec.num_bytes(code) for code in self._codes.values())
+    def images_at(self, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Returns the images at some rows, uint8 `[m, h, w, c]`; no other class is decoded."""
+        found = np.empty((len(rows), *self.image_shape), np.uint8)
+        for label in np.unique(labels[rows]):
+            mine = labels[rows] == label
+            places = rows[mine] - np.searchsorted(labels, label)
+            code, needed = self._codes[int(label)], np.unique(places)
+            if isinstance(self._codec, StreamCodec):
+                code, places = chosen(self._codec, code, needed), np.searchsorted(needed, places)
+            found[mine] = self._codec.decode(code)[places]
+        return found
+
+    def image_set(self, labels: np.ndarray) -> ImageSet:
+        """Returns the images for a pipeline: streams, which it decodes, or decoded pictures."""
+        if not isinstance(self._codec, StreamCodec):
+            return ArrayImageSet(self.images, labels)
+        height, width, channels = self.image_shape
+        parts = [self._codec.split(code) for code in self._codes.values()]
+        counts = [len(streams) for _, streams in parts]
+        wrong = np.sum(np.not_equal(counts, np.unique(labels, return_counts=True)[1]))
+        if wrong:
+            raise UserError(
+                f"stored exemplars are damaged: {wrong} classes have not as many streams as "
+                "labels: put the right file back"
+            )
+        return CodedImageSet(
+            [stream for _, streams in parts for stream in streams],
+            [head for head, _ in parts],
+            np.repeat(np.arange(len(parts)), counts),
+            labels,
+            (height, width, channels),
+            self._codec.decode_stream,
+        )
+
+    def bytes_by_class(self, labels: np.ndarray) -> np.ndarray:
+        """Returns the bytes of each class's code, `[largest label + 1]`."""
+        del labels
+        sizes = np.zeros(max(self._codes, default=-1) + 1, np.int64)
+        for label, code in self._codes.items():
+            sizes[label] = self._codec.num_bytes(code)
+        return sizes
+
+    def bytes_of(self, images: np.ndarray) -> int:
+        """Returns the bytes that images take as a class."""
+        return self._codec.num_bytes(self._codec.encode(images))
+
+    def number_within(self, images: np.ndarray, num_bytes: int) -> int:
+        """Returns how many images, from the first on, fit into so many bytes as a class."""
+        return first_that_fit(self._codec, self._codec.encode(images), num_bytes)
+
+    def rows_within(self, num_bytes: int, labels: np.ndarray) -> np.ndarray:
+        """Returns the rows of each class's first images, as many as so many bytes hold."""
+        counts = np.zeros(max(self._codes, default=-1) + 1, np.int64)
+        for label, code in self._codes.items():
+            counts[label] = first_that_fit(self._codec, code, num_bytes)
+        return first_rows(labels, counts[labels])
 
     def extended(self, images: np.ndarray, labels: np.ndarray) -> "CodeStorage":
         """Returns a storage with the code of each new class behind the others."""
         return self._with(encoded(self._codec, images, labels))
 
     def replaced(self, images: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> "CodeStorage":
-        """Returns a storage in which classes with other images at some rows are encoded anew."""
+        """Returns a storage with other images at some rows.
+
+        These are encoded, and where a class is one picture the others in it are too.
+        """
         changed = {}
         for label in np.unique(labels[rows]):
-            members = np.flatnonzero(labels == label)
-            whole = self._codec.decode(self._codes[int(label)]).copy()
-            mine = np.isin(rows, members)
-            whole[np.searchsorted(members, rows[mine])] = images[mine]
-            changed[int(label)] = self._codec.encode(whole)
+            mine = labels[rows] == label
+            places = rows[mine] - np.searchsorted(labels, label)
+            code = self._codes[int(label)]
+            changed[int(label)] = _replaced(self._codec, code, images[mine], places)
         return self._with(changed)
 
     def kept(self, rows: np.ndarray, labels: np.ndarray) -> "CodeStorage":
-        """Returns a storage of the images at some rows; classes that lose some are encoded anew."""
+        """Returns a storage of the images at some rows."""
         codes = {}
         for label, code in self._codes.items():
             members = np.flatnonzero(labels == label)
@@ -131,7 +214,7 @@ class CodeStorage:
             if mine.all():
                 codes[label] = code
             elif mine.any():
-                codes[label] = self._codec.encode(self._codec.decode(code)[mine])
+                codes[label] = chosen(self._codec, code, np.flatnonzero(mine))
         return CodeStorage(self._codec, codes, self.image_shape)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -145,6 +228,35 @@ class CodeStorage:
 
     def _with(self, codes: Mapping[int, Any]) -> "CodeStorage":
         return CodeStorage(self._codec, self._codes | dict(codes), self.image_shape)
+
+
+def _replaced(codec: Codec, code: Any, images: np.ndarray, places: np.ndarray) -> Any:
+    """Returns a class's code with other images at some places."""
+    if not isinstance(codec, StreamCodec):
+        whole = codec.decode(code).copy()
+        whole[places] = images
+        return codec.encode(whole)
+    head, streams = codec.split(code)
+    new_head, new_streams = codec.split(codec.encode(images))
+    if new_head != head:
+        raise UserError(
+            "exemplars of a class can't be stored beside those that it has: the codec writes other "
+            "tables than before; pass the --codec and quality that the run began with"
+        )
+    for place, stream in zip(places, new_streams, strict=True):
+        streams[place] = stream
+    return codec.join(head, streams)
+
+
+def first_rows(labels: np.ndarray, counts: np.ndarray | int) -> np.ndarray:
+    """Returns the rows of the first exemplars of each class.
+
+    Args:
+        labels: `[n]`, ascending.
+        counts: how many of the row's class, `[n]` or one number.
+    """
+    places = np.arange(len(labels)) - np.searchsorted(labels, labels, side="left")
+    return np.flatnonzero(places < counts)
 
 
 def encoded(codec: Codec, images: np.ndarray, labels: np.ndarray) -> dict[int, Any]:

@@ -1,5 +1,6 @@
 """The incremental model: a backbone and a classifier that grows with every phase."""
 
+import collections
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +19,22 @@ from mnemonics_tf.models.classifiers import (
     capacity_for,
     seen_columns,
 )
-from mnemonics_tf.models.layers import PlainWeights, WeightTransferConvolution
+from mnemonics_tf.models.converted_layers import FromNormalized, ScaledLayer
+from mnemonics_tf.models.layers import (
+    BatchNormalization,
+    PlainWeights,
+    WeightTransferConvolution,
+)
+from mnemonics_tf.models.own_backbone import OwnBackbone
 from mnemonics_tf.models.resnet import BACKBONES, Backbone
 from mnemonics_tf.randomness import derive_seed
 from mnemonics_tf.registry import find
 
 #: what the inner loop of exemplar learning may train
 SCOPES = ("all", "transfer", "classifier")
+
+#: variables that weight transfer alone trains
+_TRANSFER = ("transfer_scale", "transfer_shift")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +47,7 @@ class Architecture:
         image_shape: `(h, w, c)`.
         classifier: a name in `CLASSIFIERS`.
         corrects_logits: whether a correction for each class follows the classifier (BiC).
+        own: the backbone, where it is a model of the user's own; the depth is none then.
     """
 
     backbone: str
@@ -44,9 +55,21 @@ class Architecture:
     image_shape: tuple[int, int, int]
     classifier: str
     corrects_logits: bool = False
+    own: OwnBackbone | None = None
 
     def __post_init__(self):
-        self.family.check_depth(self.depth)
+        if self.own is None:
+            self.family.check_depth(self.depth)
+
+    def build_backbone(self, seed: int) -> keras.Model:
+        """Returns a backbone with its first weights.
+
+        Args:
+            seed: of those that are drawn; a model of the user's own has its own.
+        """
+        if self.own is not None:
+            return self.own.build()
+        return self.family.build(self.image_shape, self.depth, seed)
 
     @property
     def family(self) -> Backbone:
@@ -59,7 +82,8 @@ class Architecture:
         if not isinstance(found, Backbone):
             raise UserError(
                 f"--backbone={self.backbone} is {type(found).__name__}: expected a Backbone of "
-                f"{Backbone.__module__}, which holds build and check_depth"
+                f"{Backbone.__module__}, which holds build and check_depth, or a model that was "
+                "opened as `own`"
             )
         return found
 
@@ -119,13 +143,20 @@ class IncrementalModel:
     ):
         self.architecture = architecture
         self.seed = seed
-        self.backbone = architecture.family.build(
-            architecture.image_shape, architecture.depth, seed
-        )
+        self.backbone = architecture.build_backbone(seed)
         self.classifier = self._build_classifier(num_old, num_new, capacity)
         self.correction = self._build_correction()
         self.transfer = False
         self._for_export = False
+        self._learnable = self._learned_by_any()
+
+    def _learned_by_any(self) -> set[int]:
+        """Returns the identities of the backbone's variables that training or transfer moves."""
+        learned = {id(variable) for variable in self.backbone.trainable_variables}
+        self.set_transfer(True)
+        learned |= {id(variable) for variable in self.backbone.trainable_variables}
+        self.set_transfer(False)
+        return learned
 
     def _build_classifier(
         self, num_old: int, num_new: int, capacity: int | None
@@ -176,6 +207,7 @@ class IncrementalModel:
 
     def correct_logits(self, labels: Sequence[int], gain: float, offset: float) -> None:
         """Sets z_k <- gain z_k + offset for the classes `labels`."""
+        assert self.correction is not None, "asked for by methods that correct logits alone"
         self.correction.set(labels, gain, offset)
 
     @property
@@ -198,18 +230,45 @@ class IncrementalModel:
         """
         if scope == "classifier":
             return list(self.classifier.variables)
-        names = {"gamma", "beta"} | ({"kernel"} if scope == "all" else set())
-        # In phase 0 the scales rehearse the next one, with which they come into use.
-        if self.transfer or scope == "transfer":
-            names.add("transfer_scale")
-        backbone = [v for v in self.backbone.variables if v.name in names]
-        return [*backbone, *self.classifier.variables]
+        learned = [v for v in self.backbone.variables if id(v) in self._learnable]
+        if scope == "transfer":
+            learned = [v for v in learned if v.name in ("gamma", "beta", "bias", *_TRANSFER)]
+        elif not self.transfer:
+            # In phase 0 the scales rehearse the next one, with which they come into use.
+            learned = [v for v in learned if v.name not in _TRANSFER]
+        return [*learned, *self.classifier.variables]
 
-    def convolutions(self) -> Iterator[WeightTransferConvolution]:
-        """Yields the backbone's convolutions."""
+    def transfer_layers(self) -> Iterator[WeightTransferConvolution | ScaledLayer]:
+        """Yields the backbone's layers that weight transfer acts on."""
+        for layer in self.backbone.layers:
+            if isinstance(layer, WeightTransferConvolution | ScaledLayer):
+                yield layer
+
+    def _normalizations(self) -> Iterator[BatchNormalization]:
+        """Yields the backbone's batch normalisations."""
         for layer in self.backbone.layers:
             if isinstance(layer, WeightTransferConvolution):
+                yield layer.normalization
+            elif isinstance(layer, BatchNormalization):
                 yield layer
+
+    def transfer_in_words(self) -> str:
+        """Returns how many of the backbone's numbers weight transfer freezes and trains."""
+        trained: collections.Counter[str] = collections.Counter()
+        for variable in self.backbone.trainable_variables:
+            kind = "scales" if variable.name == "transfer_scale" else "shifts and normalisation"
+            trained[kind] += int(np.prod(variable.shape))
+        layers = list(self.transfer_layers())
+        frozen = sum(int(np.prod(layer.kernel.shape)) for layer in layers)
+        by_channel = sum(
+            layer.transfer_scale.shape[-2] == 1 != layer.kernel.shape[-2] for layer in layers
+        )
+        return (
+            f"weight transfer freezes {frozen:,} numbers in the kernels of {len(layers)} layers "
+            f"and trains {trained.total():,} of the backbone: {trained['scales']:,} scales "
+            f"({by_channel} layers have one for each output channel) and "
+            f"{trained['shifts and normalisation']:,} shifts and parameters of normalisation"
+        )
 
     def enable_transfer(self) -> None:
         """Switches weight transfer on: kernels freeze, scales learn; outputs do not change."""
@@ -218,13 +277,13 @@ class IncrementalModel:
     def set_transfer(self, transfer: bool) -> None:
         """Switches weight transfer on or off."""
         self.transfer = transfer
-        for layer in self.convolutions():
+        for layer in self.transfer_layers():
             layer.set_transfer(transfer)
 
     @contextlib.contextmanager
     def exact_batch_statistics(self) -> Iterator[None]:
         """Within it, training mode takes batch statistics that are right in second order."""
-        layers = [layer.normalization for layer in self.convolutions()]
+        layers = list(self._normalizations())
         for layer in layers:
             layer.exact = True
         try:
@@ -240,10 +299,11 @@ class IncrementalModel:
         All variables stay as they are, and so do the statistics of normalisation, the averaging
         into features and the classifier (mixed precision).
         """
-        layers = [layer for layer in self.backbone.layers if layer.name != "features"]
+        # The last layer makes features; pixels of a range are too fine for 16 bits.
+        layers = [x for x in self.backbone.layers[:-1] if not isinstance(x, FromNormalized)]
         policies = [layer.dtype_policy for layer in layers]
         for layer in layers:
-            if isinstance(layer, WeightTransferConvolution):
+            if isinstance(layer, WeightTransferConvolution | ScaledLayer):
                 layer.activation_dtype = dtype
             else:
                 layer.dtype_policy = f"mixed_{dtype}"
@@ -251,21 +311,23 @@ class IncrementalModel:
             yield
         finally:
             for layer, policy in zip(layers, policies, strict=True):
-                if isinstance(layer, WeightTransferConvolution):
+                if isinstance(layer, WeightTransferConvolution | ScaledLayer):
                     layer.activation_dtype = None
                 else:
                     layer.dtype_policy = policy
 
     @contextlib.contextmanager
     def for_export(self) -> Iterator[None]:
-        """Within it, inference runs plain convolutions and a classifier of seen classes only.
+        """Within it, inference runs plain layers and a classifier of seen classes only.
 
         Scales of weight transfer and normalisation are folded into the kernels once, on entry. All
         weights are variables of their own, for graphs that outlive the context: an export.
         """
-        layers = list(self.convolutions())
+        layers = list(self.transfer_layers())
         for layer in layers:
-            layer.plain_weights = PlainWeights(*map(tf.Variable, layer.folded()))
+            layer.plain_weights = PlainWeights(
+                *(None if value is None else tf.Variable(value) for value in layer.folded())
+            )
         wide, state = (self.classifier, self.correction), self.state()
         self.classifier = self._build_classifier(
             self.classifier.num_old, self.classifier.num_new, self.num_classes
@@ -298,7 +360,7 @@ class IncrementalModel:
         self.classifier = self._build_classifier(num_old, num_new, capacity_for(num_old + num_new))
         self.classifier.copy_shared(classifier)
         self.correction = self._build_correction()
-        if correction:
+        if correction and self.correction:
             self.correction.copy_shared(correction)
 
     def set_classes(self, num_old: int, num_new: int) -> None:
@@ -395,6 +457,17 @@ class IncrementalModel:
         """
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return function()
+
+
+def activations_of(backbone: keras.Model) -> int:
+    """Returns how many numbers the outputs of all layers have for one image."""
+    return sum(
+        int(np.prod(output.shape[1:]))
+        for layer in backbone.layers
+        # A layer that occurs several times has as many outputs.
+        for node in layer._inbound_nodes
+        for output in node.outputs
+    )
 
 
 def _joined(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

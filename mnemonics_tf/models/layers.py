@@ -43,30 +43,56 @@ def statistics_over(images: tf.Tensor, padded: bool = False) -> Iterator[None]:
 
 
 class BatchNormalization(keras.layers.Layer):
-    """Batch normalisation over the last axis, fast in first order and exact in second order.
+    """Batch normalisation of channels, fast in first order and exact in second order.
 
     y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
 
     The layer has three ways to its statistics. Training uses TensorFlow's fused kernel. With
     `exact = True` the batch variance is mean((x - mean)^2) by plain operations: Keras' own layer
     (`tf.nn.moments`) stops the gradient of the mean inside the variance, which makes gradients
-    through gradients silently wrong. Inference uses the moving statistics.
+    through gradients silently wrong. Inference uses the moving statistics, and so does training
+    once the layer is frozen (`trainable = False`), as in Keras.
 
     Several replicas share their statistics (synchronised normalisation), so that a step does not
-    depend on how many devices ran it.
+    depend on how many devices ran it. The moving variance is the unbiased one, as in PyTorch.
+
+    Args:
+        name: of the layer.
+        epsilon: is added to the variance.
+        momentum: how much of the moving statistics a step keeps.
+        axis: of the channels.
+        center: whether there is a beta; without it is 0.
+        scale: whether there is a gamma; without it is 1.
 
     Attributes:
         exact: whether batch statistics are taken by plain, twice differentiable operations.
     """
 
-    def __init__(self, name: str | None = None):
+    def __init__(
+        self,
+        name: str | None = None,
+        epsilon: float = EPSILON,
+        momentum: float = MOVING_AVERAGE_DECAY,
+        axis: int = -1,
+        center: bool = True,
+        scale: bool = True,
+    ):
         super().__init__(name=name, autocast=False)
+        self.epsilon = epsilon
+        self.momentum = momentum
+        self.axis = axis
+        self.center = center
+        self.scale = scale
         self.exact = False
 
     def build(self, input_shape):
-        shape = (input_shape[-1],)
-        self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones")
-        self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros")
+        shape = (input_shape[self.axis],)
+        self._is_last = self.axis in (-1, len(input_shape) - 1)
+        self.gamma = self.beta = None
+        if self.scale:
+            self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones")
+        if self.center:
+            self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros")
         self.moving_mean = self.add_weight(
             name="moving_mean", shape=shape, initializer="zeros", trainable=False
         )
@@ -75,21 +101,28 @@ class BatchNormalization(keras.layers.Layer):
         )
 
     def call(self, inputs, training=False):
-        """Returns the normalised inputs, of the same shape `[n, h, w, c]`."""
-        if not training:
+        """Returns the normalised inputs, of the same shape, e.g. `[n, h, w, c]`."""
+        if self._is_last:
+            return self._normalize(inputs, training)
+        outputs = self._normalize(keras.ops.moveaxis(inputs, self.axis, -1), training)
+        return keras.ops.moveaxis(outputs, -1, self.axis)
+
+    def _normalize(self, inputs, training: bool):
+        if not training or not self.trainable:
             scale, offset = self.affine()
-            return inputs * scale + offset
+            return inputs * tf.cast(scale, inputs.dtype) + tf.cast(offset, inputs.dtype)
         # Where statistics are exact, every replica has the whole batch: there is nothing to share.
         shared = tf.distribute.get_strategy().num_replicas_in_sync > 1 and not self.exact
-        if self.exact or shared or _COUNTED.padded or inputs.dtype == tf.float64:
+        plain = inputs.dtype == tf.float64 or inputs.shape.rank != 4
+        if self.exact or shared or _COUNTED.padded or plain:
             return self._normalize_by_moments(inputs, shared)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
-            scale=tf.cast(self.gamma, tf.float32),
-            offset=tf.cast(self.beta, tf.float32),
+            scale=tf.cast(self._gamma(), tf.float32),
+            offset=tf.cast(self._beta(), tf.float32),
             mean=tf.zeros([0]),
             variance=tf.zeros([0]),
-            epsilon=EPSILON,
+            epsilon=self.epsilon,
             is_training=True,
         )
         # The kernel's variance is the unbiased one (n - 1), which is what the moving average keeps.
@@ -98,13 +131,13 @@ class BatchNormalization(keras.layers.Layer):
 
     def _normalize_by_moments(self, inputs, shared: bool):
         x = tf.cast(inputs, tf.float32) if inputs.dtype != tf.float64 else inputs
-        counted = None
+        counted, rank = None, inputs.shape.rank
         if _COUNTED.images is not None and not self.exact:
-            counted = tf.cast(_COUNTED.images, x.dtype)[:, None, None, None]
+            counted = tf.cast(_COUNTED.images, x.dtype)[(..., *[None] * (rank - 1))]
 
         def totals(*values):
             values = values if counted is None else [counted * value for value in values]
-            sums = [tf.reduce_sum(value, axis=(0, 1, 2)) for value in values]
+            sums = [tf.reduce_sum(value, axis=tuple(range(rank - 1))) for value in values]
             if not shared:
                 return sums
             context = tf.distribute.get_replica_context()
@@ -114,30 +147,34 @@ class BatchNormalization(keras.layers.Layer):
         mean = value_sum / count
         (square_sum,) = totals(tf.square(x - mean))
         variance = square_sum / count
-        scale = tf.cast(self.gamma, x.dtype) * tf.math.rsqrt(variance + EPSILON)
-        outputs = (x - mean) * scale + tf.cast(self.beta, x.dtype)
+        scale = tf.cast(self._gamma(), x.dtype) * tf.math.rsqrt(variance + self.epsilon)
+        outputs = (x - mean) * scale + tf.cast(self._beta(), x.dtype)
         self._update_moving_statistics(mean, square_sum / tf.maximum(count - 1, 1))
         return tf.cast(outputs, inputs.dtype)
 
     def _update_moving_statistics(self, mean, variance):
         for variable, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             value = tf.stop_gradient(tf.cast(value, variable.dtype))
-            variable.assign(
-                variable.value * MOVING_AVERAGE_DECAY + value * (1.0 - MOVING_AVERAGE_DECAY)
-            )
+            variable.assign(variable.value * self.momentum + value * (1.0 - self.momentum))
+
+    def _gamma(self) -> tf.Tensor:
+        return tf.ones_like(self.moving_mean.value) if self.gamma is None else self.gamma.value
+
+    def _beta(self) -> tf.Tensor:
+        return tf.zeros_like(self.moving_mean.value) if self.beta is None else self.beta.value
 
     def affine(self):
         """Returns scale and offset, each `[c]`: the layer with its moving statistics."""
-        scale = self.gamma.value * tf.math.rsqrt(self.moving_variance.value + EPSILON)
-        return scale, self.beta.value - self.moving_mean.value * scale
+        scale = self._gamma() * tf.math.rsqrt(self.moving_variance.value + self.epsilon)
+        return scale, self._beta() - self.moving_mean.value * scale
 
 
 @dataclasses.dataclass(frozen=True)
 class PlainWeights:
-    """Weights of a plain convolution: kernel `[k, k, in, out]` and bias `[out]`."""
+    """Weights of a plain layer: kernel, e.g. `[k, k, in, out]`, and bias `[out]` if it has one."""
 
     kernel: tf.Variable
-    bias: tf.Variable
+    bias: tf.Variable | None
 
 
 class WeightTransferConvolution(keras.layers.Layer):
@@ -208,6 +245,10 @@ class WeightTransferConvolution(keras.layers.Layer):
         """Lets the scales learn and freezes the kernel, or the other way round."""
         self.kernel.trainable = not transfer
         self.transfer_scale.trainable = transfer
+
+    def shift(self) -> keras.Variable:
+        """Returns the variable that shifts each output channel."""
+        return self.normalization.beta
 
     def effective_kernel(self):
         """Returns W * s: `[k, k, in, out]`."""

@@ -148,24 +148,31 @@ def show(
 
 def strips(change: Change) -> np.ndarray:
     """Returns `strips_of` exemplars before and after they learned."""
-    return strips_of(change.start.images, change.end.images, change.end.labels)
+    rows = rows_shown(change.end.labels)
+    return strips_of(change.start.images[rows], change.end.images[rows])
 
 
-def strips_of(before: np.ndarray, now: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns images `[k, h, 3 w, c]` of one exemplar of each of some classes, uint8.
-
-    From left to right: as it was, as it is now, and half of the difference around middle grey.
+def rows_shown(labels: np.ndarray) -> np.ndarray:
+    """Returns the rows of the first exemplar of each of some classes.
 
     Args:
-        before: uint8 `[n, h, w, c]`.
-        now: the same exemplars, in the same order.
         labels: `[n]`.
     """
     _, rows = np.unique(labels, return_index=True)
-    rows = rows[np.linspace(0, len(rows) - 1, min(_CLASSES_SHOWN, len(rows))).astype(int)]
-    start, end = before[rows], now[rows]
-    difference = (end.astype(np.int16) - start + 256) // 2
-    return np.concatenate([start, end, np.minimum(difference, 255).astype(np.uint8)], axis=2)
+    return rows[np.linspace(0, len(rows) - 1, min(_CLASSES_SHOWN, len(rows))).astype(int)]
+
+
+def strips_of(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Returns images `[k, h, 3 w, c]`, uint8: as each was, as it is, and half of the difference.
+
+    The difference is around middle grey.
+
+    Args:
+        before: uint8 `[k, h, w, c]`.
+        now: the same exemplars, in the same order.
+    """
+    difference = (now.astype(np.int16) - before + 256) // 2
+    return np.concatenate([before, now, np.minimum(difference, 255).astype(np.uint8)], axis=2)
 
 
 def _thinned(values: list[float], most: int = 200) -> list[float]:

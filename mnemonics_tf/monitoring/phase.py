@@ -11,7 +11,8 @@ from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring import pictures, projector
-from mnemonics_tf.monitoring.diagnostics import strips_of
+from mnemonics_tf.monitoring.diagnostics import rows_shown, strips_of
+from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json
@@ -47,42 +48,58 @@ def show_phase(
     """
     index = phase.index
     accuracies = {head: values["accuracy"] for head, values in heads.items()}
-    summaries.scalars("accuracy", accuracies, index)
+    tested = {head: value for head, value in accuracies.items() if value is not None}
+    summaries.scalars("accuracy", tested, index)
     earlier = [read_json(directory.record(i)) for i in range(index)]
     ends = [*(record["num_seen"] for record in earlier), phase.num_seen]
-    for head, values in heads.items():
+    if not pictures.can_draw() and index == 0:
+        LOGGER.info(
+            "TensorBoard gets no matrices: matplotlib is not installed (pip install "
+            "'mnemonics-tf[report]')"
+        )
+    for head, values in heads.items() if pictures.can_draw() else ():
         rows = [record["heads"][head]["group_accuracies"] for record in earlier]
         rows.append(values["group_accuracies"])
         picture = pictures.accuracy_matrix(rows)
         summaries.images(f"accuracy_matrix/{head}", picture[np.newaxis], index)
         picture = pictures.confusion_matrix(np.array(values["confusion_matrix"]), class_names, ends)
         summaries.images(f"confusion_matrix/{head}", picture[np.newaxis], index)
-    birth = _births(directory, phase, memory)
-    strips = strips_of(birth, memory.images, memory.labels)
+    shown = rows_shown(memory.labels)
+    strips = strips_of(_births(directory, phase, memory, shown), memory.images_at(shown))
     summaries.images("exemplars_birth_now_difference", strips, index)
     if model.transfer:
-        for layer in model.convolutions():
-            values = {
-                "scale": layer.transfer_scale.numpy(),
-                "shift": layer.normalization.beta.numpy(),
-            }
+        for layer in model.transfer_layers():
+            shift = layer.shift()
+            values = {"scale": layer.transfer_scale.numpy()}
+            if shift is not None:
+                values["shift"] = shift.numpy()
             summaries.histograms(f"weight_transfer/{layer.name}", values, index)
-    features, images, rows = _projected(phase, evaluator, memory, test_set, class_names)
-    projector.write_embedding(directory.tensorboard, f"phase{index:02d}", features, images, rows)
+    features, images, columns = _projected(phase, evaluator, memory, test_set, class_names)
+    projector.write_embedding(directory.tensorboard, f"phase{index:02d}", features, images, columns)
     summaries.flush()
 
 
-def _births(directory: RunDirectory, phase: Phase, memory: ExemplarMemory) -> np.ndarray:
-    """Returns the memory's exemplars as they were at the end of the phase that made them."""
-    birth = np.array(memory.images)
-    missing = memory.labels < phase.num_old
+def _births(
+    directory: RunDirectory, phase: Phase, memory: ExemplarMemory, rows: np.ndarray
+) -> np.ndarray:
+    """Returns the first exemplars of classes as they were at the end of the phase that made them.
+
+    Args:
+        directory: of the run.
+        phase: which.
+        memory: the exemplars.
+        rows: of the memory: the first exemplar of each class asked for. A class gives up its last
+            exemplars, so that it is still the same one.
+    """
+    birth = memory.images_at(rows)
+    missing = memory.labels[rows] < phase.num_old
     for index in range(phase.index):
+        if not missing.any():
+            break
         first = ExemplarMemory.load(directory.exemplars(index), memory.codec)
-        for label in np.unique(memory.labels[missing & np.isin(memory.labels, first.labels)]):
-            rows = np.flatnonzero(memory.labels == label)
-            # A class gives up its last exemplars: the first ones remain in their order.
-            birth[rows] = first.images[first.labels == label][: len(rows)]
-            missing[rows] = False
+        here = missing & np.isin(memory.labels[rows], first.labels)
+        birth[here] = first.images_at(np.searchsorted(first.labels, memory.labels[rows][here]))
+        missing &= ~here
     return birth
 
 
@@ -95,7 +112,7 @@ def _projected(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, list[str]]]:
     """Returns features, images and names of exemplars and test images of some classes.
 
-    Test images, for the training images of earlier classes are out of reach.
+    Test images, for the training images of earlier classes are out of reach; where there are any.
     """
     seen = phase.num_seen
     labels = np.linspace(0, seen - 1, min(_CLASSES_PROJECTED, seen)).astype(int)
@@ -104,6 +121,7 @@ def _projected(
     for label in labels:
         parts.append(("test image", test_set.subset(test_set.indices_of(label)[:_TEST_IMAGES])))
         parts.append(("exemplar", exemplars.subset(exemplars.indices_of(label))))
+    parts = [(kind, images) for kind, images in parts if len(images)]
     kinds = [kind for kind, images in parts for _ in range(len(images))]
     names = [class_names[label] for _, images in parts for label in images.labels]
     return (

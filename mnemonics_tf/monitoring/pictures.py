@@ -5,12 +5,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402, the backend must be chosen first
-import matplotlib.ticker  # noqa: E402
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.extras import extra
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; markers repeat the distinction.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -18,6 +16,15 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MOST_NAMED = 40
 _LONGEST_NAME = 18
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    try:
+        _pyplot()
+    except UserError:
+        return False
+    return True
 
 
 def accuracy_curves(
@@ -30,11 +37,12 @@ def accuracy_curves(
         path: of the picture; its suffix gives the format.
         head: whose accuracy is drawn.
     """
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     for i, (name, results) in enumerate(runs.items()):
         classes = [record["num_seen"] for record in results["phases"]]
-        accuracies = [100 * record["heads"][head]["accuracy"] for record in results["phases"]]
-        average = 100 * results["summary"][head]["average_accuracy"]
+        accuracies = [_percent(record["heads"][head]["accuracy"]) for record in results["phases"]]
+        average = _percent(results["summary"][head]["average_accuracy"])
         axes.plot(
             classes,
             accuracies,
@@ -50,7 +58,12 @@ def accuracy_curves(
     plt.close(figure)
 
 
-def accuracy_matrix(rows: Sequence[Sequence[float]]) -> np.ndarray:
+def _percent(share: float | None) -> float:
+    """Returns a share in percent; NaN, which is not drawn, for what was not tested."""
+    return np.nan if share is None else 100 * share
+
+
+def accuracy_matrix(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
     """Draws the accuracies after each phase on each class group, as RGB uint8 `[h, w, 3]`.
 
     Args:
@@ -58,17 +71,19 @@ def accuracy_matrix(rows: Sequence[Sequence[float]]) -> np.ndarray:
     """
     matrix = np.full((len(rows), len(rows)), np.nan)
     for i, row in enumerate(rows):
-        matrix[i, : len(row)] = 100 * np.array(row)
+        matrix[i, : len(row)] = [_percent(value) for value in row]
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
     picture = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(picture, label="Accuracy (%)")
     if len(rows) <= 12:
         for i, row in enumerate(rows):
             for k, value in enumerate(row):
-                ink = "black" if value > 0.5 else "white"
-                axes.text(k, i, f"{100 * value:.0f}", ha="center", va="center", color=ink)
+                if value is not None:
+                    ink = "black" if value > 0.5 else "white"
+                    axes.text(k, i, f"{100 * value:.0f}", ha="center", va="center", color=ink)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axis.set_major_locator(plt.MaxNLocator(integer=True))
     axes.set_xlabel("Class group (phase that taught it)")
     axes.set_ylabel("After phase")
     return _pixels(figure)
@@ -91,6 +106,7 @@ def confusion_matrix(
     count = len(counts)
     named = count <= _MOST_NAMED
     side = max(5.2, 0.27 * count + 2.4) if named else 7.0
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(side + 1.0, side), layout="constrained")
     picture = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(picture, label="Share of the true class (%)", shrink=0.8)
@@ -122,11 +138,21 @@ def _short(name: str) -> str:
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
 
 
-def _pixels(figure: plt.Figure) -> np.ndarray:
+def _pyplot() -> Any:
+    """Returns `matplotlib.pyplot`, which draws without a screen."""
+    with extra("report", "a picture of results"):
+        import matplotlib
+
+        matplotlib.use("Agg")  # before pyplot is imported
+        import matplotlib.pyplot
+    return matplotlib.pyplot
+
+
+def _pixels(figure: Any) -> np.ndarray:
     with warnings.catch_warnings():
         # Of letters that the font lacks: they are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
-    plt.close(figure)
+    _pyplot().close(figure)
     return pixels

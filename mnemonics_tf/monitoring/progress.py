@@ -1,11 +1,13 @@
 """What a run says while it works: one line on a terminal, plain lines elsewhere, and log.txt."""
 
+import contextlib
 import logging
 import logging.handlers
 import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 
 from mnemonics_tf.run.files import user_error_on_disk_trouble
 from mnemonics_tf.tracing import TRACES
@@ -47,6 +49,13 @@ def log_to(path: pathlib.Path, console: bool = True) -> None:
         file = _LogFile(path, messages)
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     LOGGER.addHandler(file)
+
+
+def stop_logging() -> None:
+    """Undoes `log_to`: the log file is closed, and messages go where the program has them go."""
+    _begin(console=False)
+    LOGGER.setLevel(logging.NOTSET)
+    LOGGER.propagate = True
 
 
 def _begin(console: bool) -> None:
@@ -94,16 +103,26 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-class StageProgress:
-    """Reports one stage of one phase: position, metrics, time left in the stage.
+@contextlib.contextmanager
+def shown() -> Iterator[None]:
+    """Shows messages on standard output, unless a run or the program takes them already."""
+    if LOGGER.handlers or (LOGGER.isEnabledFor(logging.INFO) and LOGGER.hasHandlers()):
+        yield
+        return
+    _begin(console=True)
+    try:
+        yield
+    finally:
+        stop_logging()
+
+
+class Progress:
+    """Reports long work: position, metrics, time left.
 
     Args:
-        phase: index of the phase.
-        num_phases: N, the last phase's index.
-        stage: name.
-        total: how many positions (epochs, outer steps) the stage has.
+        prefix: what stands in front, the unit that is counted last.
+        total: how many positions (epochs, outer steps) there are.
         start: position at which this process begins; a part of one may be done.
-        unit: what is counted.
     """
 
     #: seconds between two lines in the log, so that short epochs do not flood it
@@ -111,22 +130,19 @@ class StageProgress:
     #: and within a unit
     INTERVAL_WITHIN = 60.0
 
-    def __init__(
-        self,
-        phase: int,
-        num_phases: int,
-        stage: str,
-        total: int,
-        start: float = 0,
-        unit: str = "epoch",
-    ):
-        self._prefix = f"phase {phase}/{num_phases} {stage} {unit}"
+    def __init__(self, prefix: str, total: int, start: float = 0):
+        self._prefix = prefix
         self._total = total
         self._start = start
         self._started = time.monotonic()
         self._traced = TRACES.seconds
         self._reported = -self.INTERVAL
         self._terminal = sys.stdout.isatty()
+
+    def spent(self) -> float:
+        """Returns the seconds so far, but for tracing: done once, it tells nothing of the rest."""
+        tracing = TRACES.seconds - self._traced
+        return max(time.monotonic() - self._started - tracing, 0.0)
 
     def update(self, position: float, metrics: dict[str, float]) -> None:
         """Reports that `position` of the total is done.
@@ -140,9 +156,7 @@ class StageProgress:
         if last:
             when = f"took {duration(now - self._started)}"
         else:
-            # Graphs are traced once, and say nothing about the rest.
-            spent = now - self._started - (TRACES.seconds - self._traced)
-            when = f"{duration(max(spent, 0.0) / max(done, 1e-9) * (self._total - position))} left"
+            when = f"{duration(self.spent() / max(done, 1e-9) * (self._total - position))} left"
         whole, part = divmod(position, 1)
         where = f"{int(whole) + (part > 0)}/{self._total}" + (f" ({part:.0%})" if part else "")
         line = f"{self._prefix} {where}  {_described(metrics, when)}"
@@ -155,6 +169,30 @@ class StageProgress:
         if last or (not self._terminal and now - self._reported >= interval):
             LOGGER.info("%s", line)
             self._reported = now
+
+
+class StageProgress(Progress):
+    """Reports one stage of one phase.
+
+    Args:
+        phase: index of the phase.
+        num_phases: N, the last phase's index.
+        stage: name.
+        total: how many positions (epochs, outer steps) the stage has.
+        start: position at which this process begins; a part of one may be done.
+        unit: what is counted.
+    """
+
+    def __init__(
+        self,
+        phase: int,
+        num_phases: int,
+        stage: str,
+        total: int,
+        start: float = 0,
+        unit: str = "epoch",
+    ):
+        super().__init__(f"phase {phase}/{num_phases} {stage} {unit}", total, start)
 
 
 def _described(metrics: dict[str, float], when: str) -> str:

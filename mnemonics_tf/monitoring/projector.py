@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +20,7 @@ def write_embedding(
     name: str,
     features: np.ndarray,
     images: np.ndarray,
-    columns: dict[str, Sequence[str]],
+    columns: Mapping[str, Sequence[str]],
 ) -> None:
     """Adds one embedding to those that the projector offers for a log directory.
 

@@ -132,6 +132,8 @@ def _columns(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def final_metrics(summary: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Returns the metrics by which runs are compared, by tag.
 
+    Those that were measured.
+
     Args:
         summary: what results.json holds of each head.
     """
@@ -139,4 +141,5 @@ def final_metrics(summary: dict[str, dict[str, Any]]) -> dict[str, float]:
         f"final/{head}_{title}": values[name]
         for head, values in summary.items()
         for title, name in _FINAL.items()
+        if values[name] is not None
     }

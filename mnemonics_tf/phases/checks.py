@@ -1,19 +1,24 @@
 """The protocol that settings ask for, and whether method and data fit it: before a run begins."""
 
-import dataclasses
 import itertools
+import os
 import pathlib
 from collections.abc import Sequence
 
 from mnemonics_tf.data.phase_classes import ids_of_phases, settled
-from mnemonics_tf.data.protocol import ClassIncrementalProtocol, class_order
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase, class_order
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.paths import user_path
 from mnemonics_tf.phases.adjust_exemplars import check_adjustment
+from mnemonics_tf.phases.coded_share import coded_share
+from mnemonics_tf.phases.quotas import ExpectedQuotas, expected_quotas, total_of
+from mnemonics_tf.phases.train_model import check_held_out
 from mnemonics_tf.run.checkpoints import Snapshot
+from mnemonics_tf.run.naming import default_run_dir
 from mnemonics_tf.settings import Settings
 
 #: exemplars of a class; what so many are not enough for, no number is
@@ -21,16 +26,22 @@ _MANY = 1000
 
 
 def settle(settings: Settings) -> Settings:
-    """Returns settings that hold the phases of `--phase_classes` themselves, not a file's path.
+    """Returns settings that do not depend on where and how they were passed.
+
+    They hold the phases of `--phase_classes` themselves, not a file's path; where the data is, from
+    the root; and the run's directory.
 
     Raises:
         UserError: if the file can't be read.
     """
-    wanted = settings.protocol
-    if not wanted.phase_classes:
-        return settings
-    protocol = dataclasses.replace(wanted, phase_classes=settled(wanted.phase_classes))
-    return dataclasses.replace(settings, protocol=protocol)
+    phases, data_dir = settings.protocol.phase_classes, settings.run.data_dir
+    if phases:
+        settings = settings.changed(phase_classes=settled(phases))
+    if data_dir and "://" not in data_dir:
+        settings = settings.changed(data_dir=os.path.abspath(user_path(data_dir)))
+    if not settings.run.run_dir:
+        settings = settings.changed(run_dir=default_run_dir(settings))
+    return settings
 
 
 def make_protocol(
@@ -66,7 +77,10 @@ def make_protocol(
 
 
 def warn_of_small_classes(
-    settings: Settings, protocol: ClassIncrementalProtocol, source: DataSource
+    settings: Settings,
+    protocol: ClassIncrementalProtocol,
+    source: DataSource,
+    phases: Sequence[Phase],
 ) -> None:
     """Warns where a class has fewer images than exemplars are asked for: all of them are kept.
 
@@ -74,11 +88,12 @@ def warn_of_small_classes(
         settings: of the run.
         protocol: what is learned when.
         source: tells how many images there are.
+        phases: whose new classes are looked at.
     """
-    budget = make_budget(settings.exemplar)
+    quotas = expected_quotas(settings, protocol, source)
     counts = source.training_counts_of(protocol.order)
-    for phase in protocol.phases:
-        quota = budget.quota(phase.num_seen)
+    for phase in phases:
+        quota = quotas.of(phase)
         small = [label for label in phase.new_classes if counts[label] < quota]
         if small:
             names = source.names_of(protocol.original_ids(small[:5]))
@@ -107,41 +122,56 @@ def check_method(
     Raises:
         UserError: names the flags to pass instead.
     """
-    name, budget = settings.training.method, make_budget(settings.exemplar)
+    name = settings.training.method
     in_vain = [
         flag
         for flag, passed in (
             ("--exemplars=mnemonics", settings.exemplar.exemplars == "mnemonics"),
             ("--adjust_old_exemplars", settings.adjustment.adjust_old_exemplars),
+            ("--replay_per_class", settings.training.replay_per_class > 0),
+            ("--coded_share", settings.exemplar.coded_share > 0),
         )
         if passed and method.keeps_past_data
     ]
     if in_vain:
         raise UserError(
             f"--method={name} with {' and '.join(in_vain)}: this method trains on all data so far "
-            "and never on exemplars, so that learning them is in vain: leave that out, or pass "
-            "another --method"
+            "and never on exemplars, so that this is in vain: leave it out, or pass another method"
         )
+    coded_share(settings.exemplar)  # refuses one that is none
     check_budget(settings, method, protocol)
     counts = source.training_counts_of(protocol.order)
+    quotas = expected_quotas(settings, protocol, source)
     enough = _exemplars_needed(settings, method, protocol)
     for before, phase in itertools.pairwise(protocol.phases):
-        quota, fewest_images = budget.quota(before.num_seen), int(min(counts[phase.seen_classes]))
-        smallest = min(quota, fewest_images)
-        held_out = method.held_out_per_class(phase, smallest)
-        if held_out >= smallest:
-            ways = _ways_to_more(settings, protocol, quota, fewest_images, enough)
-            if smallest > 1:  # of a single one no share is small enough
-                ways.append("lower --correction_share")
-            raise UserError(
-                f"--method={name} holds out {held_out} images of each class from training, but in "
-                f"phase {phase.index} a class has no more than {smallest}: "
-                f"{' or '.join(ways) or 'give it more images, or pass another --method'}"
-            )
+        quota, fewest_images = quotas.of(before), int(min(counts[phase.seen_classes]))
+        ways = _ways_to_more(protocol, quotas, quota, fewest_images, enough)
+        check_held_out(settings.training, method, phase, min(quota, fewest_images), ways)
     for before in protocol.phases[:-1]:
-        quota, fewest_images = budget.quota(before.num_seen), int(min(counts[before.seen_classes]))
-        ways = _ways_to_more(settings, protocol, quota, fewest_images, enough)
+        quota, fewest_images = quotas.of(before), int(min(counts[before.seen_classes]))
+        ways = _ways_to_more(protocol, quotas, quota, fewest_images, enough)
         check_adjustment(settings.adjustment, min(quota, fewest_images), ways)
+
+
+def check_exemplars(settings: Settings, method: Method, phase: Phase, fewest: int) -> None:
+    """Refuses to go on with fewer exemplars of a class than the next phase needs.
+
+    How many a budget in bytes holds is an estimate before the run, and known once they are encoded.
+
+    Args:
+        settings: of the run.
+        method: how the model learns.
+        phase: that comes next.
+        fewest: how many exemplars the smallest class has.
+
+    Raises:
+        UserError: names the flags to pass instead, in another run.
+    """
+    budget = make_budget(settings.exemplar)
+    if budget.counts_bytes:
+        ways = [f"begin another run with a larger budget than {budget.flag}"]
+        check_held_out(settings.training, method, phase, fewest, ways)
+        check_adjustment(settings.adjustment, fewest, ways)
 
 
 def check_budget(settings: Settings, method: Method, protocol: ClassIncrementalProtocol) -> None:
@@ -155,19 +185,13 @@ def check_budget(settings: Settings, method: Method, protocol: ClassIncrementalP
     Raises:
         UserError: if not even one exemplar a class fits in the end.
     """
-    total, num_classes = settings.exemplar.exemplars_total, protocol.phases[-1].num_seen
+    total, num_classes = make_budget(settings.exemplar).total, protocol.phases[-1].num_seen
     if total and total < num_classes:
-        enough = _total_of(protocol, _exemplars_needed(settings, method, protocol) or 1)
+        enough = total_of(protocol, _exemplars_needed(settings, method, protocol) or 1)
         raise UserError(
             f"--exemplars_total={total} leaves no exemplar for each of {num_classes} classes: "
             f"pass at least {enough}"
         )
-
-
-def _total_of(protocol: ClassIncrementalProtocol, per_class: int) -> int:
-    """Returns the budget in all that leaves as many of each class wherever exemplars are used."""
-    used = [phase.num_seen for phase in protocol.phases[:-1]]
-    return max(per_class * max(used, default=0), protocol.phases[-1].num_seen)
 
 
 def _exemplars_needed(
@@ -183,8 +207,8 @@ def _exemplars_needed(
 
 
 def _ways_to_more(
-    settings: Settings,
     protocol: ClassIncrementalProtocol,
+    quotas: ExpectedQuotas,
     quota: int,
     fewest_images: int,
     enough: int | None,
@@ -192,10 +216,7 @@ def _ways_to_more(
     """Returns the advice to keep more exemplars, where that helps."""
     if enough is None or fewest_images <= quota or fewest_images < enough:
         return []
-    flag = f"--exemplars_per_class={enough}"
-    if settings.exemplar.exemplars_total:
-        flag = f"--exemplars_total={_total_of(protocol, enough)}"
-    return [f"keep more exemplars ({flag})"]
+    return [f"keep more exemplars ({quotas.to_have(enough, protocol)})"]
 
 
 def check_snapshot(snapshot: Snapshot, stages: Sequence[str], directory: pathlib.Path) -> None:

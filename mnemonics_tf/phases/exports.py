@@ -12,8 +12,9 @@ from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.run import results
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.serving.export import ExportedClasses, export_name, export_phase
+from mnemonics_tf.serving.export import export_folder, export_phase
 from mnemonics_tf.serving.loading import damage
+from mnemonics_tf.serving.signatures import ExportedClasses
 
 
 class PhaseExports:
@@ -36,7 +37,10 @@ class PhaseExports:
         self._workshop = workshop
         self._source = source
         self._protocol = protocol
-        self._folder = directory.export / export_name(workshop.settings.protocol.dataset)
+        settings = workshop.settings
+        self._folder = export_folder(
+            directory.export, settings.protocol.dataset, settings.run.model_name
+        )
         self._on_one_device: IncrementalModel | None = None
 
     def path(self, phase: Phase) -> pathlib.Path:
@@ -87,6 +91,6 @@ class PhaseExports:
                 "protocol": results.protocol_fingerprint(workshop.settings, self._protocol),
                 "accuracy": accuracies,
             },
-            warmup_images=np.array(memory.images[:1]),
+            warmup_images=memory.images_at(np.array([0])),
             fit_image=self._source.fit_image,
         )

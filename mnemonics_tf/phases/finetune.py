@@ -1,5 +1,6 @@
 """The balanced fine-tune of a phase on exemplars only (Algorithm 1, line 18)."""
 
+from mnemonics_tf.data.draw import balanced
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.methods.base import Method, cross_entropy
@@ -16,6 +17,8 @@ def finetune_model(
 ) -> dict[str, float]:
     """Fine-tunes Theta_i on the exemplars only, as many of each class.
 
+    Where classes hold different numbers, each epoch draws as many of each.
+
     Args:
         workshop: of the run.
         phase: which.
@@ -31,7 +34,9 @@ def finetune_model(
     )
     training = workshop.settings.training
     earlier = phase.index if training.finetune_base_phase else phase.index - 1
-    return run_epochs(workshop, phase, exemplars, loop, stage, earlier * training.finetune_epochs)
+    draw = balanced(exemplars.labels, training.replay_per_class)
+    before = earlier * training.finetune_epochs
+    return run_epochs(workshop, phase, exemplars, loop, stage, before, draw)
 
 
 def finetunes(training: TrainingSettings, method: Method, phase: Phase) -> bool:

@@ -11,7 +11,7 @@ from mnemonics_tf.bilevel.cost import peak_bytes
 from mnemonics_tf.bilevel.learner import Companions, ExemplarLearner, Exemplars
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.models.incremental import IncrementalModel, activations_of
 from mnemonics_tf.monitoring.plan import Plan
 from mnemonics_tf.phases.pool import InTurn
 from mnemonics_tf.phases.state import Stage
@@ -61,7 +61,7 @@ def check_footprint(
     Raises:
         UserError: names the flags that would make it fit.
     """
-    image_bytes = 4 * sum(int(np.prod(layer.output.shape[1:])) for layer in backbone.layers)
+    image_bytes = 4 * activations_of(backbone)
     needed = peak_bytes(image_bytes, inner, exemplars, outer.outer_batch_size)
     available = devices.available_bytes()
     if available is not None and needed > available:

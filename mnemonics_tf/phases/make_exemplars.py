@@ -14,20 +14,22 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring import diagnostics
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.learning import as_exemplars, companions, learner, with_learned
 from mnemonics_tf.phases.pool import drifted_copies
+from mnemonics_tf.phases.select_exemplars import expected_number, select, select_within
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
-from mnemonics_tf.registry import find
 
 #: classes of a phase, and exemplars of each, whose beginnings a run keeps for pictures
 _STARTS_CLASSES = 40
 _STARTS_PER_CLASS = 4
+
+#: so many new classes tell enough of each other; fewer learn beside the old ones
+_ENOUGH_CLASSES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +68,20 @@ def make_exemplars(
         stage: resumes, shows and saves.
     """
     wanted = workshop.settings.exemplar
-    quota = make_budget(wanted).quota(phase.num_seen)
+    budget = make_budget(wanted)
     learned = wanted.exemplars == "mnemonics"
-    held_out, candidates = _hold_out(workshop, phase, images, quota if learned else None)
+    quota = expected_number(budget, phase, images, memory) if learned else None
+    held_out, candidates = _hold_out(workshop, phase, images, quota)
     selection = wanted.mnemonics_start if learned else wanted.exemplars
-    rows = select(workshop, phase, candidates, model, selection, quota)
+    rows = select_within(workshop, phase, candidates, model, selection, budget, memory)
     chosen = candidates.subset(rows)
     memory = memory.extended(chosen.load_all(), chosen.labels)
     if not learned:
+        return Made(memory)
+    if phase.num_seen == 1:
+        LOGGER.warning(
+            "exemplars: one class alone leaves nothing to discriminate: they stay as chosen"
+        )
         return Made(memory)
     made = _train_new(workshop, phase, memory, candidates, held_out, model, stage)
     return dataclasses.replace(made, starts=_starts(memory, phase.new_classes))
@@ -86,38 +94,7 @@ def _starts(memory: ExemplarMemory, classes: Sequence[int]) -> ExemplarMemory:
     # The first ones of a class stay when a budget shrinks.
     rows = [np.flatnonzero(memory.labels == label)[:_STARTS_PER_CLASS] for label in shown]
     kept = np.concatenate(rows)
-    return ExemplarMemory(memory.images[kept], memory.labels[kept])
-
-
-def select(
-    workshop: Workshop,
-    phase: Phase,
-    images: ImageSet,
-    model: IncrementalModel,
-    selection: str,
-    quota: int,
-) -> np.ndarray:
-    """Returns indices into `images`: at most `quota` a new class, best first within a class.
-
-    Args:
-        workshop: of the run.
-        phase: whose new classes.
-        images: to choose from.
-        model: gives features where the selection needs them.
-        selection: its name.
-        quota: exemplars of a class.
-    """
-    choose = find(SELECTIONS, selection, "exemplars")
-    chosen = []
-    for label in phase.new_classes:
-        members = images.indices_of(label)
-        features = np.empty((len(members), 0))
-        if selection not in SELECTIONS or selection in NEED_FEATURES:
-            features = workshop.evaluator(model).outputs(images.subset(members)).features
-        generator = numpy_generator(workshop.exemplar_seed, "exemplars", label)
-        count = min(quota, len(members))  # a small class is kept whole
-        chosen.append(members[choose(features, count, generator)])
-    return np.concatenate(chosen)
+    return ExemplarMemory(memory.images_at(kept), memory.labels[kept])
 
 
 def _hold_out(
@@ -155,11 +132,16 @@ def _train_new(
 
     E_i and D_i are alone in it, as Eq. 7 has them. With `train_beside_old` the old exemplars stand
     in the inner batches and beside D_i in the outer ones, and do not learn: that is Problem 4b.
+
+    Departure from Eq. 7: where a phase brings fewer than three classes they stand there too, for
+    E_i alone would have next to nothing to discriminate (one class has a loss of zero), and
+    exemplars are validated beside them.
     """
     settings, evaluator = workshop.settings, workshop.evaluator(model)
     outer = settings.outer
     new = memory.labels >= phase.num_old
-    rows = np.arange(len(memory)) if outer.train_beside_old else np.flatnonzero(new)
+    few = _are_few(phase)
+    rows, held_out = _beside(workshop, phase, memory, held_out)
     exemplars = as_exemplars(workshop, memory, rows, new)
     old = memory.as_image_set().subset(rows[~new[rows]])
     quota = int(np.sum(new)) // phase.num_new
@@ -168,7 +150,7 @@ def _train_new(
         network = workshop.copy_of(model)
         members = drifted_copies(workshop, phase, model, network, candidates, old, quota)
     outer_data = _outer_data(workshop, network, members, concatenate([candidates, old]))
-    validate = _validation(workshop, model, exemplars, held_out)
+    validate = _validation(workshop, model, exemplars, held_out, few)
     course = learner(workshop, network, members, outer, len(rows)).train_new(
         exemplars,
         outer_data,
@@ -198,6 +180,45 @@ def _train_new(
         *(margins_herding, metrics.get("held_out_accuracy")),
     )
     return Made(learned, metrics, exemplars)
+
+
+def _are_few(phase: Phase) -> bool:
+    """Whether the new classes alone would tell too little of each other."""
+    return phase.num_old > 0 and phase.num_new < _ENOUGH_CLASSES
+
+
+def _beside(
+    workshop: Workshop, phase: Phase, memory: ExemplarMemory, held_out: ImageSet | None
+) -> tuple[np.ndarray, ImageSet | None]:
+    """Returns which exemplars take part in learning, and what those that learn are judged by.
+
+    Where old ones take part because new classes are few, some of them are set aside as judges: of
+    each class the last ones, which are the least typical; of a class with a single one none.
+
+    Args:
+        workshop: of the run.
+        phase: which.
+        memory: of all classes.
+        held_out: training images of the new classes that judge, or None.
+    """
+    wanted = workshop.settings
+    old = memory.labels < phase.num_old
+    if not _are_few(phase):
+        takes_part = np.ones_like(old) if wanted.outer.train_beside_old else ~old
+        return np.flatnonzero(takes_part), held_out
+    judges = np.zeros_like(old)
+    for label in range(phase.num_old if held_out else 0):
+        members = np.flatnonzero(memory.labels == label)
+        share = round(wanted.validation.validation_share * len(members))
+        count = min(max(1, share), len(members) - 1)
+        judges[members[len(members) - count :]] = True
+    LOGGER.info(
+        "exemplars: the new classes are %d: theirs learn beside %d of %d old classes",
+        *(phase.num_new, np.sum(old & ~judges), phase.num_old),
+    )
+    if held_out:
+        held_out = concatenate([held_out, memory.as_image_set().subset(np.flatnonzero(judges))])
+    return np.flatnonzero(~judges), held_out
 
 
 def _tell_what_helped(course: Course) -> None:
@@ -237,7 +258,8 @@ def _outer_data(
     if settings.inner.inner_scope == "classifier":
         evaluator = workshop.evaluator(network, plain=bool(members))
         features = []
-        for member in members or [None]:
+        turns: list[dict[str, np.ndarray] | None] = [*members] or [None]
+        for member in turns:
             if member is not None:
                 network.set_state(member)
             features.append(evaluator.outputs(images).features)
@@ -255,17 +277,31 @@ def _outer_data(
 
 
 def _validation(
-    workshop: Workshop, model: IncrementalModel, exemplars: Exemplars, held_out: ImageSet | None
+    workshop: Workshop,
+    model: IncrementalModel,
+    exemplars: Exemplars,
+    held_out: ImageSet | None,
+    beside_old: bool,
 ) -> Callable[[np.ndarray], float] | None:
-    """Returns the score of the learning exemplars on held-out training images, or None."""
+    """Returns the score of the learning exemplars on held-out training images, or None.
+
+    Args:
+        workshop: of the run.
+        model: Theta_i.
+        exemplars: of which some learn.
+        held_out: images to be told apart.
+        beside_old: whether those that do not learn belong to the exemplars that are judged. Each
+            class then counts as much, for there are few images of old ones.
+    """
     if held_out is None:
         return None
     evaluator = workshop.evaluator(model)
     held_out_features = evaluator.outputs(held_out).features
-    labels, learns = exemplars.labels[exemplars.learns], exemplars.learns
+    judged = np.ones_like(exemplars.learns) if beside_old else exemplars.learns
+    labels = exemplars.labels[judged]
 
     def validate(images: np.ndarray) -> float:
-        features = evaluator.features_of_pixels(images[learns])
-        return probe_accuracy(features, labels, held_out_features, held_out.labels)
+        features = evaluator.features_of_pixels(images[judged])
+        return probe_accuracy(features, labels, held_out_features, held_out.labels, beside_old)
 
     return validate

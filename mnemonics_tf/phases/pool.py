@@ -103,7 +103,7 @@ class InTurn:
             outer: as there, but `feature` is that of every member, `[m, members, d]`.
             *key: as there; its last part is the outer step, which decides whose turn it is.
         """
-        turn = key[-1] % max(1, len(self._members))
+        turn = int(key[-1]) % max(1, len(self._members))
         if "feature" in outer:
             outer = outer | {"feature": outer["feature"][:, turn]}
         if self._members:

@@ -14,6 +14,7 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.monitoring.outlook import Outlook
 from mnemonics_tf.monitoring.progress import StageProgress
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
@@ -37,6 +38,7 @@ class PhaseState:
         run: settings of where and how.
         num_phases: N.
         summaries: for TensorBoard.
+        outlook: tells how long training takes.
         resume: the snapshot this process began with, until its stage has gone on from it.
         seconds: time spent, by stage, over all processes that worked on the phase; that of tracing
             and compiling is counted as `tracing` instead.
@@ -53,6 +55,7 @@ class PhaseState:
     run: RunSettings
     num_phases: int
     summaries: Summaries
+    outlook: Outlook
     resume: Snapshot | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -193,6 +196,17 @@ class Stage:
         """
         phase = self._state.phase.index
         return StageProgress(phase, self._state.num_phases, self.name, total, start, unit)
+
+    def epoch_done(self, share: float, seconds: float, done: float) -> None:
+        """Tells how long training takes, as soon as it can be told.
+
+        Args:
+            share: of the stage that is done.
+            seconds: that this process has worked on it.
+            done: the share of the stage that it did.
+        """
+        phase = self._state.phase.index
+        self._state.outlook.epoch_done(self.name, phase, share, seconds, done)
 
     def save_if_due(
         self, every: int, done: int, position: int, extra: Callable[[], dict[str, dict]]

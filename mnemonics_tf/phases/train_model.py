@@ -1,18 +1,23 @@
 """Model-level training of a phase: new data and old exemplars (Algorithm 1, lines 4 and 8)."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
+from mnemonics_tf.data.draw import Draw, epoch_size, replayed
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.phases.coded_share import partly_coded
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.settings import TrainingSettings
 from mnemonics_tf.training.loop import Moment, TrainingLoop
 
 
@@ -45,7 +50,7 @@ def train_model(
     epochs, before = training.base_epochs, 0
     if phase.index > 0:
         epochs, before = training.epochs, epochs + (phase.index - 1) * training.epochs
-    trained_on, held_out = _training_images(workshop, method, phase, images, memory)
+    trained_on, held_out, draw = _training_images(workshop, method, phase, images, memory)
     if not stage.resumed:
         features = functools.partial(_features, workshop, model, images)
         method.initialise_new_classes(model, phase, features)
@@ -53,7 +58,7 @@ def train_model(
         epochs, training.learning_rate, training.learning_rate_milestones
     )
     loop = workshop.training_loop("train", model, old_model, method.loss_parts, settings)
-    metrics = run_epochs(workshop, phase, trained_on, loop, stage, before)
+    metrics = run_epochs(workshop, phase, trained_on, loop, stage, before, draw)
     if held_out:
         logits = evaluator.outputs(held_out).logits
         method.after_training(model, phase, held_out.labels, logits)
@@ -62,18 +67,55 @@ def train_model(
 
 def _training_images(
     workshop: Workshop, method: Method, phase: Phase, images: ImageSet, memory: ExemplarMemory
-) -> tuple[ImageSet, ImageSet | None]:
-    """Returns D_i with the old exemplars, and what the method holds out of them, balanced."""
+) -> tuple[ImageSet, ImageSet | None, Draw | None]:
+    """Returns D_i with the old exemplars, what is held out of them, and which an epoch sees.
+
+    What a method holds out is as much of each class.
+    """
+    num_new, training = len(images), workshop.settings.training
     if not method.keeps_past_data:
+        images = partly_coded(workshop, phase, images, memory)
         images = concatenate([images, memory.as_image_set()])
-    count = method.held_out_per_class(phase, int(np.bincount(images.labels).min()))
-    if not count:
-        return images, None
+    smallest = int(np.bincount(images.labels).min())
+    check_held_out(training, method, phase, smallest, [])
+    count = method.held_out_per_class(phase, smallest)
     held_out = np.zeros(len(images), bool)
-    for label in phase.seen_classes:
+    for label in phase.seen_classes if count else ():
         generator = numpy_generator(workshop.seed, "method held out", phase.index, label)
         held_out[generator.permutation(images.indices_of(label))[:count]] = True
-    return images.subset(np.flatnonzero(~held_out)), images.subset(np.flatnonzero(held_out))
+    left = np.flatnonzero(~held_out)
+    draw = replayed(images.labels[left], left >= num_new, training.replay_per_class)
+    if not count:
+        return images, None, draw
+    return images.subset(left), images.subset(np.flatnonzero(held_out)), draw
+
+
+def check_held_out(
+    training: TrainingSettings, method: Method, phase: Phase, smallest: int, ways: Sequence[str]
+) -> None:
+    """Refuses a method that would hold all images of a class out of training.
+
+    Args:
+        training: how the model is trained.
+        method: which.
+        phase: that is to be trained.
+        smallest: how many images the smallest class has.
+        ways: advice to keep more exemplars, if that would help.
+
+    Raises:
+        UserError: if so many are held out.
+    """
+    held_out = method.held_out_per_class(phase, smallest)
+    if not held_out or held_out < smallest:
+        return
+    ways = list(ways)
+    if smallest > 1:  # of a single one no share is small enough
+        ways.append("lower --correction_share")
+    raise UserError(
+        f"--method={training.method} holds out {held_out} images of each class from training, but "
+        f"in phase {phase.index} a class has no more than {smallest}: "
+        f"{' or '.join(ways) or 'give it more images, or pass another --method'}"
+    )
 
 
 def _features(
@@ -90,6 +132,7 @@ def run_epochs(
     loop: TrainingLoop,
     stage: Stage,
     before: int,
+    draw: Draw | None = None,
 ) -> dict[str, float]:
     """Trains for the loop's epochs, from where a checkpoint left it; returns the last's metrics.
 
@@ -100,15 +143,17 @@ def run_epochs(
         loop: at the start of the stage.
         stage: resumes, shows and saves.
         before: how many epochs the stage had in all earlier phases.
+        draw: which images each epoch sees; None: all.
     """
     epochs = loop.settings.epochs
-    steps = -(-len(images) // loop.settings.batch_size)
+    steps = -(-epoch_size(images, draw) // loop.settings.batch_size)
     first_epoch, first_step, totals = 0, 0, None
     if resumed := stage.resumed:
         first_epoch, first_step = divmod(resumed.position, steps)
         totals = resumed.groups["epoch"]["totals"]
         loop.set_state(resumed.groups["optimizer"])
-    progress = stage.progress(epochs, first_epoch + first_step / steps)
+    start = first_epoch + first_step / steps
+    progress = stage.progress(epochs, start)
     key = (stage.name, phase.index)
 
     def groups(moment: Moment) -> dict[str, dict[str, np.ndarray]]:
@@ -117,10 +162,12 @@ def run_epochs(
         return {"optimizer": loop.state(), "epoch": {"done": done, "totals": so_far}}
 
     every = workshop.settings.run.checkpoint_epochs
-    for moment in loop.run(images, range(first_epoch, epochs), key, first_step, totals):
+    for moment in loop.run(images, range(first_epoch, epochs), key, first_step, totals, draw):
         progress.update(moment.epoch + moment.step / steps, moment.metrics)
         if moment.ends_epoch:
             stage.note(moment.metrics)
+            trained = moment.epoch + 1
+            stage.epoch_done(trained / epochs, progress.spent(), (trained - start) / epochs)
             stage.summaries.course(stage.name, phase.index, moment.metrics, moment.epoch, before)
         done = (moment.epoch + 1) * moment.ends_epoch
         stage.save_if_due(every, done, moment.position, functools.partial(groups, moment))

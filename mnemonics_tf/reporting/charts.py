@@ -140,7 +140,7 @@ def _drawn(line: Series, scale_x, scale_y, unit: str) -> str:
     dash = _DASHES[line.index // NUM_COLOURS % len(_DASHES)]
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
     parts.append(f'<path class="line" style="stroke:{paint}"{dashes} d="{_path(points)}"/>')
-    widths = line.half_widths or [None] * len(line.y)
+    widths: Sequence[float | None] = line.half_widths or [None] * len(line.y)
     for (px, py), x, y, width in zip(points, line.x, line.y, widths, strict=True):
         interval = "" if width is None else f" ± {width:.2f}"
         text = escape(f"{line.name}: {y:.2f}{interval}{unit} at {x:g}")

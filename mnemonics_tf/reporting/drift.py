@@ -40,7 +40,8 @@ def since_birth(memories: list[ExemplarMemory], num_seen: list[int], phase: int)
     for label in np.unique(now.labels):
         first = memories[int(np.searchsorted(num_seen, label, side="right"))]
         # A class gives up its last exemplars, so that the first ones remain in their order.
-        births.append(first.images[first.labels == label][: np.sum(now.labels == label)])
+        rows = np.flatnonzero(first.labels == label)[: np.sum(now.labels == label)]
+        births.append(first.images_at(rows))
     return Pair(now.labels, np.concatenate(births), now.images)
 
 

@@ -3,16 +3,16 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import threadpoolctl
-from sklearn.manifold import TSNE
 
 from mnemonics_tf.data.source import DataSource, ids_in_words
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import unit_length
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
+from mnemonics_tf.extras import extra
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.reporting.runs import Run
 from mnemonics_tf.run.resume import check_memory
@@ -82,6 +82,7 @@ def _embed_phase(
     num_seen: int,
     num_classes: int,
 ) -> Embedding:
+    assert run.directory is not None, "results alone have no exemplars"
     path = run.directory.exemplars(phase)
     memory = ExemplarMemory.load(path)
     check_memory(path, memory, num_seen, source.image_shape)
@@ -116,7 +117,7 @@ def _class_order(run: Run, source: DataSource) -> list[int]:
     order = run.contents.get("class_order")
     if order is None or not set(order) <= set(source.original_ids):
         raise UserError(
-            f"{run.directory.results} has {'no' if order is None else 'another'} class_order than "
+            f"{run.path} has {'no' if order is None else 'another'} class_order than "
             f"the data, whose class ids are {ids_in_words(source.original_ids)}: start the run's "
             "command again, which writes the file anew"
         )
@@ -138,13 +139,26 @@ def _sample(features: np.ndarray, label: int) -> np.ndarray:
     return features[np.sort(rows)]
 
 
+def check_installed() -> None:
+    """Raises UserError if what the t-SNE needs is not installed."""
+    _packages()
+
+
+def _packages() -> tuple[Any, Any]:
+    with extra("report", "the t-SNE of a report"):
+        import threadpoolctl
+        from sklearn.manifold import TSNE
+    return threadpoolctl, TSNE
+
+
 def _tsne(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Returns the two-dimensional embedding of L2-normalised features, part by part."""
     features = unit_length(np.concatenate(parts).astype(np.float64))
     perplexity = min(30.0, (len(features) - 1) / 4)
+    threadpoolctl, tsne = _packages()
     # One thread: the sum over threads would differ from run to run.
     with threadpoolctl.threadpool_limits(1):
-        points = TSNE(perplexity=perplexity, random_state=0).fit_transform(features)
+        points = tsne(perplexity=perplexity, random_state=0).fit_transform(features)
     points = points - points.min(axis=0)
     points = points / max(float(points.max()), 1e-12)
     points += (1 - points.max(axis=0)) / 2

@@ -124,6 +124,8 @@ def _amplification(cards: Sequence[Card]) -> int:
 def _starts(run: Run, image_shape: Sequence[int]) -> dict[int, np.ndarray]:
     """Returns by label what learned exemplars began as; of an older run there is nothing."""
     starts: dict[int, np.ndarray] = {}
+    if run.directory is None:  # bare results have no exemplars
+        return starts
     first = 0
     for record in run.phases:
         path, end = run.directory.exemplar_starts(record["phase"]), record["num_seen"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mnemonics_tf.evaluation.evaluator import HEADS
-from mnemonics_tf.evaluation.intervals import Estimate
+from mnemonics_tf.evaluation.intervals import Estimate, as_number
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.reporting.names import group_names
 from mnemonics_tf.reporting.published import Choices
@@ -68,14 +68,18 @@ class Group:
         """Returns the same of the accuracy on the classes of phase 0."""
         return self._by_phase(head, lambda record: record["group_accuracies"][0])
 
-    def _by_phase(self, head: str, figure: Callable[[dict[str, Any]], float]) -> list[Estimate]:
-        values = [[figure(record["heads"][head]) for record in run.phases] for run in self.runs]
+    def _by_phase(
+        self, head: str, figure: Callable[[dict[str, Any]], float | None]
+    ) -> list[Estimate]:
+        values = [
+            [as_number(figure(record["heads"][head])) for record in run.phases] for run in self.runs
+        ]
         return [Estimate(column) for column in zip(*values, strict=True)]
 
     def metric(self, head: str, name: str) -> Estimate:
         """Returns a number in `results.summarize`."""
         summaries = [results.summarize(run.phases)[head] for run in self.runs]
-        return Estimate(tuple(summary[name] for summary in summaries))
+        return Estimate(tuple(as_number(summary[name]) for summary in summaries))
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

@@ -1,6 +1,7 @@
 """The report as one HTML page that needs nothing beside itself."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -115,7 +116,8 @@ def _table(table: Table, kind: str = "") -> str:
 
 def _cell(table: Table, column: int, text: str) -> str:
     shade = ""
-    if text and table.shaded_from is not None and column >= table.shaded_from:
+    is_figure = text not in ("", tables.NOTHING)
+    if is_figure and table.shaded_from is not None and column >= table.shaded_from:
         shade = f' style="background:rgba(var(--heat),{0.45 * float(text) / 100:.3f})"'
     first, *others = text.split("\n")
     smaller = "".join(f"<small>{escape(line)}</small>" for line in others)
@@ -144,31 +146,48 @@ def _by_protocol(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
 
 def _protocol_name(run: Run) -> str:
     protocol = run.protocol
-    total = protocol.get("exemplars_total")
+    total, total_bytes = protocol.get("exemplars_total"), protocol.get("exemplar_bytes_total")
     budget = f"{total} exemplars" if total else f"{protocol.get('exemplars_per_class')} a class"
+    if total_bytes:
+        budget = f"{total_bytes} bytes"
+    elif class_bytes := protocol.get("exemplar_bytes_per_class"):
+        budget = f"{class_bytes} bytes a class"
     return f"{protocol['dataset']}, N = {protocol['num_phases']}, {budget}"
 
 
 def _series(group: Group, figures: Sequence[Estimate]) -> Series:
-    """Returns a group's line: with a ribbon, or where seeds are too few for one with each seed."""
-    half_widths = [figure.half_width for figure in figures]
+    """Returns a group's line: with a ribbon, or where seeds are too few for one with each seed.
+
+    What was not tested has no point.
+    """
+    points = zip(group.num_classes, figures, strict=True)
+    tested = [(classes, figure) for classes, figure in points if not math.isnan(figure.mean)]
+    half_widths = [f.half_width for _, f in tested if f.half_width is not None]
     ribbon = None
     members: list[list[float]] = []
-    if None not in half_widths:
+    if len(half_widths) == len(tested):
         ribbon = [100 * width for width in half_widths]
     elif len(group.runs) > 1:
         members = [
-            list(run) for run in zip(*(100 * np.array(f.values) for f in figures), strict=True)
+            list(run) for run in zip(*(100 * np.array(f.values) for _, f in tested), strict=True)
         ]
-    means = [100 * figure.mean for figure in figures]
-    return Series(group.index, group.name, group.num_classes, means, ribbon, members)
+    classes, means = [c for c, _ in tested], [100 * figure.mean for _, figure in tested]
+    return Series(group.index, group.name, classes, means, ribbon, members)
+
+
+def _lines(series: Sequence[Series], x_label: str, y_label: str, description: str) -> str:
+    """Returns a chart of what was tested."""
+    drawn = [line for line in series if line.y]
+    if not drawn:
+        return "<p>Not tested.</p>"
+    return charts.line_chart(drawn, x_label, y_label, description)
 
 
 def _accuracy(groups: Sequence[Group]) -> str:
     figures = []
     for protocol, members in _by_protocol(groups):
         for head in HEADS:
-            chart = charts.line_chart(
+            chart = _lines(
                 [_series(group, group.accuracies(head)) for group in members],
                 "Number of classes",
                 "Accuracy on all seen classes (%)",
@@ -200,7 +219,7 @@ def _forgetting(groups: Sequence[Group]) -> str:
     figures = []
     for protocol, members in _by_protocol(groups):
         for head in HEADS:
-            chart = charts.line_chart(
+            chart = _lines(
                 [_series(group, group.base_accuracies(head)) for group in members],
                 "Number of classes",
                 "Accuracy on phase 0's classes (%)",
@@ -247,7 +266,7 @@ def _scatter(picture: Embedding, name: str, exemplars, define: bool) -> str:
         background = f'<use href="#{identifier}"/>'
     marks = "".join(
         f'<path class="exemplar" style="fill:{charts.colour(k)}" d="'
-        + "".join(charts.marker(k, *(_SCATTER * point), size=4.5) for point in points)
+        + "".join(charts.marker(k, x, y, size=4.5) for x, y in _SCATTER * points)
         + '"/>'
         for k, points in enumerate(exemplars)
     )

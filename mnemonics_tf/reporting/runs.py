@@ -147,6 +147,8 @@ def refuse_other_records(run: Run) -> None:
         UserError: names the files that contradict each other.
     """
     directory = run.directory
+    if directory is None:
+        return
     for record in run.phases:
         path = directory.record(record["phase"])
         # As text, for NaN is not equal to itself.

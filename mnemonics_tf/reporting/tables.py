@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from mnemonics_tf.errors import printable
 from mnemonics_tf.evaluation.evaluator import HEADS
-from mnemonics_tf.evaluation.intervals import FEWEST_FOR_INTERVAL, Estimate
+from mnemonics_tf.evaluation.intervals import FEWEST_FOR_INTERVAL, Estimate, as_number
 from mnemonics_tf.monitoring.progress import duration
 from mnemonics_tf.reporting.groups import Group
 from mnemonics_tf.reporting.published import EPOCHS, published_values
@@ -48,6 +49,8 @@ def percent(estimate: Estimate, signed: bool = False) -> str:
         estimate: of fractions; shown as percentages to two places.
         signed: whether a plus stands before what is positive.
     """
+    if math.isnan(estimate.mean):
+        return NOTHING
     sign = "+" if signed else ""
     text = f"{100 * estimate.mean:{sign}.2f}"
     if estimate.half_width is not None:
@@ -59,7 +62,7 @@ def percent(estimate: Estimate, signed: bool = False) -> str:
 
 def summary(groups: Sequence[Group]) -> Table:
     """Returns average accuracy and forgetting of both heads, by group."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups:
         for head in HEADS:
             rows.append(
@@ -112,7 +115,7 @@ def paired(groups: Sequence[Group]) -> Table | None:
                 theirs, ours = (_by_seed(g, head, name) for g in (first, group))
                 differences = Estimate(tuple(ours[seed] - theirs[seed] for seed in seeds))
                 each = ", ".join(f"{100 * value:+.2f}" for value in differences.values)
-                several = len(seeds) > 1
+                several = len(seeds) > 1 and not math.isnan(differences.mean)
                 cells.append(percent(differences, signed=True) + f"\n{each}" * several)
             numbers = ", ".join(str(seed[0]) for seed in seeds)
             rows.append((group.name, head, numbers, *cells))
@@ -154,6 +157,7 @@ def beside_the_paper(groups: Sequence[Group]) -> Table | None:
         for group in groups
         if group.first.is_finished
         and (row := published_values(*_place(group), group.choices)) is not None
+        and not math.isnan(group.metric(group.head, "average_accuracy").mean)
     ]
     if not found:
         return None
@@ -217,12 +221,13 @@ def by_phase(group: Group, head: str) -> Table:
     matrices = [
         [record["heads"][head]["group_accuracies"] for record in run.phases] for run in group.runs
     ]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for i, num_seen in enumerate(group.num_classes):
-        cells = [
-            f"{100 * Estimate(tuple(matrix[i][k] for matrix in matrices)).mean:.1f}"
+        means = [
+            Estimate(tuple(map(as_number, (matrix[i][k] for matrix in matrices)))).mean
             for k in range(i + 1)
         ]
+        cells = [NOTHING if math.isnan(mean) else f"{100 * mean:.1f}" for mean in means]
         cells += [""] * (len(group.num_classes) - i - 1)
         rows.append((str(i), str(num_seen), percent(group.accuracies(head)[i]), *cells))
     return Table(
@@ -251,7 +256,7 @@ def times(groups: Sequence[Group]) -> Table | None:
     stages = [s for s in stages if any(round(times.get(s, 0)) for times in by_group.values())]
     if not stages:
         return None
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups:
         mine = by_group[group.index]
         cells = [duration(mine[stage]) if stage in mine else NOTHING for stage in stages]
@@ -261,7 +266,7 @@ def times(groups: Sequence[Group]) -> Table | None:
 
 def learning(group: Group) -> Table | None:
     """Returns how exemplars learned and moved, by phase, in the group's first run; None if none."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for record in group.first.phases:
         for stage in ("exemplars", "adjust"):
             figures = record.get("stages", {}).get(stage)
@@ -321,7 +326,7 @@ def _learning_cells(figures: dict[str, Any]) -> tuple[str, ...]:
 
 def runs(groups: Sequence[Group]) -> Table:
     """Returns where the runs behind each name lie."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (group.name, str(run.seeds[0]), str(len(run.phases)), printable(run.path))
         for group in groups
         for run in group.runs
@@ -332,7 +337,7 @@ def runs(groups: Sequence[Group]) -> Table:
 def fingerprints(groups: Sequence[Group]) -> Table:
     """Returns the protocol of every group with the hashes of its runs."""
     keys = list(dict.fromkeys(key for group in groups for key in group.first.protocol))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups:
         protocol = group.first.protocol
         seeds = ", ".join(str(run.seeds[0]) for run in group.runs)
@@ -361,7 +366,7 @@ def settings(groups: Sequence[Group]) -> Table:
 
 def machines(groups: Sequence[Group]) -> Table:
     """Returns what ran each group."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups:
         packages = group.first.contents.get("packages") or {}
         hardware = group.first.contents.get("hardware") or {}

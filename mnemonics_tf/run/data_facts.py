@@ -1,14 +1,18 @@
 """classes.json: what a run notes of its data, and whether data found later are the same.
 
-Noted are the classes of every phase by name, the number of training images of each, and a digest of
-the training and of the test images. What digests cover, and what they can miss, the sources say:
-`FileStorage`, `RecordStorage`, `InMemorySource`, `DataSource`. Versions before noted no digests.
+Noted are the classes of every phase by name, the number of training images of each, a digest of the
+training and of the test images, and how images are normalised, augmented and brought to one size.
+What digests cover, and what they can miss, the sources say: `FileStorage`, `RecordStorage`,
+`InMemorySource`, `DataSource`. Versions before noted no digests, or no preprocessing.
 """
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import Any
 
+from mnemonics_tf.data.augmentation import AUGMENTATIONS
+from mnemonics_tf.data.preprocessing import Preprocessing
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.data.source import PARTS, DataSource
 from mnemonics_tf.errors import UserError, printable
@@ -17,6 +21,7 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json
 
 DIGESTS = "data_digests"
+_PREPROCESSING = "preprocessing"
 
 _LOGGER = logging.getLogger("mnemonics_tf")
 
@@ -25,6 +30,15 @@ _SHAPE = schema.fields(
     {
         "training_images": schema.sequence(schema.whole()),
         DIGESTS: schema.fields(dict.fromkeys(PARTS, schema.text)),
+        _PREPROCESSING: schema.fields(
+            {
+                "image_shape": schema.sequence(schema.whole(1), length=3),
+                "channel_mean": schema.sequence(schema.number(), at_least=1),
+                "channel_std": schema.sequence(schema.number(), at_least=1),
+                "augmentation": schema.one_of(*AUGMENTATIONS),
+                "fitting": schema.text,
+            }
+        ),
     },
 )
 
@@ -33,12 +47,15 @@ class OtherDataError(UserError):
     """Data are not those of a run."""
 
 
-def data_facts(source: DataSource, protocol: ClassIncrementalProtocol) -> dict[str, Any]:
+def data_facts(
+    source: DataSource, protocol: ClassIncrementalProtocol, preprocessing: Preprocessing
+) -> dict[str, Any]:
     """Returns what is noted of the data.
 
     Args:
         source: of the data; no training image of it was released.
         protocol: tells which class comes in which phase.
+        preprocessing: of the images.
     """
     return {
         "phases": [
@@ -46,7 +63,50 @@ def data_facts(source: DataSource, protocol: ClassIncrementalProtocol) -> dict[s
         ],
         "training_images": source.training_counts_of(protocol.order).tolist(),
         DIGESTS: dict(source.digests),
+        _PREPROCESSING: dataclasses.asdict(preprocessing),
     }
+
+
+def preprocessing_of(
+    directory: RunDirectory, source: DataSource, protocol: ClassIncrementalProtocol
+) -> Preprocessing:
+    """Returns what becomes of a run's images: as noted, or as phase 0's images decide.
+
+    Runs of earlier versions keep what these did: they measured the images of all classes.
+
+    Args:
+        directory: of the run, which may not have begun.
+        source: of its data.
+        protocol: tells which classes phase 0 learns.
+
+    Raises:
+        UserError: if classes.json is damaged.
+    """
+    noted = noted_preprocessing(directory)
+    if noted:
+        return noted
+    if directory.settings.exists():
+        return Preprocessing.of_all(source)
+    base = protocol.original_ids(protocol.phases[0].new_classes)
+    return Preprocessing.beginning_with(source, base)
+
+
+def noted_preprocessing(directory: RunDirectory) -> Preprocessing | None:
+    """Returns what a run has noted of its preprocessing; None if it has not begun or is too old.
+
+    Raises:
+        UserError: if classes.json is damaged.
+    """
+    noted = (noted_facts(directory) or {}).get(_PREPROCESSING)
+    if noted is None:
+        return None
+    return Preprocessing(
+        tuple(noted["image_shape"]),
+        tuple(noted["channel_mean"]),
+        tuple(noted["channel_std"]),
+        noted["augmentation"],
+        noted["fitting"],
+    )
 
 
 def noted_facts(directory: RunDirectory) -> dict[str, Any] | None:
@@ -120,11 +180,32 @@ def refuse_other_data(
             _LOGGER.warning("%s: %s", directory.root, wrong or unclear)
 
 
+def refuse_other_test_images(directory: RunDirectory, source: DataSource, remedy: str) -> None:
+    """Refuses data whose test images are not those of a run; warns where that can't be told.
+
+    Args:
+        directory: of the run.
+        source: of the data found.
+        remedy: what to do, for the message.
+
+    Raises:
+        OtherDataError: tells what was noted and what was found.
+    """
+    digests = (noted_facts(directory) or {}).get(DIGESTS)
+    if digests is None:
+        _warn_of_missing_digest(directory)
+        return
+    wrong, unclear = _other_images("test", digests["test"], source.digests["test"])
+    _refuse(directory, wrong, remedy)
+    if unclear:
+        _LOGGER.warning("%s: %s", directory.root, unclear)
+
+
 def refuse_other_phase0(mine: RunDirectory, other: RunDirectory, remedy: str) -> None:
     """Refuses to take from the phase 0 of a run on other data; warns where that can't be told.
 
-    Later phases need not have the same classes; but all training images must be the same, as those
-    of the later ones are in the mean and deviation by which some sources normalise.
+    Later phases need not have the same classes; but all training images must be the same, as one
+    digest covers them.
 
     Args:
         mine: the run that takes it, its data noted.

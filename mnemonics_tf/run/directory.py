@@ -28,6 +28,9 @@ class RunDirectory:
         self.flags = self.root / "flags.txt"
         self.settings = self.root / "settings.json"
         self.classes = self.root / "classes.json"
+        #: a user's own backbone, and the weights that it begins with
+        self.backbone = self.root / "backbone.json"
+        self.backbone_weights = self.root / "backbone.npz"
         self.results = self.root / "results.json"
         self.log = self.root / "log.txt"
         self.export = self.root / "export"
@@ -42,7 +45,10 @@ class RunDirectory:
                 what is no file has the name of one of the run's; and at the next write within, if
                 the directory was removed or replaced meanwhile.
         """
-        for path in (self.flags, self.settings, self.classes, self.results, self.log):
+        for path in (
+            *(self.flags, self.settings, self.classes, self.results, self.log),
+            *(self.backbone, self.backbone_weights),
+        ):
             check_regular(path)
         path = self.root / ".lock"
         with user_error_on_disk_trouble(self.root):
@@ -67,6 +73,10 @@ class RunDirectory:
     def record(self, index: int) -> pathlib.Path:
         """Returns the file that closes a phase: written last, its presence says 'done'."""
         return self.phase(index) / "phase.json"
+
+    def learned(self, index: int) -> pathlib.Path:
+        """Returns the file that tells where a phase beyond the run's protocol came from."""
+        return self.phase(index) / "learned.json"
 
     def model(self, index: int) -> pathlib.Path:
         """Returns the arrays of Theta_i at the end of phase i."""

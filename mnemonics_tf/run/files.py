@@ -11,7 +11,7 @@ import stat
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -142,7 +142,7 @@ def temporary_name(path: pathlib.Path) -> pathlib.Path:
 
 
 def write_atomically(
-    path: pathlib.Path, write: Callable[[BinaryIO], None], option: str = "--run_dir"
+    path: pathlib.Path, write: Callable[[BinaryIO], object], option: str = "--run_dir"
 ) -> None:
     """Writes a file so that at any moment either the old or the new one is whole, on disk too.
 
@@ -242,7 +242,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes named arrays as an .npz, atomically; slashes in names are kept."""
-    write_atomically(path, lambda stream: np.savez(stream, **arrays))
+    write_atomically(path, lambda stream: np.savez(stream, **cast(dict[str, Any], arrays)))
 
 
 #: pixels (uint8) of more bytes stay in their file and are read from there as they are needed
@@ -277,6 +277,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{info.filename} is compressed, which no run writes")
+    path = str(archive.filename)
     with archive.open(info) as stream:
         version = np.lib.format.read_magic(stream)
         read_header = {
@@ -287,14 +288,14 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         if dtype.hasobject:
             raise ValueError(f"{info.filename} holds Python objects")
         size = dtype.itemsize * math.prod(shape)
-        left = min(info.file_size, os.path.getsize(archive.filename)) - stream.tell()
+        left = min(info.file_size, os.path.getsize(path)) - stream.tell()
         if size != left:
             raise ValueError(f"{info.filename} has {left} bytes for {dtype} of shape {shape}")
         if size >= MAPPED_BYTES and dtype == np.uint8 and not fortran_order:
             header = stream.tell()
             while stream.read(_CHUNK_BYTES):  # to its end, where the checksum is compared
                 pass
-            return np.memmap(archive.filename, dtype, "r", _start_of(archive, info) + header, shape)
+            return np.memmap(path, dtype, "r", _start_of(path, info) + header, shape)
         contents = np.empty(size, np.uint8)
         for start in range(0, size, _CHUNK_BYTES):
             chunk = contents[start : start + _CHUNK_BYTES]
@@ -303,9 +304,9 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     return contents.view(dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
-def _start_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+def _start_of(path: str, info: zipfile.ZipInfo) -> int:
     """Returns where in the file the contents of a member begin."""
-    with open(archive.filename, "rb") as stream:
+    with open(path, "rb") as stream:
         stream.seek(info.header_offset)
         local = stream.read(_ZIP_LOCAL_HEADER)
     name_length, extra_length = struct.unpack("<HH", local[-4:])

@@ -1,5 +1,6 @@
 """What ran a run: packages and machine, for results.json."""
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
@@ -15,8 +16,11 @@ _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
 
 def describe_packages() -> dict[str, str]:
     """Returns the versions that results may depend on."""
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"mnemonics_tf": __version__, "python": platform.python_version(), **versions}
+    versions = {"mnemonics_tf": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # an extra's
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def describe_hardware() -> dict[str, object]:

@@ -3,12 +3,18 @@
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 #: exit status of a run that was asked to stop and can go on (EX_TEMPFAIL)
 EXIT_STATUS = 75
 
+#: exit status of a program that Ctrl-C ended at once (128 + SIGINT, as shells have it)
+INTERRUPTED = 130
+
 _STANDARD_OUTPUT = 1
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class RunInterruptedError(Exception):
@@ -35,8 +41,25 @@ class StopRequest:
 
     def listen(self) -> None:
         """Takes SIGTERM and SIGINT from here on; a second one acts as it would have without."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             signal.signal(number, self._note)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within it SIGTERM and SIGINT ask to stop; afterwards they act as they did before.
+
+        Signals reach Python's main thread only: in another one nothing is listened for.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.listen()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _note(self, number, frame) -> None:
         del frame

@@ -33,10 +33,13 @@ def record_shape(index: int) -> Shape:
     Args:
         index: of the phase.
     """
-    share = schema.number(0, 1)
+    share = schema.optional(schema.number(0, 1))  # null where not all of it was tested
     head = schema.fields(
         {"accuracy": share, "group_accuracies": schema.sequence(share, length=index + 1)},
-        {"confusion_matrix": schema.sequence(schema.sequence(schema.whole()))},
+        {
+            "confusion_matrix": schema.sequence(schema.sequence(schema.whole())),
+            "top5_accuracy": schema.optional(share),
+        },
     )
     learning = schema.optional(_LEARNING)
     return schema.fields(
@@ -46,11 +49,29 @@ def record_shape(index: int) -> Shape:
             "heads": schema.fields(dict.fromkeys(HEADS, head)),
         },
         {
+            "best_constant": schema.optional(
+                schema.fields(
+                    {"accuracy": share, "constant_on_new_logits": schema.number()},
+                    others=schema.text,
+                )
+            ),
             "new_classes": schema.sequence(schema.whole(low=-(2**53))),
             "stages": schema.fields(
-                {}, {"exemplars": learning, "adjust": learning}, others=schema.anything
+                {},
+                {
+                    "exemplars": learning,
+                    "adjust": learning,
+                    "phase0": schema.fields({"seed": schema.whole()}),
+                },
+                others=schema.anything,
             ),
-            "memory": schema.mapping(schema.number(0)),
+            "memory": schema.fields(
+                {},
+                dict.fromkeys(
+                    ("exemplars_by_class", "bytes_by_class"), schema.sequence(schema.whole())
+                ),
+                others=schema.number(0),
+            ),
             "seconds": schema.mapping(schema.number(0)),
         },
     )
@@ -94,7 +115,8 @@ def _predictions(directory: RunDirectory, index: int, num_seen: int) -> Predicti
     for name in ("labels", *HEADS):
         array = arrays.get(name)
         fits = (
-            array is not None
+            labels is not None
+            and array is not None
             and array.dtype.kind == "i"
             and array.shape == (len(labels),)
             and len(array)
@@ -105,11 +127,15 @@ def _predictions(directory: RunDirectory, index: int, num_seen: int) -> Predicti
                 f"{path} is damaged: {name!r} holds no labels from 0 to {num_seen - 1}, one for "
                 "each test image; put the right one back, or remove it to go on without it"
             )
-    return Predictions(labels, {head: arrays[head] for head in HEADS})
+    return Predictions(arrays["labels"], {head: arrays[head] for head in HEADS})
 
 
 def _difference(recorded: dict[str, Any], found: dict[str, Any]) -> tuple[str, str] | None:
     """Returns the first metric of a head that differs, as both have it."""
+
+    def shown(value: float | None) -> str:
+        return "not tested" if value is None else f"{value:.4%}"
+
     pairs = [
         ("accuracy", recorded["accuracy"], found["accuracy"]),
         *(
@@ -120,8 +146,9 @@ def _difference(recorded: dict[str, Any], found: dict[str, Any]) -> tuple[str, s
         ),
     ]
     for name, then, now in pairs:
-        if not math.isclose(then, now, abs_tol=1e-9):
-            return f"{name} {then:.4%}", f"{now:.4%}"
+        tested = then is not None and now is not None
+        if not (math.isclose(then, now, abs_tol=1e-9) if tested else then is now):
+            return f"{name} {shown(then)}", shown(now)
     matrix = recorded.get("confusion_matrix")  # published results are without
     if matrix is not None and matrix != found["confusion_matrix"]:
         return "another confusion matrix", "its own"

@@ -29,6 +29,14 @@ def protocol_fingerprint(settings: Settings, protocol: ClassIncrementalProtocol)
         "exemplars_total": settings.exemplar.exemplars_total,
         "seed": settings.protocol.seed,
     }
+    wanted = settings.exemplar
+    in_bytes = {
+        name: value
+        for name in ("exemplar_bytes_per_class", "exemplar_bytes_total")
+        if (value := getattr(wanted, name))
+    }
+    if in_bytes:
+        facts = {**facts, "exemplars_per_class": None, **in_bytes}
     return {**facts, "hash": hash_of(facts)}
 
 
@@ -65,6 +73,7 @@ def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
             "mean_forgetting": metrics.mean_forgetting(matrix),
             "backward_transfer": metrics.backward_transfer(matrix),
             **_old_and_new(records, head),
+            "top5_accuracies": [record["heads"][head].get("top5_accuracy") for record in records],
         }
     return summary
 
@@ -105,12 +114,21 @@ def phases_written(file: pathlib.Path) -> Any:
     return contents.get("phases") if isinstance(contents, dict) else None
 
 
+def _last_top_5(summary: dict[str, Any]) -> float | None:
+    accuracies: list[float | None] = summary.get("top5_accuracies") or [None]
+    return accuracies[-1]
+
+
 def table(results: dict[str, Any]) -> str:
     """Returns a run as a text table: both heads' accuracy by phase, average, forgetting."""
+
+    def cell(value: float | None) -> str:
+        return f"{'untested':>10}" if value is None else f"{value:>10.2%}"
+
     titles = [f"{head}{'*' * (head == results['prediction_head'])}" for head in HEADS]
     lines = ["phase  classes  " + "  ".join(f"{title:>10}" for title in titles)]
     for record in results["phases"]:
-        columns = "  ".join(f"{record['heads'][head]['accuracy']:>10.2%}" for head in HEADS)
+        columns = "  ".join(cell(record["heads"][head]["accuracy"]) for head in HEADS)
         lines.append(f"{record['phase']:>5}  {record['num_seen']:>7}  {columns}")
     rows = (
         ("average", "average_accuracy"),
@@ -118,8 +136,11 @@ def table(results: dict[str, Any]) -> str:
         ("mean forgetting", "mean_forgetting"),
         ("BWT", "backward_transfer"),
     )
+    top = {head: _last_top_5(results["summary"][head]) for head in HEADS}
+    if any(value is not None for value in top.values()):
+        lines.append(f"{'last, top 5':<16}" + "  ".join(cell(top[head]) for head in HEADS))
     for title, key in rows:
-        columns = "  ".join(f"{results['summary'][head][key]:>10.2%}" for head in HEADS)
+        columns = "  ".join(cell(results["summary"][head][key]) for head in HEADS)
         lines.append(f"{title:<16}{columns}")
     lines.append("* the head that the method's own paper predicts with")
     return "\n".join(lines)

@@ -159,7 +159,7 @@ def fields(
 
 
 def _expected(what: str, value: Any) -> str:
-    kinds = {dict: "an object", list: "a list"}
+    kinds: dict[type, str] = {dict: "an object", list: "a list"}
     return f": expected {what}, found {kinds.get(type(value)) or _cut(json.dumps(value))}"
 
 

@@ -4,9 +4,12 @@ All workers run the same program on the same numbers. The chief alone works in t
 the others have private ones, which hold what the chief's holds when they begin.
 """
 
+import contextlib
 import io
 import pathlib
+import tempfile
 import zipfile
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +20,16 @@ from mnemonics_tf.run.files import in_order_of_numbers
 
 #: 64-bit words in one message between workers
 _WORDS = 2**23
+
+
+@contextlib.contextmanager
+def own_directory(strategy: tf.distribute.Strategy, run_dir: str) -> Iterator[str]:
+    """Yields where a worker writes: the chief into the run, others where nobody looks."""
+    if devices.is_chief(strategy):
+        yield run_dir
+        return
+    with tempfile.TemporaryDirectory(prefix="mnemonics_tf_worker_") as private:
+        yield private
 
 
 def any_worker(strategy: tf.distribute.Strategy, condition: bool) -> bool:
@@ -62,8 +75,10 @@ def _packed(directory: RunDirectory) -> bytes:
     last = (
         [records[-1].with_name(name) for name in ("model.npz", "exemplars.npz")] if records else []
     )
-    checkpoints = directory.root.glob("phases/*/checkpoint-*.npz")
-    files = (directory.settings, directory.classes, *records, *last, *checkpoints)
+    others = [*directory.root.glob("phases/*/learned.json")]
+    others += directory.root.glob("phases/*/checkpoint-*.npz")
+    said = (directory.flags, directory.settings, directory.classes)
+    files = (*said, *records, *last, *others)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for path in filter(pathlib.Path.exists, files):

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.data.decoding import MAX_PIXELS, decode_plain
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
@@ -28,6 +27,7 @@ from mnemonics_tf.run.files import (
 )
 from mnemonics_tf.serving.assets import write_models_config, write_warmup_requests
 from mnemonics_tf.serving.loading import EXTRA, damage, plain_path, write_digests
+from mnemonics_tf.serving.signatures import ExportedClasses, Signatures
 
 # TensorFlow Serving looks only at directories whose name is a number.
 _TEMPORARY_PREFIX = ".tmp-"
@@ -37,22 +37,31 @@ _ASIDE_PREFIX = ".damaged-"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-@dataclasses.dataclass(frozen=True)
-class ExportedClasses:
-    """The classes that a model knows, by label.
+def export_folder(root: pathlib.Path, dataset: str, wanted: str = "") -> pathlib.Path:
+    """Returns the folder, in a run's exports, of its versions; it bears the name that is served.
 
-    Attributes:
-        original_ids: the data set's own class ids.
-        names: what the classes are called.
+    Args:
+        root: of the exports.
+        dataset: gives the name, as a file name, where there is none and none is wanted.
+        wanted: the name that was asked for, if any.
+
+    Raises:
+        UserError: if it can't be a name, or the run has been exported under another one: versions
+            of one model in two places would be two models to a server.
     """
-
-    original_ids: tuple[int, ...]
-    names: tuple[str, ...]
-
-
-def export_name(dataset: str) -> str:
-    """Returns the name under which models of a data set are served: its own, as a file name."""
-    return re.sub(r"[^\w.-]", "_", dataset)
+    if wanted and not re.fullmatch(r"\w[\w.-]*", wanted, re.ASCII):
+        raise UserError(
+            f"--model_name={wanted!r} is no name that servers and paths agree on: pass letters, "
+            "digits, _, - and ., a letter or digit first"
+        )
+    found = sorted({path.parent.name for path in root.glob("*/*") if path.name.isdecimal()})
+    if wanted and found and found != [wanted]:
+        raise UserError(
+            f"--model_name={wanted}: {root.parent} has been exported as {', '.join(found)}: leave "
+            "the flag out, or rename the folder while no server uses it"
+        )
+    default = found[0] if len(found) == 1 else re.sub(r"[^\w.-]", "_", dataset)
+    return root / (wanted or default)
 
 
 def export_phase(
@@ -72,9 +81,12 @@ def export_phase(
     Signatures (n is any batch size, also 0; K the number of classes, d the features' dimension):
 
     - `serving_default`: `images` uint8 `[n, h, w, c]` -> `logits` `[n, K]`, `probabilities`
-      `[n, K]`, `class_id` int64 `[n]` (original ids), `class_name` string `[n]`
-    - `serving_bytes`: `image_bytes` string `[n]`, each a JPEG or PNG file of at most `MAX_PIXELS`
-      -> the same
+      `[n, K]`, `class_id` int64 `[n]` (original ids), `class_name` string `[n]`; and the likeliest
+      min(5, K) classes in their order: `top_class_id`, `top_class_name`, `top_probability`
+    - `serving_bytes`: `image_bytes` string `[n]`, each a JPEG or PNG file of at most
+      `signatures.MAX_PIXELS` -> the same
+    - `scores`: `images` -> `logits`, `probabilities`, `class_id`: numbers alone, for formats that
+      have no strings
     - `features`: `images` -> `features` `[n, d]`
     - `nme` (where class means are given): `images` -> `similarity` `[n, K]` (cosine of features and
       class means), `class_id`, `class_name`: nearest mean of exemplars
@@ -108,177 +120,22 @@ def export_phase(
     """
     image_shape = model.architecture.image_shape
     with model.for_export():
-        module, signatures = _build_signatures(
-            model, predict, classes, normalization, class_means, fit_image or _resizing(image_shape)
-        )
+        signatures = Signatures(model, predict, classes, normalization, class_means, fit_image)
     metadata = dict(**dataclasses.asdict(classes), image_shape=image_shape, **metadata)
     published = directory / str(version)
     trouble = damage(published)
     if not trouble:
-        _check_same_model(published, module, metadata)
+        _check_same_model(published, signatures.module, metadata)
     else:
         if published.exists():
             LOGGER.warning("the export %s %s: it is made again", published, trouble)
         with _publishing(published) as temporary:
-            tf.saved_model.save(module, str(temporary), signatures=signatures)
-            _write_extra_assets(temporary, directory.name, signatures, metadata, warmup_images)
+            functions = signatures.functions
+            tf.saved_model.save(signatures.module, str(temporary), signatures=functions)
+            _write_extra_assets(temporary, directory.name, functions, metadata, warmup_images)
             write_digests(temporary)
     write_models_config(directory.parent)
     return published
-
-
-def _build_signatures(
-    model: IncrementalModel,
-    predict: Callable[[tf.Tensor], Outputs],
-    classes: ExportedClasses,
-    normalization: Normalization,
-    class_means: np.ndarray | None,
-    fit_image: Callable[[tf.Tensor], tf.Tensor],
-) -> tuple[tf.Module, dict[str, Any]]:
-    """Returns a module with the variables in use, and the concrete functions by signature."""
-    image_shape = model.architecture.image_shape
-    images_spec = tf.TensorSpec([None, *image_shape], tf.uint8, name="images")
-    bytes_spec = tf.TensorSpec([None], tf.string, name="image_bytes")
-    # Only bare TensorFlow variables are tracked: Keras objects in the object graph make TensorFlow
-    # Serving's loader miss variables, although `tf.saved_model.load` finds them.
-    module = tf.Module(name="exported_phase")
-
-    @tf.function(input_signature=[images_spec])
-    def forward(images):
-        # oneDNN's convolutions fail on no image at all: a black one then takes its place.
-        count = tf.shape(images)[0]
-        rows = [0, tf.cast(count == 0, tf.int32)]
-        outputs = predict(normalization.normalize(tf.pad(images, [rows, *[[0, 0]] * 3])))
-        features, logits = outputs.features[:count], outputs.logits[:count]
-        return tf.cast(features, tf.float32), tf.cast(logits, tf.float32)
-
-    def name_classes(scores):
-        labels = tf.argmax(scores, axis=1)
-        return {
-            "class_id": tf.gather(tf.constant(classes.original_ids, tf.int64), labels),
-            "class_name": tf.gather(tf.constant(classes.names), labels),
-        }
-
-    def serving_default(images):
-        _, logits = forward(images)
-        return {
-            "logits": logits,
-            "probabilities": tf.nn.softmax(logits),
-            **name_classes(logits),
-        }
-
-    def serving_bytes(image_bytes):
-        def decode(contents):
-            with tf.control_dependencies([_check_size(contents)]):
-                contents = tf.identity(contents)
-            return tf.ensure_shape(fit_image(_decode(contents, image_shape[-1])), image_shape)
-
-        return serving_default(tf.map_fn(decode, image_bytes, fn_output_signature=tf.uint8))
-
-    def features(images):
-        return {"features": forward(images)[0]}
-
-    def nme(images):
-        directions = tf.math.l2_normalize(forward(images)[0], axis=1)
-        similarity = tf.matmul(directions, module.class_means, transpose_b=True)
-        return {"similarity": similarity, **name_classes(similarity)}
-
-    functions = {
-        serving_default: images_spec,
-        serving_bytes: bytes_spec,
-        features: images_spec,
-    }
-    if class_means is not None:
-        module.class_means = tf.Variable(class_means, dtype=tf.float32, trainable=False)
-        functions[nme] = images_spec
-    concrete = forward.get_concrete_function()
-    _check_traced(concrete, model, classes, class_means)
-    positions = {id(handle): i for i, handle in enumerate(concrete.captured_inputs)}
-    module.weights = sorted(concrete.graph.variables, key=lambda v: positions[id(v.handle)])
-    signatures = {
-        function.__name__: tf.function(function, input_signature=[spec]).get_concrete_function()
-        for function, spec in functions.items()
-    }
-    return module, signatures
-
-
-def _check_size(contents: tf.Tensor) -> tf.Operation:
-    """Fails unless `contents` is a JPEG or PNG file of at most `MAX_PIXELS`; decodes no pixel.
-
-    A few bytes can stand for gigabytes of pixels: the size is read from the header (PNG, 3rd
-    edition, 11.2.1: width and height are the 32-bit numbers at bytes 16 and 20).
-    """
-
-    def size_of_png():
-        header = tf.io.decode_raw(tf.strings.substr(contents, 16, 8), tf.uint8)
-        numbers = tf.reshape(tf.cast(header, tf.int64), [2, 4])
-        return tf.reduce_sum(numbers * tf.constant([2**24, 2**16, 2**8, 1], tf.int64), axis=1)
-
-    def size_of_jpeg():
-        return tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64)
-
-    def is_no_image():
-        message = tf.debugging.Assert(False, ["image_bytes: expected a JPEG or PNG file"])
-        with tf.control_dependencies([message]):
-            return tf.zeros([2], tf.int64)
-
-    starts = {"png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "jpeg": b"\xff\xd8\xff"}
-    is_kind = {
-        kind: tf.strings.substr(contents, 0, len(start)) == start for kind, start in starts.items()
-    }
-    size = tf.case([(is_kind["png"], size_of_png), (is_kind["jpeg"], size_of_jpeg)], is_no_image)
-    fits = tf.reduce_all(size > 0) & (size[0] <= MAX_PIXELS // tf.maximum(size[1], 1))
-    return tf.debugging.Assert(
-        fits, [f"image_bytes: expected images of 1 to {MAX_PIXELS} pixels, found one of", size]
-    )
-
-
-def _decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
-    """Returns an image file as uint8 `[h, w, channels]`; a JPEG exactly as data sources do.
-
-    A JPEG has no opacity: where models want a fourth channel it is opaque, as a PNG without one is.
-    """
-
-    def decode_jpeg():
-        image = decode_plain(contents, min(channels, 3))
-        return tf.pad(image, [[0, 0], [0, 0], [0, 1]], constant_values=255) if opacity else image
-
-    def decode_other():
-        image = tf.io.decode_image(contents, channels=channels, expand_animations=False)
-        return tf.ensure_shape(image, [None, None, channels])
-
-    opacity = channels == 4
-    return tf.cond(tf.io.is_jpeg(contents), decode_jpeg, decode_other)
-
-
-def _resizing(image_shape: tuple[int, int, int]) -> Callable[[tf.Tensor], tf.Tensor]:
-    def resize(image):
-        resized = tf.image.resize(image, image_shape[:2], antialias=True)
-        return tf.saturate_cast(tf.round(resized), tf.uint8)
-
-    return resize
-
-
-def _check_traced(
-    concrete: Any,
-    model: IncrementalModel,
-    classes: ExportedClasses,
-    class_means: np.ndarray | None,
-) -> None:
-    unfolded = {id(v.value) for layer in model.convolutions() for v in layer.variables}
-    if any(id(variable) in unfolded for variable in concrete.graph.variables):
-        raise ValueError("predict runs a graph traced before the export: pass a plain function")
-    features, logits = concrete.structured_outputs
-    num_classes = len(classes.original_ids)
-    if logits.shape[1] != num_classes or len(classes.names) != num_classes:
-        raise ValueError(
-            f"{logits.shape[1]} logits, {num_classes} original ids and {len(classes.names)} names: "
-            "one of each is expected for every class"
-        )
-    if class_means is not None and class_means.shape != (num_classes, features.shape[1]):
-        raise ValueError(
-            f"class_means of shape {class_means.shape}, expected {(num_classes, features.shape[1])}"
-        )
 
 
 def _check_same_model(published: pathlib.Path, module: tf.Module, metadata: dict[str, Any]) -> None:

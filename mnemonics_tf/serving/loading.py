@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,7 @@ class Export:
         self._path = published
         trouble = damage(published)
         try:
-            self._loaded = None if trouble else _load(published)
+            self._loaded: Any = None if trouble else _load(published)
         except UserError as error:
             trouble = str(error)
         if trouble:
@@ -135,7 +135,7 @@ class Export:
             raise self._error(f"fails ({' '.join(str(error).split())[:200]})") from error
         return np.concatenate(answers)
 
-    def _signature(self, name: str) -> Callable[..., Any]:
+    def _signature(self, name: str) -> Any:
         try:
             return self._loaded.signatures[name]
         except (AttributeError, KeyError) as error:

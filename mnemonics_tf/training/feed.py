@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mnemonics_tf import devices
 from mnemonics_tf.data.augmentation import Augmentation
+from mnemonics_tf.data.draw import Draw
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
 from mnemonics_tf.data.pipeline import Pipeline, filled
 
@@ -46,6 +47,7 @@ class ResidentFeed(Feed):
         batch_size: the last batch may be smaller.
         key: names the stage.
         fill: fills the last batch up, with images of weight 0.
+        draw: which images each epoch sees; None: all.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class ResidentFeed(Feed):
         batch_size: int,
         key: tuple[str | int, ...],
         fill: bool,
+        draw: Draw | None = None,
     ):
         self._pipeline = pipeline
+        self._draw = draw
         self._key = key
         self._count = len(images)
         # A GPU gathers no bytes; half precision holds 0 to 255 exactly.
@@ -77,7 +81,7 @@ class ResidentFeed(Feed):
 
     def epoch(self, epoch):
         key = (*self._key, epoch)
-        order = self._pipeline.order(self._count, *key)
+        order = self._pipeline.order(self._count, *key, draw=self._draw)
         return self._images, self._labels, order, self._pipeline.augment_seed(*key)
 
 
@@ -106,6 +110,7 @@ class StreamedFeed(Feed):
         first_step: where the first of them begins.
         strategy: whose replicas share the batches.
         fill: fills the last batch up, with images of weight 0.
+        draw: which images each epoch sees; None: all.
     """
 
     kind = "streamed"
@@ -120,9 +125,10 @@ class StreamedFeed(Feed):
         first_step: int,
         strategy: tf.distribute.Strategy,
         fill: bool,
+        draw: Draw | None = None,
     ):
         keys = [(*key, epoch) for epoch in epochs]
-        batches = pipeline.training_stream(images, batch_size, keys, first_step, fill)
+        batches = pipeline.training_stream(images, batch_size, keys, first_step, fill, draw)
         self._iterator = devices.iterate(strategy, batches)
         self.batch = _next
 
@@ -145,6 +151,7 @@ def open_feed(
     first_step: int,
     strategy: tf.distribute.Strategy,
     compiled: bool,
+    draw: Draw | None = None,
 ) -> Feed:
     """Returns the feed that suits images and device; both kinds give equal batches.
 
@@ -157,6 +164,7 @@ def open_feed(
         first_step: where the first of them begins.
         strategy: the distribution strategy.
         compiled: whether XLA compiles the step: all batches then have one size.
+        draw: which images each epoch sees; None: all.
     """
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
     if (
@@ -165,5 +173,7 @@ def open_feed(
         and (compiled or not on_gpu)  # plain kernels of a GPU augment no bytes
         and images.images.nbytes <= _RESIDENT_SHARE * (devices.available_bytes() or 2**32)
     ):
-        return ResidentFeed(pipeline, images, batch_size, key, compiled)
-    return StreamedFeed(pipeline, images, batch_size, key, epochs, first_step, strategy, compiled)
+        return ResidentFeed(pipeline, images, batch_size, key, compiled, draw)
+    return StreamedFeed(
+        pipeline, images, batch_size, key, epochs, first_step, strategy, compiled, draw
+    )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.data.draw import Draw, epoch_size
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Pipeline
 from mnemonics_tf.models.incremental import IncrementalModel
@@ -147,6 +148,7 @@ class TrainingLoop:
         key: Sequence[str | int],
         first_step: int = 0,
         totals: np.ndarray | None = None,
+        draw: Draw | None = None,
     ) -> Iterator[Moment]:
         """Trains for some epochs, and yields after each call of the graph.
 
@@ -156,6 +158,7 @@ class TrainingLoop:
             key: names the stage, e.g. `("train", phase)`.
             first_step: steps of the first epoch that are done already.
             totals: metrics of these steps.
+            draw: which images each epoch sees; None: all.
 
         Raises:
             FloatingPointError: if the loss of an epoch is not finite.
@@ -163,7 +166,8 @@ class TrainingLoop:
         if not epochs:
             return
         batch_size = self.settings.batch_size
-        steps = -(-len(images) // batch_size)
+        size = epoch_size(images, draw)
+        steps = -(-size // batch_size)
         feed = open_feed(
             self._pipeline,
             images,
@@ -173,6 +177,7 @@ class TrainingLoop:
             first_step,
             self._strategy,
             self._step.compiled,
+            draw,
         )
         totals = np.zeros(2 * METRICS) if totals is None else totals
         for epoch in epochs:
@@ -185,7 +190,7 @@ class TrainingLoop:
                 count = self._pace.steps(steps - step)
                 totals = self._call(feed, arguments, step, count, totals)
                 step += count
-                done = min(step * batch_size, len(images)) - before * batch_size
+                done = min(step * batch_size, size) - before * batch_size
                 metrics = {
                     **self._step.means(totals),
                     "learning_rate": learning_rate,

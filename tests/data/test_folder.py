@@ -17,7 +17,7 @@ from mnemonics_tf.data.image_set import MixedImageSet, naming_broken_files
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.settings import DataSettings
+from mnemonics_tf.settings import DataSettings, Settings
 from tests.data.image_files import encode, make_folder, smooth_image
 
 OPTIONS = DataSettings(image_size=16, skip_broken=False, test_share=0.25, split_seed=1)
@@ -308,7 +308,6 @@ def test_file_names_need_not_be_text(tmp_path):
     [
         ({"train/a": 3, "train/b": 3}, r"holds train/ .* none of val/, .*--data_dir=.*train"),
         ({"val/a": 3, "val/b": 3}, r"holds val/ .* none of train/"),
-        ({"only": 3}, "holds 1 folders"),
         ({"a": 0, "b": 0}, "no images"),
         ({"a": 3, "b": 1}, "1 classes .* no test images .*b"),
         ({**SPLIT, "val/bird": 1}, "has classes that .* has not: bird"),
@@ -319,6 +318,16 @@ def test_folders_that_are_not_fit(tmp_path, folders, message):
     make_folder(tmp_path, folders)
     with pytest.raises(UserError, match=message):
         load_folder(str(tmp_path), OPTIONS)
+
+
+def test_one_class_alone_is_a_source_but_no_run(tmp_path):
+    make_folder(tmp_path, {"only": 3})
+    assert load_folder(str(tmp_path), OPTIONS).class_names == ("only",)
+    wanted = Settings().changed(dataset="folder", data_dir=str(tmp_path))
+    with pytest.raises(UserError, match="holds the class only alone: expected two at least"):
+        sources.open_source(wanted)
+    with pytest.raises(UserError, match="holds no folders"):
+        load_folder(str(tmp_path / "only"), OPTIONS)
 
 
 @pytest.mark.parametrize("data_dir", ["", "no/such/folder"])

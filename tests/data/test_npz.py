@@ -38,6 +38,11 @@ def test_a_good_file(tmp_path):
     np.testing.assert_allclose(source.channel_std, pixels.std((0, 1, 2)))
 
 
+def test_one_class_alone(tmp_path):
+    one = {name: np.full(len(arrays()[name]), 7) for name in ("y_train", "y_test")}
+    assert load(tmp_path, **one).class_names == ("7",)
+
+
 def test_grey_images_without_a_channel(tmp_path):
     grey = {f"x_{part}": arrays()[f"x_{part}"][..., 0] for part in ("train", "test")}
     source = load(tmp_path, **grey)

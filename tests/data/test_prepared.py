@@ -69,6 +69,15 @@ def test_a_set_by_its_name(tmp_path, size):
     assert_holds(source, parts)
 
 
+@pytest.mark.parametrize("size", [12, None], ids=["in memory", "by place"])
+def test_one_class_alone(tmp_path, size):
+    part = [example | {"label": 0} for example in examples(4, size, 0)]
+    prepare(tmp_path, size, parts={"train": part, "test": part}, names=["ant"])
+    source = load(tmp_path, 0 if size else 20)
+    assert source.class_names == ("ant",)
+    assert source.training_counts().tolist() == [4]
+
+
 def test_sets_in_memory_may_be_stored_as_array_record(tmp_path):
     parts = prepare(tmp_path, 12, file_format="array_record")
     assert_holds(load(tmp_path, 0), parts)

@@ -103,6 +103,18 @@ def test_summary_of_both_heads():
     assert summary["nme"]["group_accuracies"] == [0.0, 1.0]
 
 
+@pytest.mark.parametrize(("num_classes", "told"), [(20, False), (21, True)])
+def test_many_classes_have_a_top_5_accuracy(num_classes, told):
+    labels = np.arange(num_classes)
+    scores = np.tile(np.arange(num_classes, 0.0, -1.0), (num_classes, 1))  # the first ones lead
+    predictions = Predictions(labels, {"classifier": scores.argmax(axis=1)}, {"classifier": scores})
+    groups = [range(num_classes)]
+    figures = predictions.summary(groups)["classifier"]
+    assert figures.get("top5_accuracy") == (5 / num_classes if told else None)
+    untested = predictions.summary([range(num_classes + 1)])["classifier"]
+    assert untested.get("top5_accuracy") is None
+
+
 def test_the_model_is_run_as_it_stands():
     """Not as it stood when the graph was made."""
     weight = tf.Variable(1.0)

@@ -25,6 +25,14 @@ def test_exemplars_with_wrong_labels_score_worse():
     assert probe_accuracy(features, np.roll(labels, 2), *test) == 0.0
 
 
+def test_classes_of_unlike_numbers_count_alike():
+    """Of three test images of one class all are right, of one of another none is."""
+    features, labels = np.eye(2), np.array([3, 5])
+    held_out, truth = np.eye(2)[[0, 0, 0, 0]], np.array([3, 3, 3, 5])
+    assert probe_accuracy(features, labels, held_out, truth) == 0.75
+    assert probe_accuracy(features, labels, held_out, truth, by_class=True) == 0.5
+
+
 def test_the_score_is_that_of_softmax_regression():
     """Gradient descent by hand; and nearly that of a regularised solver on noisy classes."""
     (features, labels), (test, expected) = clusters(1.5, 20, seed=2), clusters(1.5, 200, seed=3)

@@ -53,7 +53,12 @@ def test_the_guide_makes_a_codec_and_an_objective_that_run(own_modules, tmp_path
     arrays = read_arrays(directory.exemplars(2))
     assert str(arrays["codec"]) == "my_package.packed:Packed"
     record = read_json(directory.record(2))
-    assert record["memory"] == {"exemplars": 30, "bytes": len(arrays["codes"])}
+    assert record["memory"] == {
+        "exemplars": 30,
+        "bytes": len(arrays["codes"]),
+        "exemplars_by_class": [3] * 10,
+        "bytes_by_class": arrays["code_bytes"].tolist(),
+    }
     losses = record["stages"]["exemplars"]["meta_loss"]
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]

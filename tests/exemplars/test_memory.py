@@ -4,7 +4,6 @@ import tensorflow as tf
 
 from mnemonics_tf.data.image_set import MappedImageSet
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.budget import Budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.run import files
 
@@ -16,29 +15,6 @@ def random_images(count: int) -> np.ndarray:
 @pytest.fixture
 def memory():
     return ExemplarMemory(random_images(7), np.array([0, 0, 0, 1, 2, 2, 2]))
-
-
-def test_a_fixed_number_for_every_class():
-    budget = Budget(per_class=20)
-    assert [budget.quota(seen) for seen in (1, 50, 100)] == [20, 20, 20]
-
-
-def test_a_total_is_shared_by_the_classes_seen():
-    budget = Budget(total=2000)
-    assert [budget.quota(seen) for seen in (50, 60, 100)] == [40, 33, 20]
-    assert all(budget.quota(seen) * seen <= 2000 for seen in range(1, 101))
-
-
-def test_a_total_that_is_too_small():
-    assert Budget(total=10).quota(10) == 1
-    with pytest.raises(UserError, match="--exemplars_total=10 .* 11 classes: pass at least 11"):
-        Budget(total=10).quota(11)
-
-
-@pytest.mark.parametrize("budget", [{}, {"per_class": 20, "total": 2000}])
-def test_one_budget_it_must_be(budget):
-    with pytest.raises(UserError, match="exactly one of --exemplars_per_class"):
-        Budget(**budget)
 
 
 def test_trimming_keeps_the_first_of_each_class(memory):

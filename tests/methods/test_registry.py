@@ -20,6 +20,7 @@ from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import MeanOver, Method
 from mnemonics_tf.models.classifiers import CLASSIFIERS
 from mnemonics_tf.models.incremental import Outputs
+from mnemonics_tf.run.naming import default_run_dir
 from mnemonics_tf.settings import (
     AdjustmentSettings,
     ModelSettings,
@@ -175,4 +176,4 @@ def test_flag_files_of_the_paper_s_tables(parse, monkeypatch, name):
         assert settings.adjustment == AdjustmentSettings(adjust_old_exemplars=plugged)
         assert settings.protocol == ProtocolSettings("cifar100", base_classes=50, num_phases=5)
         assert (settings.training.base_epochs, settings.training.epochs) == (160, 160)
-    assert plain.run.run_dir != with_plug_in.run.run_dir
+    assert default_run_dir(plain) != default_run_dir(with_plug_in)

@@ -96,7 +96,7 @@ def test_weight_transfer_trains_all_but_the_kernels():
     assert all(
         v.path == "classifier/kernel" for v in model.trainable_variables if v.name == "kernel"
     )
-    assert len(model.trainable_variables) == 3 * len(list(model.convolutions())) + 2
+    assert len(model.trainable_variables) == 3 * len(list(model.transfer_layers())) + 2
 
 
 def test_a_frozen_copy_is_equal_and_its_own(images):
@@ -139,14 +139,14 @@ def test_functional_call_puts_tensors_in_the_place_of_variables(images):
     for path, value in model.state().items():
         np.testing.assert_array_equal(value, state[path])
     # What is not replaced, the moving statistics, is the model's own.
-    for ours, theirs in zip(model.convolutions(), other.convolutions(), strict=True):
+    for ours, theirs in zip(model.transfer_layers(), other.transfer_layers(), strict=True):
         theirs.normalization.moving_mean.assign(ours.normalization.moving_mean.value)
     check_equal(outputs, other(images), atol=1e-5)
 
 
 def test_exact_statistics_hold_within_the_context_only(images):
     model = make(2, 3)
-    layers = [layer.normalization for layer in model.convolutions()]
+    layers = [layer.normalization for layer in model.transfer_layers()]
     expected = model(images, training=True)
     with model.exact_batch_statistics():
         assert all(layer.exact for layer in layers)

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mnemonics_tf import devices
 from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
 from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
@@ -179,7 +180,7 @@ def test_held_out_images_are_never_candidates(stage, calls, monkeypatch):
     monkeypatch.setattr(
         make_exemplars_module,
         "probe_accuracy",
-        lambda features, labels, held_out, held_out_labels: judged.append(held_out_labels) or 0.5,
+        lambda features, labels, held_out, expected, by_class: judged.append(expected) or 0.5,
     )
     workshop, state = stage.enter(0, inner_scope="transfer", validation_share=0.2)
     make(workshop, state)
@@ -209,6 +210,65 @@ def test_without_held_out_images_the_newest_exemplars_stay(stage, calls):
     assert state.metrics["exemplars"]["validations"] == []
     assert "held_out_accuracy" not in state.metrics["exemplars"]
     assert len(calls[0]["label"]) == len(state.training_set)
+
+
+def with_new_classes(state, count: int):
+    """The phase as if it brought fewer classes."""
+    new = range(4, 4 + count)
+    rows = np.flatnonzero(np.isin(state.training_set.labels, new))
+    state.phase = Phase(1, new, range(new.stop))
+    state.training_set = state.training_set.subset(rows)
+    return state
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_new_classes_learn_and_are_judged_beside_old_ones(
+    stage, calls, monkeypatch, caplog, count
+):
+    judged = []
+
+    def probe_accuracy(features, labels, held_out, expected, by_class):
+        judged.append((labels, expected, by_class))
+        return 0.5 if len(judged) == 1 else 0.25  # learning does not help
+
+    monkeypatch.setattr(make_exemplars_module, "probe_accuracy", probe_accuracy)
+    workshop, state = stage.enter(1)
+    state = with_new_classes(state, count)
+    old = state.memory.images.copy()
+    with caplog.at_level("INFO", logger="mnemonics_tf"):
+        make(workshop, state)
+    assert f"the new classes are {count}: theirs learn beside 8 of 4 old classes" in caplog.text
+    assert "the exemplars stay as they were chosen" in caplog.text
+    assert state.memory.labels.tolist() == np.repeat(range(4 + count), PER_CLASS).tolist()
+    np.testing.assert_array_equal(state.memory.images[: len(old)], old)
+    # One exemplar of each old class is a judge, and no one learns from it.
+    beside = [*np.repeat(range(4), PER_CLASS - 1), *np.repeat(range(4, 4 + count), PER_CLASS)]
+    assert calls[0]["labels"].tolist() == beside
+    assert np.bincount(calls[0]["label"])[:4].tolist() == [PER_CLASS - 1] * 4
+    labels, expected, by_class = judged[0]
+    assert labels.tolist() == beside
+    assert np.bincount(expected)[:4].tolist() == [1] * 4
+    assert set(expected.tolist()) == set(range(4 + count))
+    assert by_class
+    chosen = {image.tobytes() for image, _ in training_images(state)}
+    assert {image.tobytes() for image in state.memory.images[len(old) :]} <= chosen
+
+
+def test_few_new_classes_without_judges(stage, calls):
+    workshop, state = stage.enter(1, validation_share=0.0)
+    make(workshop, with_new_classes(state, 1))
+    assert calls[0]["labels"].tolist() == np.repeat(range(5), PER_CLASS).tolist()
+    assert state.metrics["exemplars"]["validations"] == []
+
+
+def test_one_class_alone_has_nothing_to_tell(stage, calls, caplog):
+    workshop, state = stage.enter(0)
+    state.phase = Phase(0, range(1), range(1))
+    state.training_set = state.training_set.subset(state.training_set.indices_of(0))
+    make(workshop, state)
+    assert calls == []
+    assert "they stay as chosen" in caplog.text
+    assert state.memory.labels.tolist() == [0] * PER_CLASS
 
 
 @pytest.mark.parametrize("beside", [True, False])

@@ -139,7 +139,7 @@ def test_a_model_that_changed_is_seen():
     model = make_model()
     objective = make_objective(settings(), model)
     before = float(estimate(objective).outer_loss)
-    kernel = next(model.convolutions()).kernel
+    kernel = next(model.transfer_layers()).kernel
     kernel.assign(0.5 * kernel.value + 0.1)
     assert abs(float(estimate(objective).outer_loss) - before) > 1e-4
 

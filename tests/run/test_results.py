@@ -37,6 +37,18 @@ def test_summary_over_the_phases():
     assert summary["nme"]["old_accuracies"] == [None] * 3  # no confusion matrix tells
 
 
+def test_the_table_shows_top_5_where_it_was_measured():
+    records = [record(0, 25, [0.5], [0.25])]
+    for head, value in (("classifier", 0.875), ("nme", 0.625)):
+        records[0]["heads"][head]["top5_accuracy"] = value
+    summary = results.summarize(records)
+    assert summary["nme"]["top5_accuracies"] == [0.625]
+    shown = {"phases": records, "summary": summary, "prediction_head": "nme"}
+    assert ["last,", "top", "5", "87.50%", "62.50%"] in [
+        line.split() for line in results.table(shown).splitlines()
+    ]
+
+
 def test_table_shows_every_phase_and_both_heads():
     text = results.table(
         {
@@ -75,10 +87,12 @@ def test_fingerprint_tells_protocols_apart_and_not_methods():
         (ProtocolSettings, {"num_phases": 1}),
         (ExemplarSettings, {"exemplars_per_class": 5}),
         (ExemplarSettings, {"exemplars_total": 200}),
+        (ExemplarSettings, {"exemplar_bytes_per_class": 200}),
+        (ExemplarSettings, {"exemplar_bytes_total": 200}),
     ):
         name = "protocol" if group is ProtocolSettings else "exemplar"
         hashes.add(fingerprint(dataclasses.replace(base, **{name: group(**changes)}))["hash"])
-    assert len(hashes) == 7
+    assert len(hashes) == 9
     training = dataclasses.replace(base.training, method="joint")
     same = dataclasses.replace(base, training=training)
     assert fingerprint(same) == fingerprint(base)

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel, Outputs
-from mnemonics_tf.serving.export import ExportedClasses, export_phase
+from mnemonics_tf.serving.export import export_phase
+from mnemonics_tf.serving.signatures import ExportedClasses
 
 
 @dataclasses.dataclass

@@ -14,6 +14,7 @@ import tensorflow as tf
 from mnemonics_tf.data.decoding import decode_plain
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.incremental import Outputs
+from mnemonics_tf.serving.export import export_folder
 from tests.serving.serving_support import ServedModel, learn
 
 needs_serving_api = pytest.mark.skipif(
@@ -66,11 +67,30 @@ def test_signatures_answer_as_the_model_does(exported, batch_size):
     by_pixels = served("serving_default", {"images": images})
     by_bytes = served("serving_bytes", {"image_bytes": encoded})
     for answer in (by_pixels, by_bytes):
-        assert set(answer) == {"logits", "probabilities", "class_id", "class_name"}
+        kinds = ("class_id", "class_name")
+        assert set(answer) == {
+            *("logits", "probabilities", "top_probability"),
+            *kinds,
+            *(f"top_{kind}" for kind in kinds),
+        }
         np.testing.assert_allclose(answer["logits"], logits, rtol=1e-5, atol=1e-5)
         probabilities = tf.nn.softmax(logits).numpy()
         np.testing.assert_allclose(answer["probabilities"], probabilities, rtol=1e-5, atol=1e-5)
         check_classes(answer, logits.argmax(axis=1), learned.classes)
+        ranks = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+        ranked = np.take_along_axis(probabilities, ranks, axis=1)
+        np.testing.assert_allclose(answer["top_probability"], ranked, rtol=1e-5, atol=1e-5)
+        ids = np.array(learned.classes.original_ids)
+        np.testing.assert_array_equal(answer["top_class_id"], ids[ranks])
+        names = np.array(learned.classes.names, object)
+        np.testing.assert_array_equal(
+            np.char.decode(answer["top_class_name"].astype(bytes)), names[ranks]
+        )
+
+    numbers = served("scores", {"images": images})
+    assert set(numbers) == {"logits", "probabilities", "class_id"}
+    for name, value in numbers.items():
+        np.testing.assert_array_equal(value, by_pixels[name])
 
     answer = served("features", {"images": images})
     assert set(answer) == {"features"}
@@ -88,7 +108,7 @@ def test_nothing_but_plain_convolutions_and_the_heads_is_stored(exported):
     reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
     shapes = reader.get_variable_to_shape_map()
     del shapes["_CHECKPOINTABLE_OBJECT_GRAPH"]
-    convolutions = len(list(learned.model.convolutions()))
+    convolutions = len(list(learned.model.transfer_layers()))
     assert len([shape for shape in shapes.values() if len(shape) == 4]) == convolutions
     class_means = 1
     heads = len(learned.model.classifier.variables) + class_means
@@ -98,7 +118,7 @@ def test_nothing_but_plain_convolutions_and_the_heads_is_stored(exported):
 def test_no_image_gives_no_answer(exported):
     learned, served, _ = exported
     num_classes, none = learned.model.num_classes, learned.images[:0]
-    for name in ("serving_default", "features", "nme"):
+    for name in ("serving_default", "scores", "features", "nme"):
         for answer in served(name, {"images": none}).values():
             assert len(answer) == 0
     answer = served("serving_bytes", {"image_bytes": []})
@@ -131,7 +151,7 @@ def test_a_line_break_in_a_class_name_shifts_no_label(tmp_path):
 def test_nme_is_left_out_without_class_means(learned, tmp_path):
     path = learned.export(tmp_path / "net", 1, class_means=None)
     served = ServedModel(path)
-    assert set(served.signatures) == {"serving_default", "serving_bytes", "features"}
+    assert set(served.signatures) == {"serving_default", "serving_bytes", "scores", "features"}
     served.close()
 
 
@@ -151,7 +171,7 @@ def test_model_is_left_as_it_was(tmp_path):
     learned = learn()
     learned.export(tmp_path / "net", 1)
     before = learned.predict(learned.images[:3]).logits.numpy()
-    for layer in learned.model.convolutions():
+    for layer in learned.model.transfer_layers():
         assert layer.plain_weights is None
         layer.transfer_scale.assign(layer.transfer_scale * 1.5)
     assert np.abs(learned.predict(learned.images[:3]).logits.numpy() - before).max() > 1e-3
@@ -393,3 +413,20 @@ def test_version_of_another_model_is_never_overwritten(learned, tmp_path, other)
     with pytest.raises(UserError, match="never overwritten"):
         learned.export(directory, 1)
     assert fingerprint(path) == before
+
+
+def test_exports_keep_the_name_they_have(tmp_path):
+    root = tmp_path / "export"
+    assert export_folder(root, "tfds:cats/small") == root / "tfds_cats_small"
+    assert export_folder(root, "folder", "cats-2.0") == root / "cats-2.0"
+    (root / "cats" / "1").mkdir(parents=True)
+    assert export_folder(root, "folder") == root / "cats"
+    assert export_folder(root, "folder", "cats") == root / "cats"
+    with pytest.raises(UserError, match="exported as cats: leave the flag out, or rename"):
+        export_folder(root, "folder", "dogs")
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "a b", "-x", "ä"])
+def test_what_no_server_can_be_asked_for_is_no_name(tmp_path, name):
+    with pytest.raises(UserError, match="is no name that servers and paths agree on"):
+        export_folder(tmp_path, "digits", name)

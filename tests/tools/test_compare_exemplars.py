@@ -51,6 +51,15 @@ def test_exemplars_of_an_earlier_run_are_measured_and_kept_through_the_next_phas
     after = figures["next_phase_transfer"]["after_finetune"]["classifier"]
     assert min(after.values()) <= after["all"] <= max(after.values())
     assert "finetuned" not in figures
+    assert figures["memory"]["exemplars_by_class"] == [2] * 8
+    ceiling = figures["ceiling"]
+    assert ceiling["memory"]["exemplars_by_class"] == [8] * 8
+    assert ceiling["theta_0"] == figures["theta_0"]
+    for one in (figures, ceiling):
+        for moment in ("before_finetune", "after_finetune"):
+            found = one["next_phase_transfer"][moment]
+            assert found["best_constant"]["chosen_on"] == "test data"
+            assert found["best_constant"]["accuracy"] >= found["classifier"]["all"]
 
     # The same exemplars under other names would be measured as those of the wrong classes.
     other_order = ("--class_order_seed=7", "--nofinetune", f"--output={tmp_path / 'other.json'}")

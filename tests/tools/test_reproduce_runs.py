@@ -4,14 +4,22 @@ import os
 import signal
 import types
 
+import numpy as np
 import pytest
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.files import write_arrays, write_json
 from mnemonics_tf.run.interruption import EXIT_STATUS
 from tests.tools.reproduce_grid import SCHEDULE, grid
 from tools import reproduce_runs
-from tools.reproduce_runs import Signals, Trainer, check_phase0_from, find_phase0, train_all
+from tools.reproduce_runs import (
+    Signals,
+    Trainer,
+    check_phase0_from,
+    find_phase0,
+    phase0_of,
+    train_all,
+)
 
 
 class FakeProcess:
@@ -202,6 +210,19 @@ def test_phase_0_comes_from_here_or_from_what_is_given(tmp_path):
     train_phase0(joint)
     assert find_phase0(lwf, given) == joint.directory.root
     assert find_phase0(joint, []) is None  # not its own
+
+
+def test_all_seeds_may_share_a_phase_0(tmp_path):
+    one, other = grid(tmp_path, methods=["lwf"], seeds=(0, 1), share=True)[::3]
+    assert (one.seed, other.seed) == (0, 1)
+    train_phase0(one)
+    assert find_phase0(other, []) == one.directory.root
+    # What took its model from a run of another seed offers that seed's.
+    train_phase0(other)
+    write_arrays(other.directory.base_model, {"seed": np.array(0)})
+    assert phase0_of(other.directory) == ("cifar100", "linear", 0)
+    third = grid(tmp_path, methods=["lwf"], seeds=(1,))[1]
+    assert find_phase0(third, []) is None
 
 
 def test_directories_without_a_phase_0_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """The rows of the tables, the runs behind them, and their figures."""
 
+import dataclasses
 import inspect
 
 import pytest
@@ -119,6 +120,40 @@ def test_one_seed_has_no_interval(tmp_path):
         *("60.00", "63.39"),
         "-3.39",
     )
+
+
+def test_a_ceiling_for_each_method_that_has_exemplars(tmp_path):
+    chosen = cells("1", ["lwf", "joint"], ceiling=True)
+    assert [cell.ceiling for cell in chosen] == [False] * 4 + [True]
+    (plain, *_), ceiling = grid(tmp_path, methods=["lwf"]), chosen[-1]
+    for schedule, number in (((), 20), (("--exemplars_per_class=5",), 5)):
+        place = dataclasses.replace(plain.place, schedule=schedule)
+        run = dataclasses.replace(plain, cell=ceiling, place=place)
+        flags = {f"--exemplars_per_class={4 * number}", f"--replay_per_class={number}"}
+        assert flags < set(run.choices())
+        assert f"exemplars_per_class-{4 * number}" in run.name
+    assert ceiling.published("cifar100", 5) == (None, None)
+    assert "ceiling: 4 times" in text_table([run])
+
+
+def test_accuracy_before_the_fine_tune_and_with_the_best_constant(tmp_path):
+    runs = grid(tmp_path, methods=["lwf"])
+    for run in runs:
+        write_local(run, 0.5)
+        contents = read_json(run.directory.results)
+        for index, phase in enumerate(contents["phases"]):
+            phase["heads"] = {"classifier": {"accuracy": 0.5}, "nme": {"accuracy": 0.5}}
+            if index:
+                phase["stages"] = {"before_finetune": {"classifier": 0.2, "nme": 0.3}}
+                phase["best_constant"] = {"accuracy": 0.8, "chosen_on": "test data"}
+        write_json(run.directory.results, contents)
+    plain, tuned, _ = rows(runs)
+    assert plain.before.mean == pytest.approx(50)  # it has no fine-tune
+    assert tuned.before.mean == pytest.approx((50 + 20 + 20) / 3)
+    assert tuned.constant.mean == pytest.approx((50 + 80 + 80) / 3)
+    assert "chosen on the test data" in text_table(runs)
+    write_local(named(runs, "lwf w/ herding"), 0.5)  # as earlier versions wrote it
+    assert rows(runs)[1].constant.ours == rows(runs)[1].before.ours == "-"
 
 
 def test_text_and_markdown_say_the_same(tmp_path):

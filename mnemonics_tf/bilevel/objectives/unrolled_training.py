@@ -5,11 +5,13 @@ value, gradient = objective.value_and_gradient(images, labels, learning, outer, 
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf import bilevel
+from mnemonics_tf.bilevel.base_level import BaseLevel, InnerStep
 from mnemonics_tf.bilevel.batches import balanced_batches
 from mnemonics_tf.bilevel.objectives.base import Network, measured
 from mnemonics_tf.bilevel.problem import BilevelProblem, MetaGradientResult
@@ -46,6 +48,7 @@ class UnrolledTraining:
             inner.inner_momentum,
             outer.gradient_scale,
         )
+        self._inner_step = InnerStep(problem, jit_compile)
         self._estimator = bilevel.create(
             inner.meta_gradient, problem, inner.truncated_steps, jit_compile
         )
@@ -72,19 +75,14 @@ class UnrolledTraining:
         *key: str | int,
     ) -> MetaGradientResult:
         """Returns what `value_and_gradient` does and the course of the inner loop."""
-        steps = self._settings.inner_steps
-        generator = numpy_generator(self._seed, *key, "batches")
         arguments = {
-            "parameters": self._network.start(*key),
-            "labels": labels,
-            "batches": balanced_batches(labels, self._settings.inner_batch_size, steps, generator),
+            **self._base_level(labels, *key),
             "outer_input": outer,
             "learning": learning,
         }
         if not self._network.on_features:
-            seeds = [stateless_seed(self._seed, *key, "inner", t) for t in range(steps)]
             return self._estimator.estimate(
-                exemplars=exemplars, step_inputs=tf.stack(seeds), **arguments
+                exemplars=exemplars, step_inputs=self._step_seeds(*key), **arguments
             )
         # Features are computed once for all T steps, and so is the augmentation in front of them.
         with tf.GradientTape() as tape:
@@ -94,6 +92,49 @@ class UnrolledTraining:
         result = self._estimator.estimate(exemplars=augmented, **arguments)
         gradient = tape.gradient(augmented, exemplars, result.exemplar_gradient)
         return dataclasses.replace(result, exemplar_gradient=gradient)
+
+    def _base_level(self, labels: np.ndarray, *key: str | int) -> dict[str, Any]:
+        """Returns where the base level starts, and what each of its steps sees."""
+        size, steps = self._settings.inner_batch_size, self._settings.inner_steps
+        generator = numpy_generator(self._seed, *key, "batches")
+        return {
+            "parameters": self._network.start(*key),
+            "labels": labels,
+            "batches": balanced_batches(labels, size, steps, generator),
+        }
+
+    def _step_seeds(self, *key: str | int) -> tf.Tensor:
+        steps = range(self._settings.inner_steps)
+        return tf.stack([stateless_seed(self._seed, *key, "inner", t) for t in steps])
+
+    def trained(self, exemplars: tf.Tensor, labels: np.ndarray, *key: str | int) -> list[tf.Tensor]:
+        """Returns theta_T, what the base level makes of exemplars (Eq. 8), without a gradient.
+
+        Args:
+            exemplars: normalised images, `[n, h, w, c]`.
+            labels: `[n]`.
+            *key: names the start; decides every draw.
+        """
+        if self._network.on_features:
+            seed = stateless_seed(self._seed, *key, "augment")
+            exemplars = self._network.encode(self._network.augmented(exemplars, seed))
+            step_inputs = ()
+        else:
+            step_inputs = self._step_seeds(*key)
+        start = self._base_level(labels, *key)
+        level = BaseLevel(
+            parameters=start["parameters"],
+            exemplars=exemplars,
+            labels=tf.constant(labels),
+            batches=tf.constant(start["batches"]),
+            step_inputs=step_inputs,
+            learning=np.ones(len(labels), bool),
+        )
+        parameters = level.parameters
+        velocity = [tf.zeros_like(parameter) for parameter in parameters]
+        for step in range(level.num_steps):
+            parameters, velocity, _ = self._inner_step(parameters, velocity, level, step)
+        return parameters
 
     def _inner_loss(self, parameters, images, labels, seed):
         """L_c of Eq. 7b; `images` are features where only the classifier is trained."""

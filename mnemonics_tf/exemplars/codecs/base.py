@@ -1,8 +1,10 @@
 """What a codec is asked: images of one class to codes, and back."""
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import tensorflow as tf
 
 
 class Codec(Protocol):
@@ -12,9 +14,12 @@ class Codec(Protocol):
         stores_pixels: whether codes are the images themselves, uint8 `[n, h, w, c]`. All classes'
             then lie in one array, which may be mapped from a file; of any other codec each class
             is a code by itself.
+        lossless: whether decoding gives every pixel back. A codec without the attribute may lose
+            some.
     """
 
     stores_pixels: bool
+    lossless: bool
 
     def encode(self, images: np.ndarray) -> Any:
         """Returns the code of one class: bytes, or the pixels themselves.
@@ -31,3 +36,26 @@ class Codec(Protocol):
 
     def num_bytes(self, code: Any) -> int:
         """Returns the bytes that a code takes, headers and tables included."""
+
+
+@runtime_checkable
+class StreamCodec(Protocol):
+    """A codec whose code is a head, which a class has once, and a stream for every image.
+
+    An image is then decoded alone, on its way into a batch, and given up without encoding others.
+    It has these beside the methods of `Codec`.
+    """
+
+    def split(self, code: Any) -> tuple[bytes, list[bytes]]:
+        """Returns the head and the streams of a code."""
+
+    def join(self, head: bytes, streams: Sequence[bytes]) -> Any:
+        """Returns the code of a head and streams that were made with it."""
+
+    def decode_stream(self, head: tf.Tensor, stream: tf.Tensor) -> tf.Tensor:
+        """Returns one image, uint8 `[h, w, c]`; in a graph.
+
+        Args:
+            head: a string, scalar.
+            stream: a string, scalar.
+        """

@@ -7,6 +7,7 @@ class Pixels:
     """Height x width x channels bytes an image."""
 
     stores_pixels = True
+    lossless = True
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Returns the images."""

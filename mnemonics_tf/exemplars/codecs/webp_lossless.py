@@ -23,6 +23,7 @@ class LosslessWebP:
     """
 
     stores_pixels = False
+    lossless = True
 
     def encode(self, images: np.ndarray) -> bytes:
         """Returns count, channels and WebP file of the mosaic.

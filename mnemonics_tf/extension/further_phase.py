@@ -1,0 +1,139 @@
+"""A finished run goes on: one phase more, of classes that nobody knew of, from the memory alone.
+
+    extension = Extension(Request({"run_dir": "runs/mine", "data_dir": "new_images"}), strategy)
+    contents = extension.run()
+
+The phase begins with Theta_N and E_{0:N} and ends as any other, with its exemplars, predictions,
+export and record. What a run directory holds besides is not touched before the record is written,
+which makes the phase the run's.
+"""
+
+import gc
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf.devices import is_chief, spans_workers
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.extension.images import (
+    find_base,
+    find_learned,
+    join,
+    preprocessing_of_run,
+    refuse_another_kind,
+)
+from mnemonics_tf.extension.wanted import Request, few, find_wanted
+from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.phases.checks import check_method, warn_of_small_classes
+from mnemonics_tf.phases.quotas import expected_quotas
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.history import History, read_history
+from mnemonics_tf.run.learned import read_learned
+from mnemonics_tf.run.resume import load_memory
+from mnemonics_tf.run.workers import share_state
+
+
+class Extension:
+    """One phase more for a finished run; made without writing anything.
+
+    Args:
+        request: what is to be learned.
+        strategy: the distribution strategy that everything runs in.
+
+    Attributes:
+        experiment: the run, with the new phase as its last one.
+
+    Raises:
+        UserError: if there is no finished run, or the new classes do not fit it.
+    """
+
+    def __init__(self, request: Request, strategy: tf.distribute.Strategy):
+        self._strategy = strategy
+        directory = RunDirectory(request.run.run_dir)
+        if is_chief(strategy):
+            read_history(directory, request.run)
+        share_state(strategy, directory)
+        self._run = request.run
+        self._history = read_history(directory, request.run)
+        self._wanted = find_wanted(self._history, request)
+        self.experiment = self._experiment(request)
+
+    def _experiment(self, request: Request) -> Experiment:
+        wanted, before = self._wanted, self._wanted.before
+        base = find_base(before, request.run_data_dir, request.passed)
+        preprocessing = preprocessing_of_run(before, base)
+        refuse_another_kind(wanted.source, preprocessing)
+        if base:
+            base.release(base.original_ids)
+        kept = _kept(before, preprocessing.image_shape)
+        learned = find_learned(before, request.passed)
+        source = join(before, base, learned, preprocessing, kept, (wanted.phase, wanted.source))
+        protocol = before.protocol([wanted.phase])
+        experiment = Experiment(wanted.settings, source, self._strategy, protocol)
+        check_method(wanted.settings, experiment.method, protocol, source)
+        if not wanted.is_done:
+            warn_of_small_classes(wanted.settings, protocol, source, protocol.phases[-1:])
+            quotas = expected_quotas(wanted.settings, protocol, source)
+            _tell_of_budget(quotas.of(protocol.phases[-1]), kept)
+        return experiment
+
+    def run(self) -> dict[str, Any]:
+        """Learns the phase, or goes on with it; returns what results.json holds.
+
+        Raises:
+            RunInterruptedError: if the experiment's `stop` asked for it; the same goes on later.
+            UserError: if the run has learned something else since this was made.
+        """
+        wanted, experiment = self._wanted, self.experiment
+        if read_history(experiment.directory, self._run) != self._history:
+            raise UserError(
+                f"{experiment.directory.root} has changed while the new images were read: start "
+                "the command again"
+            )
+        phases = experiment.protocol.phases
+        if not wanted.is_done:
+            LOGGER.info("phase %d learns %s", wanted.phase.index, few(wanted.phase.classes))
+            wanted.phase.write(experiment.directory)
+            try:
+                experiment.run_phase(phases[-1])
+            finally:
+                gc.unfreeze()
+        else:
+            LOGGER.info("phase %d, of these classes, is learned already", wanted.phase.index)
+            self._export_what_was_held_back()
+        return experiment.write_results(phases, wanted.before.settings)
+
+    def _export_what_was_held_back(self) -> None:
+        phase, experiment = self._wanted.phase, self.experiment
+        noted = read_learned(experiment.directory, phase.index)
+        held_back = noted is not None and not noted.export
+        if held_back and phase.export and not spans_workers(self._strategy):
+            experiment.export(experiment.protocol.phases[-1])
+            phase.write(experiment.directory)
+
+
+def _kept(history: History, image_shape: tuple[int, int, int]) -> list[int]:
+    """Returns how many exemplars of each class a run has kept, by label."""
+    last = history.protocol().phases[-1]
+    codec = history.settings.exemplar.codec
+    memory = load_memory(history.directory, last, image_shape, codec)
+    return np.bincount(memory.labels, minlength=last.num_seen).tolist()
+
+
+def _tell_of_budget(quota: int, kept: list[int]) -> None:
+    """Says what another budget than the last one means for old classes."""
+    fewest, most = min(kept), max(kept)
+    if most < quota:
+        LOGGER.info(
+            "the budget of %d exemplars a class serves new classes: of old ones %s are kept, and "
+            "what was trimmed or never kept stays lost",
+            *(quota, fewest if fewest == most else f"{fewest} to {most}"),
+        )
+    elif most > quota:
+        LOGGER.info(
+            "the budget of %d exemplars a class leaves fewer of old classes, which have up to %d: "
+            "the others are lost",
+            *(quota, most),
+        )

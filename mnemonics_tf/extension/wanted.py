@@ -1,0 +1,245 @@
+"""Which classes a finished run is to learn, from where and with which settings."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.sources import create
+from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.methods import METHODS
+from mnemonics_tf.paths import user_path
+from mnemonics_tf.registry import find, flags_of, is_own, is_own_source, refuse_unnamed_code
+from mnemonics_tf.run.history import History
+from mnemonics_tf.run.learned import LearnedPhase
+from mnemonics_tf.settings import GROUP_OF, RunSettings, Settings, by_name
+
+#: settings that a run is begun with and that later phases can't change
+_OF_THE_RUN = (
+    *("base_classes", "num_phases", "class_order_seed", "class_order", "phase_classes"),
+    *("image_size", "backbone", "backbone_input", "depth", "codec", "jpeg_quality"),
+)
+
+#: settings of `train` that have no sense for one phase more
+_OF_TRAINING = ("phase0_from", "backbone_weights", "last_phase")
+
+#: where further classes of a data set come from that has no more itself
+_FURTHER = {"imagenet": "folder", "imagenet_subset": "folder", "cifar100": "npz", "digits": "npz"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be learned.
+
+    Attributes:
+        passed: settings by name: `run_dir`, `data_dir` of the new classes, perhaps `dataset`, the
+            kind of these data, and those that are to be others than the last phase's.
+        skip_known: leave classes out that the run knows, instead of refusing them.
+        export: whether the phase is exported; otherwise it is held back from servers.
+        run_data_dir: where the data are that the run began with; empty: where they were then.
+    """
+
+    passed: Mapping[str, Any]
+    skip_known: bool = False
+    export: bool = True
+    run_data_dir: str = ""
+
+    @property
+    def run(self) -> RunSettings:
+        """Where and how to run."""
+        values = {name: value for name, value in self.passed.items() if GROUP_OF[name] == "run"}
+        return RunSettings(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A phase that a run is to learn, or has learned by the same request before.
+
+    Attributes:
+        before: what the run has learned before it.
+        phase: what is noted of it.
+        settings: of it.
+        source: of its classes alone.
+        is_done: whether it is learned already.
+    """
+
+    before: History
+    phase: LearnedPhase
+    settings: Settings
+    source: DataSource
+    is_done: bool
+
+
+def find_wanted(history: History, request: Request) -> Wanted:
+    """Returns what a request asks of a run; opens its images and writes nothing.
+
+    Raises:
+        UserError: if it can't be done; tells the way out.
+    """
+    for name in _OF_TRAINING:
+        value = getattr(request.run, name)
+        if value != getattr(RunSettings(), name):
+            raise UserError(f"--{name}={value} is for training a run, not for one more phase")
+    unfinished = history.unfinished
+    if not request.run.data_dir:
+        if not unfinished:
+            raise UserError("--data_dir is missing: pass what holds the new classes")
+        request = _as_begun(unfinished, request)
+    dataset = request.passed.get("dataset") or further_dataset(history.settings.protocol.dataset)
+    settings = _settings_after(history, request)
+    source = create(dataset, request.run.data_dir, request.run.download, settings.data)
+    if history.learned and not unfinished:
+        before = history.without_last()
+        again = _described(before, request, source, _settings_after(before, request), dataset)
+        if again and again[0].is_the_same_as(history.learned[-1]):
+            return Wanted(before, *again, is_done=True)
+    found = _described(history, request, source, settings, dataset)
+    if not found:
+        raise UserError(_known_classes(history, request, source))
+    if unfinished and not found[0].is_the_same_as(unfinished):
+        raise UserError(
+            f"{history.directory.root} has begun to learn {few(unfinished.classes)} from "
+            f"{printable(unfinished.data_dir)}, with other images or settings than these: go on "
+            "with that first (leave --data_dir out), or give it up with --undo"
+        )
+    return Wanted(history, *found, is_done=False)
+
+
+def further_dataset(dataset: str) -> str:
+    """Returns the kind of data that brings further classes to a run on a data set.
+
+    Raises:
+        UserError: if it is read by code of one's own, which is to be named again.
+    """
+    if is_own_source(dataset):
+        raise UserError(
+            f"the run began with data of its own code: pass --dataset (folder, npz or "
+            f"{flags_of({'dataset': dataset})})"
+        )
+    return _FURTHER.get(dataset, dataset)
+
+
+def _as_begun(unfinished: LearnedPhase, request: Request) -> Request:
+    """Returns the request that a phase was begun by."""
+    if is_own_source(unfinished.dataset) and "dataset" not in request.passed:
+        raise UserError(
+            f"phase {unfinished.index} was begun with data of code of its own: if you trust it, "
+            f"pass {flags_of({'dataset': unfinished.dataset})} too"
+        )
+    settings = by_name(Settings().results_settings()) | by_name(unfinished.settings)
+    groups = ("protocol", "data", "run")
+    noted = {name: value for name, value in settings.items() if GROUP_OF.get(name) not in groups}
+    noted |= {name: settings[name] for name in ("seed", "test_share", "split_seed", "skip_broken")}
+    noted = {n: tuple(v) if isinstance(v, list) else v for n, v in noted.items()}
+    source = {"dataset": unfinished.dataset, "data_dir": unfinished.data_dir}
+    other = {
+        name: value
+        for name, value in request.passed.items()
+        if (noted | source).get(name, value) != value
+    }
+    if other:
+        raise UserError(
+            f"phase {unfinished.index} was begun with other settings than "
+            f"{flags_of({name: str(value) for name, value in other.items()})}: leave these out to "
+            "go on, or give the phase up with --undo"
+        )
+    own = {name for name, value in noted.items() if isinstance(value, str) and is_own(value)}
+    named = {name: value for name, value in noted.items() if name not in own}
+    return dataclasses.replace(
+        request, passed={**named, **source, **request.passed}, skip_known=True
+    )
+
+
+def _settings_after(history: History, request: Request) -> Settings:
+    """Returns the settings of the phase that follows: the last one's, but for those passed."""
+    run = by_name(history.settings.results_settings())
+    values = {
+        name: value
+        for name, value in request.passed.items()
+        if GROUP_OF[name] != "run" and name != "dataset"
+    }
+    fixed = {
+        name: value
+        for name, value in values.items()
+        if name in _OF_THE_RUN and value != (tuple(v) if isinstance(v := run[name], list) else v)
+    }
+    if fixed:
+        then = flags_of({name: str(run[name]) for name in fixed})
+        raise UserError(
+            f"{flags_of({name: str(value) for name, value in fixed.items()})}: the run was begun "
+            f"with {then}, which further phases can't change: leave it out"
+        )
+    settings = dataclasses.replace(history.last_settings.changed(**values), run=request.run)
+    _check_method(history, request, settings)
+    return settings
+
+
+def _check_method(history: History, request: Request, settings: Settings) -> None:
+    """Refuses methods that need past data, or another classifier than the run's."""
+    imported = settings.changed(dataset="folder")  # the run's own source is asked for elsewhere
+    refuse_unnamed_code(imported, request.passed, "learning more")
+    name, before = settings.training.method, history.last_settings.training.method
+    method = find(METHODS, name, "method")
+    fitting = [
+        other
+        for other, known in METHODS.items()
+        if known.classifier == method.classifier and not known.keeps_past_data
+    ]
+    if method.keeps_past_data:
+        raise UserError(
+            f"--method={name} learns from all data so far, which a finished run has no more: pass "
+            f"another one that goes on with its classifier, --method={fitting[0]}"
+        )
+    if name == before or is_own(before):
+        return
+    old = METHODS[before]
+    if (method.classifier, method.corrects_logits) != (old.classifier, old.corrects_logits):
+        raise UserError(
+            f"--method={name} has another classifier than --method={before}, which the run has: "
+            "leave the flag out"
+        )
+
+
+def _described(
+    history: History, request: Request, source: DataSource, settings: Settings, dataset: str
+) -> tuple[LearnedPhase, Settings, DataSource] | None:
+    """Returns the phase that learns what is new in a source, if that may be learned."""
+    known = set(history.known)
+    names = [name for name in source.class_names if name not in known]
+    left_out = len(names) < len(source.class_names)
+    if not names or (left_out and not request.skip_known):
+        return None
+    if left_out:
+        ids = dict(zip(source.class_names, source.original_ids, strict=True))
+        source = source.only([ids[name] for name in names])
+    first = max(history.known_ids) + 1
+    phase = LearnedPhase(
+        index=history.num_phases,
+        dataset=dataset,
+        data_dir=os.path.abspath(user_path(request.run.data_dir)),
+        classes=names,
+        original_ids=list(range(first, first + len(names))),
+        training_images=source.training_counts().tolist(),
+        data_digests=dict(source.digests),
+        settings=settings.results_settings(),
+        export=request.export,
+    )
+    return phase, settings, source
+
+
+def _known_classes(history: History, request: Request, source: DataSource) -> str:
+    place, known = printable(request.run.data_dir), set(history.known)
+    old = [name for name in source.class_names if name in known]
+    if len(old) == len(source.class_names):
+        return f"{place} holds no class that the run does not know already: {few(old)}"
+    return (
+        f"{place} holds {len(old)} classes that the run knows already: {few(old)}: pass "
+        "--skip_known to leave them out, or rename what is another class of the same name"
+    )
+
+
+def few(names: Sequence[str]) -> str:
+    """Returns the first names of classes, for a message."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(printable, names[:5])) + more

@@ -1,0 +1,346 @@
+"""A Keras classifier of anybody's, as objectives ask for it: an encoder and a linear classifier.
+
+network = make_network(model, None, pixels, examples, classes, InnerSettings(), seed=0)
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf.data.augmentation import Augmentation, ResizedCropMirror
+from mnemonics_tf.data.pipeline import Normalization
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.randomness import derive_seed, numpy_generator
+from mnemonics_tf.settings import InnerSettings
+
+#: layers that may follow the classifier: they map logits to probabilities, or change nothing
+_AFTER_LOGITS = (keras.layers.Softmax, keras.layers.Activation, keras.layers.Identity)
+
+#: makes an untrained model from a seed
+Build = Callable[[int], keras.Model]
+
+#: maps images, as the encoder takes them, to features `[n, d]`
+Encode = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """How normalised pixels, in which exemplars learn, become what a model takes.
+
+    Attributes:
+        normalization: of the pixels.
+        preprocess: maps float pixels `[n, h, w, c]` from 0 to 255 to the model's input.
+        augmentation: of the inner loop.
+    """
+
+    normalization: Normalization
+    preprocess: Callable[[tf.Tensor], tf.Tensor]
+    augmentation: Augmentation | ResizedCropMirror
+
+    def to_input(self, normalized: tf.Tensor) -> tf.Tensor:
+        """Returns what the model takes."""
+        return self.preprocess(self.normalization.denormalize(normalized))
+
+    def augmented(self, normalized: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns augmented normalised pixels, by an int32 seed `[2]`."""
+        return self.augmentation(normalized, seed, self.normalization.black)
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A linear classifier.
+
+    Attributes:
+        kernel: `[d, classes]`.
+        bias: `[classes]`; zeros where the layer has none.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    @classmethod
+    def zeros(cls, dimension: int, num_classes: int) -> "Head":
+        """Returns a classifier of which only the shape counts."""
+        return cls(
+            np.zeros((dimension, num_classes), np.float32), np.zeros(num_classes, np.float32)
+        )
+
+    @classmethod
+    def fresh(cls, shape: tuple[int, int], generator: np.random.Generator) -> "Head":
+        """Returns a new classifier of `[d, classes]`, as the project's own models draw theirs."""
+        bound = 1.0 / np.sqrt(shape[0])
+        kernel = generator.uniform(-bound, bound, shape).astype(np.float32)
+        return cls(kernel, np.zeros(shape[1], np.float32))
+
+
+def make_network(
+    model: keras.Model,
+    encoder: keras.Model | Encode | None,
+    pixels: Pixels,
+    examples: tf.Tensor,
+    classes: np.ndarray,
+    settings: InnerSettings,
+    seed: int,
+) -> "KerasNetwork":
+    """Returns a model as objectives ask for it, once it is found to work on some images.
+
+    Args:
+        model: a classifier.
+        encoder: maps the model's input to features; None: the model up to its last Dense layer.
+        pixels: what comes before.
+        examples: some normalised images.
+        classes: the labels that exemplars have, ascending.
+        settings: of the base level.
+        seed: decides the weights of new classifiers.
+
+    Raises:
+        UserError: if the model can't be cut, or its features are of another shape or have no
+            gradient by the pixels.
+    """
+    head = None
+    if encoder is None:
+        encoder, head = _cut(model, pixels.to_input(examples))
+    if settings.inner_scope == "all" and not isinstance(encoder, keras.Model):
+        raise UserError(
+            "inner_scope='all' trains the encoder, which must be a keras.Model then, got a "
+            f"{type(encoder).__name__}; or leave inner_scope at 'classifier'"
+        )
+    num_features = _num_features(functools.partial(_features, encoder, pixels), examples)
+    if settings.inner_start == "model":
+        head = _columns(model, head, classes)
+    else:
+        head = Head.zeros(num_features, len(classes))
+    return KerasNetwork(encoder, head, pixels, settings, seed)
+
+
+def make_untrained_network(
+    build: Build,
+    pixels: Pixels,
+    examples: tf.Tensor,
+    num_classes: int,
+    settings: InnerSettings,
+    seed: int,
+) -> "KerasNetwork":
+    """Returns models that are untrained at every start, as objectives ask for them.
+
+    Args:
+        build: makes one from a seed.
+        pixels: what comes before.
+        examples: some normalised images.
+        num_classes: how many classes exemplars have.
+        settings: of the base level, which trains all weights.
+        seed: decides all weights.
+
+    Raises:
+        UserError: as for `make_network`.
+    """
+    inputs = pixels.to_input(examples)
+    encoder, _ = _cut(build(derive_seed(seed, "untrained")), inputs)
+    num_features = _num_features(functools.partial(_features, encoder, pixels), examples)
+    shapes = [tuple(variable.shape) for variable in encoder.trainable_variables]
+
+    def new_weights(*key: str | int) -> list[tf.Tensor]:
+        fresh, _ = _cut(build(derive_seed(seed, *key, "untrained")), inputs)
+        if [tuple(variable.shape) for variable in fresh.trainable_variables] != shapes:
+            raise UserError("build= makes models of other shapes with other seeds")
+        return [tf.convert_to_tensor(variable.value) for variable in fresh.trainable_variables]
+
+    head = Head.zeros(num_features, num_classes)
+    return KerasNetwork(encoder, head, pixels, settings, seed, new_weights)
+
+
+def _cut(model: keras.Model, inputs: tf.Tensor) -> tuple[keras.Model, Head]:
+    """Returns what `split_classifier` does, of a model that was built by some inputs."""
+    if not isinstance(model, keras.Model):
+        raise UserError(f"got a {type(model).__name__} as a model, expected a keras.Model")
+    try:
+        model(inputs)  # builds a Sequential model that has seen no input yet
+    except ValueError as error:
+        raise UserError(
+            f"model {model.name} can't take images of shape {tuple(inputs.shape)}, which is "
+            f"what preprocess= makes of them: {error}"
+        ) from error
+    return split_classifier(model)
+
+
+def _columns(model: keras.Model, head: Head | None, classes: np.ndarray) -> Head:
+    """Returns the classifier's columns of the exemplars' classes."""
+    if head is None:
+        raise UserError(
+            "inner_start='model' begins with the model's own classifier, of which encoder= knows "
+            "nothing: leave out one of the two"
+        )
+    width = head.kernel.shape[1]
+    if classes[0] < 0 or classes[-1] >= width:
+        raise UserError(
+            f"labels go from {classes[0]} to {classes[-1]}, and the classifier of model "
+            f"{model.name} has {width} outputs: with inner_start='model' a label is the number of "
+            "an output"
+        )
+    return Head(head.kernel[:, classes], head.bias[classes])
+
+
+def _num_features(encode: Encode, examples: tf.Tensor) -> int:
+    """Returns d, once features are found to have the right shape and a gradient."""
+    with tf.GradientTape() as tape:
+        tape.watch(examples)
+        features = encode(examples)
+    if features.shape.rank != 2:
+        raise UserError(
+            f"the features of {len(examples)} images have the shape {tuple(features.shape)}, "
+            f"expected ({len(examples)}, d): pass an encoder= that pools or flattens them"
+        )
+    if tape.gradient(features, examples) is None:
+        raise UserError(
+            "the features have no gradient by the pixels: preprocess= and encoder= must be made of "
+            "TensorFlow or keras.ops functions of floats (no NumPy, no rounding, no integers)"
+        )
+    return int(features.shape[1])
+
+
+def split_classifier(model: keras.Model) -> tuple[keras.Model, Head]:
+    """Returns the part of a model before its last Dense layer, and that layer's weights.
+
+    A softmax or sigmoid that follows the logits is left out.
+
+    Args:
+        model: functional or Sequential, built, with one output.
+
+    Raises:
+        UserError: if the model is no such one, or does not end with a Dense layer.
+    """
+    way_out = "pass encoder=, which maps the model's input to features [n, d]"
+    outputs = getattr(model, "outputs", None)  # a subclassed model has none, for it has no graph
+    if not outputs or len(outputs) != 1:
+        raise UserError(
+            f"model {model.name} ({type(model).__name__}) can't be cut before its classifier, as a "
+            f"functional or Sequential model with one output can: {way_out}"
+        )
+    layer, feature = _origin(outputs[0])
+    while isinstance(layer, _AFTER_LOGITS) and feature is not None:
+        layer, feature = _origin(feature)
+    if not isinstance(layer, keras.layers.Dense) or feature is None:
+        raise UserError(
+            f"model {model.name} ends with {layer.name} ({type(layer).__name__}), expected a Dense "
+            f"layer, perhaps with a softmax after it: {way_out}"
+        )
+    if len(feature.shape) != 2:
+        raise UserError(
+            f"the classifier {layer.name} of model {model.name} gets features of shape "
+            f"{feature.shape}, expected (None, d): {way_out}"
+        )
+    kernel = keras.ops.convert_to_numpy(layer.kernel).astype(np.float32)
+    bias = np.zeros(kernel.shape[1], np.float32)
+    if layer.use_bias:
+        bias = keras.ops.convert_to_numpy(layer.bias).astype(np.float32)
+    return keras.Model(model.inputs, feature), Head(kernel, bias)
+
+
+def _origin(tensor: keras.KerasTensor) -> tuple[keras.layers.Layer, keras.KerasTensor | None]:
+    """Returns the layer that made a tensor, and its one input; None where it is no one tensor."""
+    history = tensor._keras_history
+    inputs = history.operation._inbound_nodes[history.node_index].input_tensors
+    return history.operation, inputs[0] if len(inputs) == 1 else None
+
+
+def _features(encoder: keras.Model | Encode, pixels: Pixels, images: tf.Tensor) -> tf.Tensor:
+    """Returns features `[n, d]` of normalised images, each image by itself."""
+    inputs = pixels.to_input(images)
+    if isinstance(encoder, keras.Model):
+        return tf.cast(encoder(inputs, training=False), tf.float32)
+    return tf.cast(encoder(inputs), tf.float32)
+
+
+class KerasNetwork:
+    """A `Network` around a Keras model, which is read and never changed.
+
+    Batch normalisation uses its moving statistics, and dropout drops nothing: what the encoder
+    makes of an image depends on that image alone.
+
+    Args:
+        encoder: the model without its classifier; a plain function will do where the inner loop
+            trains the classifier alone.
+        head: the model's classifier, a column for each class that exemplars have; only its shape
+            counts where every outer step has a fresh one.
+        pixels: what comes before the encoder.
+        settings: of the base level.
+        seed: decides the weights of fresh classifiers.
+        new_weights: the encoder's weights at the start that a key names; None: those it has.
+
+    Attributes:
+        on_features: whether only the classifier is trained.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model | Encode,
+        head: Head,
+        pixels: Pixels,
+        settings: InnerSettings,
+        seed: int,
+        new_weights: Callable[..., list[tf.Tensor]] | None = None,
+    ):
+        self.on_features = settings.inner_scope == "classifier"
+        self._encoder: Any = encoder  # a keras.Model where its weights are trained
+        self._head = head
+        self._pixels = pixels
+        self._fresh_head = settings.inner_start == "fresh_head"
+        self._seed = seed
+        self._new_weights = new_weights or self._own_weights
+
+    def start(self, *key: str | int) -> list[tf.Tensor]:
+        """Returns theta_0: the encoder's weights, if they are trained, kernel and bias."""
+        head = self._head
+        if self._fresh_head:
+            generator = numpy_generator(self._seed, *key, "head")
+            head = Head.fresh(head.kernel.shape, generator)
+        weights = [] if self.on_features else self._new_weights(*key)
+        values = [tf.cast(value, tf.float32) for value in weights]
+        return [*values, tf.constant(head.kernel), tf.constant(head.bias)]
+
+    def _own_weights(self, *key: str | int) -> list[tf.Tensor]:
+        del key  # the model's own at every start
+        return [tf.convert_to_tensor(v.value) for v in self._encoder.trainable_variables]
+
+    def augmented(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns images as the inner loop sees them."""
+        return self._pixels.augmented(images, seed)
+
+    def encode(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns features `[n, d]` of normalised images."""
+        return _features(self._encoder, self._pixels, images)
+
+    def inner_logits(
+        self, parameters: list[tf.Tensor], images: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the logits of augmented images, or of features where only those are needed."""
+        if self.on_features:
+            return self._logits(parameters, images)
+        return self._logits(parameters, self._encode_by(parameters, self.augmented(images, seed)))
+
+    def outer_logits(self, parameters: list[tf.Tensor], outer: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Returns the logits of an outer batch."""
+        if "feature" in outer:
+            return self._logits(parameters, outer["feature"])
+        return self._logits(parameters, self._encode_by(parameters, outer["image"]))
+
+    def _encode_by(self, parameters: list[tf.Tensor], images: tf.Tensor) -> tf.Tensor:
+        variables = self._encoder.trainable_variables
+        values = [
+            tf.cast(value, variable.dtype)
+            for value, variable in zip(parameters[:-2], variables, strict=True)
+        ]
+        others = [variable.value for variable in self._encoder.non_trainable_variables]
+        inputs = self._pixels.to_input(images)
+        features, _ = self._encoder.stateless_call(values, others, inputs, training=False)
+        return tf.cast(features, tf.float32)
+
+    @staticmethod
+    def _logits(parameters: list[tf.Tensor], features: tf.Tensor) -> tf.Tensor:
+        *_, kernel, bias = parameters
+        return features @ kernel + bias

@@ -1,0 +1,246 @@
+"""A user's own backbone in a run directory: configuration, first weights and digests of both.
+
+With them a run stands by itself: it goes on, is scored and exported when the file that --backbone
+or --backbone_weights named is gone, and it notices when that has changed.
+"""
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from mnemonics_tf.data.preprocessing import Preprocessing
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol
+from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.models.conversion import set_weights, weights_of
+from mnemonics_tf.models.own_backbone import OwnBackbone, digest_of, opens_own, read_source
+from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.paths import user_path
+from mnemonics_tf.registry import is_own
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_text
+from mnemonics_tf.settings import KERAS_APPLICATIONS, Settings
+
+#: share of the first statistics of normalisation that may be left after phase 0
+_STALE = 0.05
+
+
+def open_backbone(
+    settings: Settings, preprocessing: Preprocessing, directory: RunDirectory
+) -> OwnBackbone | None:
+    """Returns the user's own backbone, or None where settings name one of this project.
+
+    A run that was begun has it from its directory, but for code, which has to be there.
+
+    Args:
+        settings: of the run.
+        preprocessing: of its images.
+        directory: of the run, which may not be there yet.
+
+    Raises:
+        UserError: if it can't be had, is not the run's, or can't do what is asked of it.
+    """
+    if not opens_own(settings.model):
+        if settings.run.backbone_weights:
+            raise UserError(
+                f"--backbone_weights={settings.run.backbone_weights} with --backbone="
+                f"{settings.model.backbone}: it is for a model of your own; leave it out"
+            )
+        return None
+    noted = _noted(directory)
+    if noted is None or _is_code(settings):
+        model = _from_flags(settings, preprocessing)
+    else:
+        model = _from_configuration(directory, noted)
+    if noted is not None:
+        _set_first_weights(directory, noted, model)
+    own = _own(settings, preprocessing, model)
+    if noted is not None and own.digests != noted["digests"]:
+        raise UserError(
+            f"--backbone={settings.model.backbone} builds another model than the one that "
+            f"{directory.root} was begun with: pass another --run_dir"
+            if _is_code(settings)
+            else _damaged(directory, "it is not what its digests say")
+        )
+    _refuse_transfer(settings, own)
+    return own
+
+
+def claim_backbone(
+    directory: RunDirectory,
+    settings: Settings,
+    preprocessing: Preprocessing,
+    source: DataSource,
+    protocol: ClassIncrementalProtocol,
+    own: OwnBackbone,
+) -> None:
+    """Makes a backbone the run's, or finds that it is already.
+
+    Args:
+        directory: of the run.
+        settings: of the run, as they are now.
+        preprocessing: of its images.
+        source: of its images.
+        protocol: what is learned when.
+        own: the backbone.
+
+    Raises:
+        UserError: if the run was begun with another one.
+    """
+    refuse_other_backbone(settings, preprocessing, directory)
+    if not directory.backbone.exists():
+        first = protocol.original_ids(protocol.phases[0].new_classes)
+        warn_of_slow_statistics(settings, own, int(source.training_counts_of(first).sum()))
+        note_backbone(directory, own)
+
+
+def note_backbone(directory: RunDirectory, own: OwnBackbone) -> None:
+    """Writes what a run needs of a backbone to stand by itself.
+
+    Args:
+        directory: of the run.
+        own: the backbone.
+    """
+    try:
+        configuration = keras.saving.serialize_keras_object(own.source)
+        text = json.dumps({"digests": own.digests, "configuration": configuration}, indent=1)
+    except Exception:  # classes of the user's own need not be serialisable: their code is there
+        text = json.dumps({"digests": own.digests, "configuration": None}, indent=1)
+    write_arrays(directory.backbone_weights, weights_of(own.source))
+    write_text(directory.backbone, text + "\n")
+
+
+def refuse_other_backbone(
+    settings: Settings, preprocessing: Preprocessing, directory: RunDirectory
+) -> None:
+    """Refuses to go on with a run whose backbone's file has changed; one that is gone is no matter.
+
+    Args:
+        settings: of the run, as they are now.
+        preprocessing: of its images.
+        directory: of the run.
+
+    Raises:
+        UserError: names what has changed.
+    """
+    noted = _noted(directory)
+    name, weights = settings.model.backbone, settings.run.backbone_weights
+    is_application = name.startswith(KERAS_APPLICATIONS)
+    file = weights if is_application or _is_code(settings) else name
+    if noted is None or not file or not user_path(file).exists():
+        return
+    now = _own(settings, preprocessing, _from_flags(settings, preprocessing)).digests
+    differ = [part for part, digest in noted["digests"].items() if now[part] != digest]
+    if differ:
+        flag = "--backbone_weights" if file == weights else "--backbone"
+        raise UserError(
+            f"{flag}={file} holds another model ({' and '.join(differ)}) than the one that "
+            f"{directory.root} was begun with: put that back or pass another --run_dir"
+        )
+
+
+def warn_of_slow_statistics(settings: Settings, own: OwnBackbone, images: int) -> None:
+    """Warns where phase 0 is too short for statistics that are averaged over many steps.
+
+    Args:
+        settings: of the run.
+        own: the backbone.
+        images: that phase 0 trains on.
+    """
+    steps = settings.training.base_epochs * math.ceil(images / settings.training.batch_size)
+    left = own.momentum**steps
+    if left > _STALE:
+        LOGGER.warning(
+            "--backbone=%s averages statistics of normalisation with momentum %g: after the %d "
+            "steps of phase 0 they are to %.0f%% those that it began with, and predictions are as "
+            "far from what was trained; train longer, in smaller batches, or pass a model whose "
+            "BatchNormalization layers have less momentum, as a .keras file or "
+            "package.module:build",
+            own.name,
+            own.momentum,
+            steps,
+            100 * left,
+        )
+
+
+def _is_code(settings: Settings) -> bool:
+    name = settings.model.backbone
+    return is_own(name) and not name.startswith(KERAS_APPLICATIONS)
+
+
+def _from_flags(settings: Settings, preprocessing: Preprocessing) -> Any:
+    return read_source(
+        settings.model,
+        settings.run.backbone_weights,
+        preprocessing.image_shape,
+        settings.protocol.seed,
+    )
+
+
+def _own(settings: Settings, preprocessing: Preprocessing, model: Any) -> OwnBackbone:
+    return OwnBackbone(
+        settings.model.backbone,
+        model,
+        settings.model,
+        preprocessing.image_shape,
+        preprocessing.channel_mean,
+        preprocessing.channel_std,
+        settings.protocol.seed,
+    )
+
+
+def _noted(directory: RunDirectory) -> dict[str, Any] | None:
+    if not directory.backbone.exists():
+        return None
+    noted = read_json(directory.backbone)
+    parts = noted.get("digests") if isinstance(noted, dict) else None
+    if not isinstance(parts, dict) or set(parts) != {"configuration", "weights"}:
+        raise UserError(_damaged(directory, "it holds no digests of configuration and weights"))
+    return noted
+
+
+def _from_configuration(directory: RunDirectory, noted: Mapping[str, Any]) -> Any:
+    try:
+        return keras.saving.deserialize_keras_object(noted.get("configuration"), safe_mode=True)
+    except Exception as error:  # Keras raises nearly anything at what it does not like
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(_damaged(directory, reason)) from error
+
+
+def _set_first_weights(directory: RunDirectory, noted: Mapping[str, Any], model: Any) -> None:
+    """Gives a model the weights that the run began with, which code may draw anew every time."""
+    arrays = read_arrays(directory.backbone_weights)
+    if digest_of(arrays) != noted["digests"]["weights"]:
+        raise UserError(
+            f"{directory.backbone_weights} is damaged: it is not what {directory.backbone} says; "
+            "put the right one back or pass another --run_dir"
+        )
+    with contextlib.suppress(AttributeError, ValueError):  # of another model, which is found next
+        set_weights(model, arrays)
+
+
+def _damaged(directory: RunDirectory, reason: str) -> str:
+    return (
+        f"{directory.backbone} is damaged ({reason}): put the right one back or pass another "
+        "--run_dir"
+    )
+
+
+def _refuse_transfer(settings: Settings, own: OwnBackbone) -> None:
+    """Refuses weight transfer, in the model or in exemplar learning, that could not freeze all."""
+    learns = settings.exemplar.exemplars == "mnemonics" or settings.adjustment.adjust_old_exemplars
+    wanted = []
+    if settings.model.weight_transfer:
+        wanted.append("--weight_transfer")
+    if learns and settings.inner.inner_scope == "transfer":
+        wanted.append("--inner_scope=transfer")
+    if own.kept and wanted:
+        raise UserError(
+            f"{' and '.join(wanted)} with --backbone={own.name}: these layers have weights that "
+            f"can't be frozen and scaled: {', '.join(own.kept)}; leave that out, or make them of "
+            "Conv2D, DepthwiseConv2D and Dense"
+        )

@@ -1,0 +1,71 @@
+"""New images that go through the codec, in part, in the phase they belong to."""
+
+import numpy as np
+
+from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
+from mnemonics_tf.data.pipeline import concatenate
+from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.codecs import CODECS
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.phases.workshop import Workshop
+from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.registry import find
+from mnemonics_tf.settings import ExemplarSettings
+
+#: where none is told, of codecs that lose something
+_DEFAULT = 0.5
+
+
+def coded_share(wanted: ExemplarSettings) -> float:
+    """Returns the share of new images that go through the codec.
+
+    Raises:
+        UserError: if a share is told that changes nothing, or that is none.
+    """
+    share, codec = wanted.coded_share, find(CODECS, wanted.codec, "codec")
+    if -1 < share < 0:
+        raise UserError(f"--coded_share={share}: pass a number from 0 to 1, or -1 for the codec's")
+    lossless = getattr(codec, "lossless", False)
+    if share > 0 and lossless:
+        raise UserError(
+            f"--coded_share={share} changes nothing with --codec={wanted.codec}, which loses "
+            "nothing: leave it out"
+        )
+    if share >= 0:
+        return share
+    return 0.0 if lossless else _DEFAULT
+
+
+def partly_coded(
+    workshop: Workshop, phase: Phase, images: ImageSet, memory: ExemplarMemory
+) -> ImageSet:
+    """Returns D_i, of each class a share of the images as the memory would give them back.
+
+    Old classes are seen as the codec leaves them. Were all new images seen as they were taken, its
+    artefacts would tell old from new, and the network would learn them instead of the classes.
+    Phase 0 has no old classes: it learns from images as they are, whatever the codec, so that runs
+    share its model.
+
+    Args:
+        workshop: of the run.
+        phase: which.
+        images: D_i, the images of a class together.
+        memory: with the codec.
+    """
+    share = coded_share(workshop.settings.exemplar)
+    if phase.index == 0 or not share:
+        return images
+    chosen = np.zeros(len(images), bool)
+    coded = ExemplarMemory.empty(images.image_shape, codec=memory.codec, quality=memory.quality)
+    for label in phase.new_classes:  # a class at a time: no more stand decoded in memory
+        members = images.indices_of(label)
+        generator = numpy_generator(workshop.seed, "coded", phase.index, label)
+        rows = np.sort(generator.permutation(members)[: round(share * len(members))])
+        if len(rows):
+            coded = coded.extended(images.subset(rows).load_all(), np.full(len(rows), label))
+        chosen[rows] = True
+    rest = images.subset(np.flatnonzero(~chosen))
+    if isinstance(images, ArrayImageSet):  # which stand in memory as pixels: these do too
+        return concatenate([rest, ArrayImageSet(coded.images, coded.labels)])
+    return concatenate([rest, coded.as_image_set()])

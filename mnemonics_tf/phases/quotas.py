@@ -1,0 +1,122 @@
+"""How many exemplars a budget will hold, before they are made: of bytes an estimate."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
+from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.exemplars.budget import Budget, make_budget, refuse_too_few_bytes
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.settings import Settings
+
+#: images that are encoded for an estimate
+SAMPLED = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What exemplars of a class take.
+
+    Attributes:
+        first: bytes of the first one, with what a class shares.
+        further: bytes of each further one, on average.
+    """
+
+    first: float
+    further: float
+
+    @classmethod
+    def of(cls, memory: ExemplarMemory, images: np.ndarray) -> "Cost":
+        """Returns what images of a class take in a memory.
+
+        Args:
+            memory: that would store them.
+            images: uint8 `[n, h, w, c]`, some of a class.
+        """
+        first, others = memory.bytes_of(images[:1]), len(images) - 1
+        return cls(first, (memory.bytes_of(images) - first) / others if others else first)
+
+    def number_in(self, num_bytes: int) -> int:
+        """Returns how many exemplars so many bytes hold."""
+        return max(0, 1 + math.floor((num_bytes - self.first) / self.further))
+
+    def bytes_of(self, number: int) -> int:
+        """Returns how many bytes hold so many exemplars."""
+        return math.ceil(self.first + (number - 1) * self.further)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpectedQuotas:
+    """How many exemplars a class may have, as far as that is known before a run.
+
+    Attributes:
+        budget: of the run.
+        cost: of exemplars; None where the budget counts them.
+    """
+
+    budget: Budget
+    cost: Cost | None = None
+
+    def of(self, phase: Phase) -> int:
+        """Returns how many there may be of a class at the end of a phase.
+
+        Raises:
+            UserError: if there may be none.
+        """
+        quota = self.budget.quota(phase.num_seen)
+        return quota if self.cost is None else self.cost.number_in(quota)
+
+    def to_have(self, per_class: int, protocol: ClassIncrementalProtocol) -> str:
+        """Returns the flag of a budget that has so many wherever exemplars are used.
+
+        Args:
+            per_class: how many of each class.
+            protocol: what is learned when.
+        """
+        if self.cost:
+            per_class_bytes, num_classes = self.cost.bytes_of(per_class), _most_used(protocol)
+            return self.budget.of_classes(per_class_bytes, num_classes)
+        if self.budget.total:
+            return f"--exemplars_total={total_of(protocol, per_class)}"
+        return f"--exemplars_per_class={per_class}"
+
+
+def total_of(protocol: ClassIncrementalProtocol, per_class: int) -> int:
+    """Returns the budget in all that leaves as many of each class wherever exemplars are used."""
+    return max(per_class * _most_used(protocol), protocol.phases[-1].num_seen)
+
+
+def _most_used(protocol: ClassIncrementalProtocol) -> int:
+    """Returns the number of classes whose exemplars the last phase uses."""
+    return max((phase.num_seen for phase in protocol.phases[:-1]), default=0)
+
+
+def expected_quotas(
+    settings: Settings, protocol: ClassIncrementalProtocol, source: DataSource
+) -> ExpectedQuotas:
+    """Returns how many exemplars a class may have; of bytes, what some images say.
+
+    Args:
+        settings: of the run.
+        protocol: what is learned when.
+        source: gives training images of the last class, which are encoded.
+
+    Raises:
+        UserError: if there are several budgets, or no exemplar fits into the bytes of a class.
+    """
+    wanted, last = settings.exemplar, protocol.phases[-1].num_seen
+    budget = make_budget(wanted)
+    if not budget.counts_bytes:
+        return ExpectedQuotas(budget)
+    memory = ExemplarMemory.empty(
+        source.image_shape, codec=wanted.codec, quality=wanted.jpeg_quality
+    )
+    # Those of the last class are in reach, wherever a run goes on.
+    images = source.training_set(protocol.original_ids([last - 1]))
+    sample = images.subset(np.arange(min(SAMPLED, len(images)))).load_all()
+    needed = min(memory.bytes_of(sample[i : i + 1]) for i in range(len(sample)))
+    if budget.quota(last) < needed:
+        refuse_too_few_bytes(budget, last, wanted.codec, needed)
+    return ExpectedQuotas(budget, Cost.of(memory, sample))

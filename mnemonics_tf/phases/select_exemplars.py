@@ -1,0 +1,122 @@
+"""Which images become exemplars: a selection, as far as the budget goes (Algorithm 1, line 10)."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mnemonics_tf.data.image_set import ImageSet
+from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.exemplars.budget import Budget, refuse_too_few_bytes
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
+from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.phases.quotas import SAMPLED, Cost
+from mnemonics_tf.phases.workshop import Workshop
+from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.registry import find
+
+
+def select(
+    workshop: Workshop,
+    phase: Phase,
+    images: ImageSet,
+    model: IncrementalModel,
+    selection: str,
+    quota: int,
+) -> np.ndarray:
+    """Returns indices into `images`: at most `quota` a new class, best first within a class.
+
+    Args:
+        workshop: of the run.
+        phase: whose new classes.
+        images: to choose from.
+        model: gives features where the selection needs them.
+        selection: its name.
+        quota: exemplars of a class.
+    """
+    ranked = [
+        _ranking(workshop, images, label, model, selection)(quota) for label in phase.new_classes
+    ]
+    return np.concatenate(ranked)
+
+
+def select_within(
+    workshop: Workshop,
+    phase: Phase,
+    images: ImageSet,
+    model: IncrementalModel,
+    selection: str,
+    budget: Budget,
+    memory: ExemplarMemory,
+) -> np.ndarray:
+    """Returns what `select` does, with as many images of a class as the budget holds.
+
+    Where it counts bytes, the best images are encoded together until no more fit; classes then have
+    different numbers.
+
+    Args:
+        workshop: of the run.
+        phase: whose new classes.
+        images: to choose from.
+        model: gives features where the selection needs them.
+        selection: its name.
+        budget: of the run.
+        memory: that is to store them.
+
+    Raises:
+        UserError: if not even one exemplar of a class fits.
+    """
+    quota = budget.quota(phase.num_seen)
+    if not budget.counts_bytes:
+        return select(workshop, phase, images, model, selection, quota)
+    guess = expected_number(budget, phase, images, memory)
+    chosen = []
+    for label in phase.new_classes:
+        rank = _ranking(workshop, images, label, model, selection)
+        count, fit = max(1, guess), 0
+        while True:
+            rows = rank(count)
+            fit = memory.number_within(images.subset(rows).load_all(), quota)
+            if fit < len(rows) or len(rows) < count:  # bytes end, or images do
+                break
+            count *= 2
+        if not fit:
+            needed = memory.bytes_of(images.subset(rows[:1]).load_all())
+            refuse_too_few_bytes(budget, phase.num_seen, memory.codec, needed)
+        chosen.append(rows[:fit])
+        guess = fit + max(1, fit // 4)
+    return np.concatenate(chosen)
+
+
+def expected_number(budget: Budget, phase: Phase, images: ImageSet, memory: ExemplarMemory) -> int:
+    """Returns about how many exemplars a new class will have: of bytes, what a few images say.
+
+    Args:
+        budget: of the run.
+        phase: whose new classes.
+        images: of the new classes.
+        memory: that is to store them.
+    """
+    quota = budget.quota(phase.num_seen)
+    if not budget.counts_bytes:
+        return quota
+    sample = images.subset(images.indices_of(phase.new_classes[0])[:SAMPLED])
+    return Cost.of(memory, sample.load_all()).number_in(quota)
+
+
+def _ranking(
+    workshop: Workshop, images: ImageSet, label: int, model: IncrementalModel, selection: str
+) -> Callable[[int], np.ndarray]:
+    """Returns a function from a number to so many indices of a class, best first."""
+    choose = find(SELECTIONS, selection, "exemplars")
+    members = images.indices_of(label)
+    features = np.empty((len(members), 0))
+    if selection not in SELECTIONS or selection in NEED_FEATURES:
+        features = workshop.evaluator(model).outputs(images.subset(members)).features
+
+    def rank(count: int) -> np.ndarray:
+        generator = numpy_generator(workshop.exemplar_seed, "exemplars", label)
+        count = min(count, len(members))  # a small class is kept whole
+        return members[choose(features, count, generator)]
+
+    return rank

@@ -1,0 +1,79 @@
+"""results.json, made from the records of the phases that are done, and TensorBoard's table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
+from mnemonics_tf.methods import METHODS
+from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
+from mnemonics_tf.registry import find
+from mnemonics_tf.run import hardware, results
+from mnemonics_tf.run.data_facts import DIGESTS, noted_facts
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.resume import read_record
+from mnemonics_tf.settings import Settings
+
+
+def write_results(
+    directory: RunDirectory,
+    settings: Settings,
+    protocol: ClassIncrementalProtocol,
+    phases: Sequence[Phase],
+    class_names: Sequence[str],
+    replicas: int,
+    summaries: Summaries,
+) -> dict[str, Any]:
+    """Writes results.json; returns what it holds.
+
+    Args:
+        directory: of the run.
+        settings: of the run; those of a phase that was learned afterwards are in its record.
+        protocol: of all phases that there are to be.
+        phases: that are done.
+        class_names: in class order.
+        replicas: on how many the phases ran.
+        summaries: for TensorBoard.
+    """
+    records = [read_record(directory, phase) for phase in phases]
+    head = find(METHODS, settings.training.method, "method").prediction_head
+    own_seed = settings.protocol.seed
+    contents: dict[str, Any] = {
+        "summary": results.summarize(records),
+        "prediction_head": head,
+        "protocol": results.protocol_fingerprint(settings, protocol),
+        # Of a run of an earlier version: its own.
+        "phase0_seed": records[0].get("stages", {}).get("phase0", {}).get("seed", own_seed),
+        "class_order": list(protocol.order),
+        "class_names": list(class_names),
+        DIGESTS: _noted_digests(directory, records),
+        "settings": settings.results_settings(),
+        "phases": records,
+        "packages": hardware.describe_packages(),
+        "hardware": {**hardware.describe_hardware(), "replicas": replicas},
+    }
+    if results.phases_written(directory.results) != records:
+        told, root = contents["settings"], directory.root.resolve()
+        data = {**told["data"], "id": results.data_id(contents)}
+        summaries.hyperparameters(
+            {**told, "data": data},
+            final_metrics(contents["summary"]),
+            trial=f"{root.name} {results.hash_of(str(root))[:6]}",
+        )
+    write_json(directory.results, contents)
+    return contents
+
+
+def _noted_digests(
+    directory: RunDirectory, records: Sequence[dict[str, Any]]
+) -> dict[str, str] | None:
+    """Returns those that all phases were learned from; of a run that noted none nobody can tell."""
+    digests = (noted_facts(directory) or {}).get(DIGESTS)
+    if digests is None:
+        return None
+    further = {
+        f"{part} of phase {record['phase']}": digest
+        for record in records
+        for part, digest in record.get("learned", {}).get(DIGESTS, {}).items()
+    }
+    return {**digests, **further}

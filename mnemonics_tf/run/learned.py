@@ -1,0 +1,170 @@
+"""Phases that a finished run learned afterwards: what is noted of each, and taking one back.
+
+`phases/NN/learned.json` is written before such a phase begins. The phase belongs to the run once
+its phase.json is there too; until then nothing else in the run directory knows of it.
+"""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from mnemonics_tf.data.source import PARTS
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.run import schema
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import (
+    check_held,
+    flush_to_disk,
+    read_json,
+    user_error_on_disk_trouble,
+    write_json,
+)
+from mnemonics_tf.settings import Settings, by_name
+
+_SHAPE = schema.fields(
+    {
+        "dataset": schema.text,
+        "data_dir": schema.text,
+        "classes": schema.sequence(schema.text, at_least=1),
+        "original_ids": schema.sequence(schema.whole(-(2**31), 2**31), at_least=1),
+        "training_images": schema.sequence(schema.whole(), at_least=1),
+        "data_digests": schema.fields(dict.fromkeys(PARTS, schema.text)),
+        "settings": schema.mapping(schema.mapping(schema.plain)),
+        "export": schema.flag,
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedPhase:
+    """A phase that the run's protocol did not have.
+
+    Attributes:
+        index: of the phase.
+        dataset: the kind of data source.
+        data_dir: where its images were.
+        classes: the new ones, by name.
+        original_ids: the numbers that they got.
+        training_images: of each.
+        data_digests: of the images of these classes, by part.
+        settings: what decided the phase's results, as `Settings.results_settings` has them.
+        export: whether its model is exported; otherwise it is held back from servers.
+    """
+
+    index: int
+    dataset: str
+    data_dir: str
+    classes: list[str]
+    original_ids: list[int]
+    training_images: list[int]
+    data_digests: dict[str, str]
+    settings: dict[str, dict[str, Any]]
+    export: bool
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what a record says of the phase."""
+        facts = dataclasses.asdict(self)
+        del facts["index"]
+        return facts
+
+    def is_the_same_as(self, other: "LearnedPhase") -> bool:
+        """Whether the other one learns the same, wherever its images lie by now."""
+        return _what_is_learned(self) == _what_is_learned(other)
+
+    def write(self, directory: RunDirectory) -> None:
+        """Notes the phase in a run directory."""
+        write_json(directory.learned(self.index), self.facts())
+
+
+def _what_is_learned(phase: LearnedPhase) -> LearnedPhase:
+    # A setting that is younger than the phase had its default's effect then.
+    settings = by_name(Settings().results_settings()) | by_name(phase.settings)
+    return dataclasses.replace(phase, data_dir="", export=True, settings={"": settings})
+
+
+def learned_phases(directory: RunDirectory) -> list[LearnedPhase]:
+    """Returns the phases that a run learned beyond its protocol, in their order.
+
+    Raises:
+        UserError: if what is noted of one is damaged or lost.
+    """
+    return [phase for phase in _noted(directory) if directory.record(phase.index).exists()]
+
+
+def unfinished_phase(directory: RunDirectory) -> LearnedPhase | None:
+    """Returns the phase that a run has begun to learn; None if there is none.
+
+    Raises:
+        UserError: if what is noted of it is damaged.
+    """
+    noted = _noted(directory)
+    return noted[-1] if noted and not directory.record(noted[-1].index).exists() else None
+
+
+def _noted(directory: RunDirectory) -> list[LearnedPhase]:
+    found = (path.parent.name for path in directory.root.glob("phases/*/learned.json"))
+    indices = sorted(int(name) for name in found if name.isdecimal())
+    begun = [i for i in indices[:-1] if not directory.record(i).exists()]
+    if begun or indices != list(range(indices[0], indices[0] + len(indices)) if indices else []):
+        raise UserError(
+            f"{directory.root} has learned the phases {', '.join(map(str, indices))}, of which one "
+            f"between them or its phase.json is lost{f' ({begun[0]})' if begun else ''}: put it "
+            "back"
+        )
+    phases = (read_learned(directory, index) for index in indices)
+    return [phase for phase in phases if phase]
+
+
+def read_learned(directory: RunDirectory, index: int) -> LearnedPhase | None:
+    """Returns what is noted of a phase that was learned afterwards; None if it was not.
+
+    Raises:
+        UserError: if that is damaged.
+    """
+    path = directory.learned(index)
+    if not path.exists():
+        return None
+    facts = read_json(path)
+    wrong = _SHAPE(facts)
+    if not wrong:
+        names = [field.name for field in dataclasses.fields(LearnedPhase)][1:]
+        phase = LearnedPhase(index, **{name: facts[name] for name in names})
+        if len(phase.classes) == len(phase.original_ids) == len(phase.training_images):
+            return phase
+        wrong = "classes, original_ids and training_images differ in length"
+    raise UserError(
+        f"{path} is damaged ({wrong.lstrip('/: ')}): put the right one back, or take the run from "
+        "a copy"
+    )
+
+
+def recorded_data_dir(directory: RunDirectory) -> str:
+    """Returns where the data of a run was, as its flags say; empty if they do not."""
+    try:
+        lines = directory.flags.read_text().splitlines() if directory.flags.is_file() else []
+    except (OSError, UnicodeDecodeError):
+        return ""
+    found = [line.partition("=")[2] for line in lines if line.startswith("--data_dir=")]
+    return found[-1] if found else ""
+
+
+def remove_phase(directory: RunDirectory, index: int) -> None:
+    """Takes a learned phase out of a run, at once and for good."""
+    _remove(directory.phase(index), directory.root / f".undone-{index}")
+
+
+def remove_export(published: pathlib.Path) -> None:
+    """Takes an export away from servers, at once and for good."""
+    _remove(published, published.with_name(f".undone-{published.name}"))
+
+
+def _remove(path: pathlib.Path, aside: pathlib.Path) -> None:
+    check_held(path)
+    with user_error_on_disk_trouble(path):
+        shutil.rmtree(aside, ignore_errors=True)  # what a killed process left
+        if path.exists():
+            os.replace(path, aside)
+            flush_to_disk(path.parent)
+            shutil.rmtree(aside)

@@ -1,0 +1,44 @@
+"""Imports TensorFlow for a command: without the lines that its C++ parts greet every start with.
+
+They are written before a level of logging can be set (TF_CPP_MIN_LOG_LEVEL), straight to standard
+error. Import this module before TensorFlow.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+#: what begins a line of information, and the line that comes before the first of them
+_GREETINGS = (b"I0000 ", b"WARNING: All log messages before absl::InitializeLog()")
+
+_STANDARD_ERROR = 2
+
+
+@contextlib.contextmanager
+def without_greetings() -> Iterator[None]:
+    """Within it nothing reaches standard error; afterwards all but greetings does.
+
+    With TF_CPP_MIN_LOG_LEVEL=0 everything does, as it comes.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0" or "tensorflow" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        original = os.dup(_STANDARD_ERROR)
+        os.dup2(held.fileno(), _STANDARD_ERROR)
+        try:
+            yield
+        finally:
+            os.dup2(original, _STANDARD_ERROR)
+            os.close(original)
+            held.seek(0)
+            for line in held:
+                if not line.startswith(_GREETINGS):
+                    os.write(_STANDARD_ERROR, line)
+
+
+with without_greetings():
+    import tensorflow  # noqa: F401

@@ -1,0 +1,191 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.models.conversion import convert
+from mnemonics_tf.models.converted_layers import FromNormalized, ScaledLayer
+from mnemonics_tf.models.layers import BatchNormalization
+from tests.models.small_models import SHAPE, mixed, plain
+
+layers = keras.layers
+
+
+@pytest.fixture(scope="module")
+def source() -> keras.Model:
+    return mixed()
+
+
+@pytest.fixture(scope="module")
+def converted(source):
+    return convert(source, SHAPE, None, "backbone")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(6, *SHAPE)).astype(np.float32)
+
+
+def test_outputs_stay(source, converted, images):
+    before, after = source(images).numpy(), converted.model(images).numpy()
+    assert np.abs(before).max() > 0.1
+    np.testing.assert_allclose(after, before, atol=1e-5)
+    assert converted.kept == ()
+
+
+def test_shared_layers_and_nested_models_are_converted_once(converted):
+    scaled = [layer for layer in converted.model.layers if isinstance(layer, ScaledLayer)]
+    assert sorted(layer.name for layer in scaled) == [
+        *("conv2d_1", "dense_1", "depthwise_conv2d_1", "grouped", "mixer"),
+    ]
+    assert not any(isinstance(layer, keras.Model) for layer in converted.model.layers)
+    shapes = {layer.name: tuple(layer.transfer_scale.shape) for layer in scaled}
+    assert shapes == {
+        "conv2d_1": (1, 1, 3, 4),  # the paper's: a number for each pair of channels
+        "grouped": (1, 1, 2, 6),
+        "mixer": (1, 1, 1, 4),  # 1 x 1, depthwise, dense: a number for each output channel
+        "depthwise_conv2d_1": (1, 1, 4, 1),
+        "dense_1": (1, 5),
+    }
+
+
+def test_normalisation_keeps_what_it_is(converted):
+    found = {
+        (layer.epsilon, layer.momentum, layer.axis, layer.gamma is None)
+        for layer in converted.model.layers
+        if isinstance(layer, BatchNormalization)
+    }
+    assert found == {(1e-2, 0.6, -1, False), (1e-3, 0.99, 1, True)}
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_training_normalises_as_keras_does(exact, images):
+    source = keras.Sequential([keras.Input(SHAPE), layers.BatchNormalization(axis=2, epsilon=0.1),
+                               layers.BatchNormalization(momentum=0.7)])  # fmt: skip
+    model = convert(source, SHAPE, None, "backbone").model
+    for layer in model.layers[1:]:
+        layer.exact = exact
+    expected, found = source(images, training=True), model(images, training=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for mine, theirs in zip(model.layers[1:], source.layers, strict=True):
+        np.testing.assert_allclose(mine.moving_mean.numpy(), theirs.moving_mean.numpy(), atol=1e-6)
+        count = images.size / mine.moving_mean.shape[0]
+        learned = theirs.moving_variance.numpy() - theirs.momentum  # it began at 1
+        unbiased = theirs.momentum + learned * count / (count - 1)
+        np.testing.assert_allclose(mine.moving_variance.numpy(), unbiased, atol=1e-5)
+
+
+def test_frozen_layers_stay_frozen(converted, images):
+    model = converted.model
+    (frozen,) = (layer for layer in model.layers if layer.name == "dense_1")
+    assert frozen.trainable_variables == []
+    frozen.set_transfer(True)
+    assert frozen.trainable_variables == []
+    frozen.set_transfer(False)
+    normalization = BatchNormalization()
+    normalization.trainable = False
+    expected = normalization(images, training=False)
+    np.testing.assert_array_equal(normalization(images, training=True), expected)
+    assert not normalization.moving_mean.numpy().any()
+
+
+def test_a_shift_where_there_is_none():
+    images = keras.Input(SHAPE)
+    x = layers.BatchNormalization()(layers.Conv2D(3, 1, use_bias=False, name="shifted")(images))
+    x = layers.Conv2D(3, 1, use_bias=False, name="alone")(x)
+    x = layers.Conv2D(3, 1, name="biased")(layers.BatchNormalization(center=False)(x))
+    model = convert(keras.Model(images, layers.Flatten()(x)), SHAPE, None, "backbone").model
+    shifts = {
+        layer.name: getattr(layer.shift(), "name", None)
+        for layer in model.layers
+        if isinstance(layer, ScaledLayer)
+    }
+    assert shifts == {"shifted": None, "alone": "transfer_shift", "biased": "bias"}
+
+
+def test_names_and_description_follow_from_the_graph_alone(converted):
+    again = convert(mixed(), SHAPE, None, "backbone")
+    assert again.description == converted.description
+    paths = [variable.path for variable in again.model.variables]
+    assert paths == [variable.path for variable in converted.model.variables]
+    other = convert(plain(), SHAPE, None, "backbone").description
+    assert other != convert(plain(5), SHAPE, None, "backbone").description
+
+
+def test_what_can_not_be_frozen_is_named(images):
+    class Square(layers.Layer):
+        def build(self, shape):
+            self.factor = self.add_weight(shape=(), initializer="ones", name="factor")
+
+        def call(self, x):
+            return self.factor * tf.square(x)
+
+    source = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.SeparableConv2D(2, 3, name="apart", depthwise_regularizer="l2"),
+            Square(name="squared"),
+            layers.Lambda(lambda x: x + 1),
+            layers.Flatten(),
+        ]
+    )
+    converted = convert(source, SHAPE, None, "backbone")
+    assert converted.kept == ("apart (SeparableConv2D)", "squared (Square)")
+    assert converted.not_used == ("apart (depthwise_regularizer)",)
+    np.testing.assert_allclose(converted.model(images), source(images), atol=1e-5)
+
+
+def test_a_layer_without_configuration():
+    class Closed(layers.Layer):
+        def __init__(self, function):
+            super().__init__(name="closed")
+            self.weight, self.function = self.add_weight(shape=()), function
+
+        def call(self, x):
+            return self.function(x) * self.weight
+
+        def get_config(self):
+            raise NotImplementedError
+
+    source = keras.Sequential([keras.Input(SHAPE), Closed(tf.abs), layers.Flatten()])
+    with pytest.raises(UserError, match="closed .Closed. can't be made again .* give its class"):
+        convert(source, SHAPE, None, "backbone")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (-1, 1)])
+def test_pixels_of_a_range(low, high, images):
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    found = FromNormalized(mean, std, low, high)(images)
+    shares = images * np.array(std) + np.array(mean)
+    np.testing.assert_allclose(found, low + (high - low) * shares, atol=1e-3 if high > 1 else 1e-5)
+
+
+@pytest.mark.parametrize("layer", [
+    layers.LayerNormalization(axis=(1, 2)),
+    layers.LayerNormalization(),
+    layers.GroupNormalization(2),
+])  # fmt: skip
+def test_normalisation_of_one_image_is_right_in_second_order(layer, double_precision):
+    """The gradient of a gradient's norm against central differences; Keras' own layers fail."""
+    random = np.random.default_rng(3)
+    source = keras.Sequential([keras.Input((3, 3, 4), dtype="float64"), type(layer).from_config(
+        {**layer.get_config(), "dtype": "float64"})])  # fmt: skip
+    model = convert(source, (3, 3, 4), None, "backbone").model
+    x, direction = (tf.constant(random.normal(size=(2, 3, 3, 4))) for _ in range(2))
+    target = tf.constant(random.normal(size=(2, 3, 3, 4)))
+
+    def norm(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(target * tf.square(model(x)))
+        return tf.reduce_sum(tf.square(tape.gradient(loss, x)))
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = norm(x)
+    found = tf.reduce_sum(tape.gradient(value, x) * direction)
+    step = 1e-5
+    expected = (norm(x + step * direction) - norm(x - step * direction)) / (2 * step)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(model(x), source(x), atol=1e-10)

@@ -1,0 +1,100 @@
+"""Exemplars chosen within bytes: the best ones, as many as fit, and advice where they can't be."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.budget import Budget
+from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.methods import METHODS
+from mnemonics_tf.phases.checks import check_exemplars, check_method, make_protocol
+from mnemonics_tf.phases.make_exemplars import make_exemplars
+from mnemonics_tf.phases.select_exemplars import select, select_within
+from mnemonics_tf.settings import RunSettings, Settings
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    run = RunSettings(run_dir=str(tmp_path_factory.mktemp("run")))
+    settings = Settings(run).changed(base_classes=6, num_phases=2, exemplar_bytes_total=6000)
+    settings = settings.changed(codec="jpeg", jpeg_quality=50)
+    experiment = Experiment(settings, load_digits(), tf.distribute.get_strategy())
+    return experiment, experiment.begin_phase(experiment.protocol.phases[0])
+
+
+@pytest.mark.parametrize("selection", ["herding", "random"])
+def test_the_best_that_fit_are_chosen(begun, selection):
+    experiment, state = begun
+    given = (experiment.workshop, state.phase, state.training_set, state.model, selection)
+    budget = Budget(bytes_per_class=1000)
+    rows = select_within(*given, budget, state.memory)
+    chosen = state.training_set.subset(rows)
+    memory = state.memory.extended(chosen.load_all(), chosen.labels)
+    assert memory.bytes_by_class().max() <= 1000
+    counts = np.bincount(chosen.labels)
+    assert len(set(counts.tolist())) > 1  # numbers differ
+    more = select(*given, int(counts.max()) + 1)
+    labels = state.training_set.labels[more]
+    for label, count in enumerate(counts):
+        ranked = more[labels == label]
+        np.testing.assert_array_equal(rows[chosen.labels == label], ranked[:count])
+        one_more = state.training_set.subset(ranked[: count + 1]).load_all()
+        assert memory.bytes_of(one_more) > 1000
+
+
+def test_all_of_a_class_are_kept_where_they_fit(begun):
+    experiment, state = begun
+    given = (experiment.workshop, state.phase, state.training_set, state.model, "random")
+    rows = select_within(*given, Budget(bytes_per_class=10**6), state.memory)
+    assert sorted(rows) == list(range(len(state.training_set)))
+
+
+def test_the_quality_of_the_flag_is_that_of_the_memory(begun):
+    experiment, state = begun
+    memory = make_exemplars(
+        *(experiment.workshop, state.phase, state.training_set),
+        *(state.memory, state.model, state.stage("exemplars")),
+    ).memory
+    assert (memory.codec, memory.quality) == ("jpeg", 50)
+    assert 0 < memory.bytes_by_class().max() <= 1000
+
+
+def check(**values):
+    settings = Settings().changed(codec="jpeg", **values)
+    method, protocol = method_of(settings), make_protocol(settings, 10)
+    check_method(settings, method, protocol, load_digits())
+
+
+def method_of(settings):
+    return METHODS[settings.training.method](settings.training)
+
+
+def test_bytes_for_less_than_an_exemplar_are_refused_before_work():
+    with pytest.raises(UserError, match="pass at least --exemplar_bytes_total=") as raised:
+        check(exemplar_bytes_total=1000)
+    check(exemplar_bytes_total=2 * int(str(raised.value).split("bytes_total=")[-1].split(",")[0]))
+
+
+def test_advice_in_bytes_works():
+    with pytest.raises(UserError, match="a single exemplar takes") as raised:
+        check(exemplar_bytes_per_class=10)
+    one = int(str(raised.value).split("--exemplar_bytes_per_class=")[-1].split(",")[0])
+    with pytest.raises(UserError, match="--method=bic holds out 1") as raised:
+        check(exemplar_bytes_per_class=one, method="bic")
+    advised = str(raised.value).split("--exemplar_bytes_per_class=")[1].split(")")[0]
+    assert int(advised) > one
+    check(exemplar_bytes_per_class=int(advised), method="bic")
+
+
+def test_what_bytes_came_to_hold_is_checked_again():
+    settings = Settings().changed(exemplar_bytes_per_class=900, method="bic")
+    phase = make_protocol(settings, 10).phases[1]
+    method = method_of(settings)
+    check_exemplars(settings, method, phase, 2)
+    with pytest.raises(UserError, match="larger budget than --exemplar_bytes_per_class=900"):
+        check_exemplars(settings, method, phase, 1)
+    adjusted = Settings().changed(exemplar_bytes_per_class=900, adjust_old_exemplars=True)
+    with pytest.raises(UserError, match="adjusting .* larger budget"):
+        check_exemplars(adjusted, method_of(adjusted), phase, 1)

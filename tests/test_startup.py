@@ -1,0 +1,48 @@
+"""TensorFlow's greetings are kept from a terminal, and nothing else."""
+
+import os
+import sys
+
+import pytest
+
+from mnemonics_tf.startup import without_greetings
+
+GREETINGS = (
+    b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
+    b"I0000 00:00:1.2 3 port.cc:153] oneDNN custom operations are on.\n"
+)
+ERROR = b"E0000 00:00:1.2 3 cuda.cc:1] no device\n"
+
+
+@pytest.fixture
+def not_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.mark.usefixtures("not_imported")
+def test_errors_pass_and_greetings_do_not(capfd):
+    with without_greetings():
+        os.write(2, GREETINGS + ERROR)
+    os.write(2, b"later\n")
+    assert capfd.readouterr().err == ERROR.decode() + "later\n"
+
+
+@pytest.mark.usefixtures("not_imported")
+def test_what_fails_within_is_told(capfd):
+    def fails():
+        with without_greetings():
+            os.write(2, GREETINGS + b"no symbol\n")
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fails()
+    assert capfd.readouterr().err == "no symbol\n"
+
+
+@pytest.mark.usefixtures("not_imported")
+def test_who_asks_for_them_gets_them(capfd, monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    with without_greetings():
+        os.write(2, GREETINGS)
+    assert capfd.readouterr().err == GREETINGS.decode()
