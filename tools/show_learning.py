@@ -69,12 +69,14 @@ def draw(groups: Sequence[Group], output: pathlib.Path) -> None:
         for group in groups
         if (shown := gallery(group)) is not None and shown.any_moved
     ]
-    figure = plt.figure(figsize=(9, 3.4 + 2.9 * bool(moved)), layout="constrained")
+    figure = plt.figure(figsize=(9, 3.6 + 2.9 * bool(moved)), layout="constrained")
     upper, lower = figure, None
     if moved:
-        upper, lower = figure.subfigures(2, 1, height_ratios=(3.4, 2.9))
+        upper, lower = figure.subfigures(2, 1, height_ratios=(3.6, 2.9))
     for axes, head in zip(upper.subplots(1, 2, sharey=True), HEADS, strict=True):
         _curves(axes, groups, head)
+    handles, names = axes.get_legend_handles_labels()
+    upper.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     if lower is not None:
         _exemplars(lower, *moved[-1])
     figure.savefig(output, dpi=140)
@@ -86,27 +88,25 @@ def _curves(axes: plt.Axes, groups: Sequence[Group], head: str) -> None:
         figures = group.accuracies(head)
         means = [100 * figure.mean for figure in figures]
         paint = _COLOURS[index % len(_COLOURS)]
-        average = 100 * group.metric(head, "average_accuracy").mean
         axes.plot(
             group.num_classes,
             means,
             color=paint,
             marker=_MARKERS[index % len(_MARKERS)],
-            label=f"{group.name} (average {average:.1f})",
+            label=group.name,
         )
         for values in zip(*(figure.values for figure in figures), strict=True):
             if len(group.runs) > 1:
                 seed = [100 * value for value in values]
                 axes.plot(group.num_classes, seed, color=paint, linewidth=0.7, alpha=0.45)
-    several = max(len(group.runs) for group in groups)
-    seeds = f", mean of {several} seeds" if several > 1 else ""
-    axes.set_title(f"head {head}{seeds}", fontsize=10)
+    averages = [100 * group.metric(head, "average_accuracy").mean for group in groups]
+    described = " / ".join(f"{average:.1f}" for average in averages)
+    axes.set_title(f"head {head}: average {described}", fontsize=10)
     axes.set_xlabel("Number of classes")
     if head == HEADS[0]:
         axes.set_ylabel("Accuracy on all seen classes (%)")
     axes.set_xticks(groups[0].num_classes)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
 
 
 def _exemplars(figure: plt.Figure, group: Group, shown: Gallery) -> None:
