@@ -27,7 +27,11 @@ from mnemonics_tf.run import results
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402, the backend must be chosen first
 
-_OUTPUT = flags.DEFINE_string("output", None, "Picture to write (.png, .svg).", required=True)
+
+def define_flags() -> None:
+    """Defines this program's flags; a function, for a test imports this module."""
+    flags.DEFINE_string("output", None, "Picture to write (.png, .svg).", required=True)
+
 
 # Okabe and Ito's colours; markers repeat the distinction.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -48,7 +52,7 @@ def main(arguments: list[str]) -> int:
             contents = run.contents | {"summary": results.summarize(run.phases)}
             contents["prediction_head"] = group.head
             print(f"\n{group.name}, seed {run.seeds[0]}\n{results.table(contents)}")
-        output = user_path(_OUTPUT.value)
+        output = user_path(flags.FLAGS.output)
         draw(groups, output)
         print(f"\npicture: {output}")
     except UserError as error:
@@ -136,4 +140,5 @@ def _exemplars(figure: plt.Figure, group: Group, shown: Gallery) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)
