@@ -27,12 +27,6 @@ from mnemonics_tf.run import results
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402, the backend must be chosen first
 
-
-def define_flags() -> None:
-    """Defines this program's flags; a function, for a test imports this module."""
-    flags.DEFINE_string("output", None, "Picture to write (.png, .svg).", required=True)
-
-
 # Okabe and Ito's colours; markers repeat the distinction.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _MARKERS = ("o", "s", "^", "D")
@@ -40,10 +34,25 @@ _MARKERS = ("o", "s", "^", "D")
 _MOST_CLASSES = 12
 
 
+def define_flags() -> None:
+    """Defines this program's flags; a function, for a test imports this module."""
+    flags.DEFINE_string("output", None, "Picture to write (.png, .svg).", required=True)
+
+
 def main(arguments: list[str]) -> int:
-    """Prints the tables and writes the picture."""
+    """Shows the runs that are passed."""
+    return show(arguments[1:], flags.FLAGS.output)
+
+
+def show(paths: Sequence[str], picture: str) -> int:
+    """Prints the tables and writes the picture; returns the exit status.
+
+    Args:
+        paths: of the runs, as NAME=RUN.
+        picture: path to write.
+    """
     try:
-        groups = group_runs(load_runs(arguments[1:]))
+        groups = group_runs(load_runs(paths))
         if not groups:
             raise UserError("pass runs, as NAME=RUN")
         for group in groups:
@@ -52,7 +61,7 @@ def main(arguments: list[str]) -> int:
             contents = run.contents | {"summary": results.summarize(run.phases)}
             contents["prediction_head"] = group.head
             print(f"\n{group.name}, seed {run.seeds[0]}\n{results.table(contents)}")
-        output = user_path(flags.FLAGS.output)
+        output = user_path(picture)
         draw(groups, output)
         print(f"\npicture: {output}")
     except UserError as error:
