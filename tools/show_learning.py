@@ -27,8 +27,6 @@ from mnemonics_tf.run import results
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402, the backend must be chosen first
 
-_OUTPUT = flags.DEFINE_string("output", None, "Picture to write (.png, .svg).", required=True)
-
 # Okabe and Ito's colours; markers repeat the distinction.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _MARKERS = ("o", "s", "^", "D")
@@ -36,10 +34,25 @@ _MARKERS = ("o", "s", "^", "D")
 _MOST_CLASSES = 12
 
 
+def define_flags() -> None:
+    """Defines this program's flags; a function, for a test imports this module."""
+    flags.DEFINE_string("output", None, "Picture to write (.png, .svg).", required=True)
+
+
 def main(arguments: list[str]) -> int:
-    """Prints the tables and writes the picture."""
+    """Shows the runs that are passed."""
+    return show(arguments[1:], flags.FLAGS.output)
+
+
+def show(paths: Sequence[str], picture: str) -> int:
+    """Prints the tables and writes the picture; returns the exit status.
+
+    Args:
+        paths: of the runs, as NAME=RUN.
+        picture: path to write.
+    """
     try:
-        groups = group_runs(load_runs(arguments[1:]))
+        groups = group_runs(load_runs(paths))
         if not groups:
             raise UserError("pass runs, as NAME=RUN")
         for group in groups:
@@ -48,7 +61,7 @@ def main(arguments: list[str]) -> int:
             contents = run.contents | {"summary": results.summarize(run.phases)}
             contents["prediction_head"] = group.head
             print(f"\n{group.name}, seed {run.seeds[0]}\n{results.table(contents)}")
-        output = user_path(_OUTPUT.value)
+        output = user_path(picture)
         draw(groups, output)
         print(f"\npicture: {output}")
     except UserError as error:
@@ -69,12 +82,14 @@ def draw(groups: Sequence[Group], output: pathlib.Path) -> None:
         for group in groups
         if (shown := gallery(group)) is not None and shown.any_moved
     ]
-    figure = plt.figure(figsize=(9, 3.4 + 2.9 * bool(moved)), layout="constrained")
+    figure = plt.figure(figsize=(9, 3.6 + 2.9 * bool(moved)), layout="constrained")
     upper, lower = figure, None
     if moved:
-        upper, lower = figure.subfigures(2, 1, height_ratios=(3.4, 2.9))
+        upper, lower = figure.subfigures(2, 1, height_ratios=(3.6, 2.9))
     for axes, head in zip(upper.subplots(1, 2, sharey=True), HEADS, strict=True):
         _curves(axes, groups, head)
+    handles, names = axes.get_legend_handles_labels()
+    upper.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     if lower is not None:
         _exemplars(lower, *moved[-1])
     figure.savefig(output, dpi=140)
@@ -86,27 +101,25 @@ def _curves(axes: plt.Axes, groups: Sequence[Group], head: str) -> None:
         figures = group.accuracies(head)
         means = [100 * figure.mean for figure in figures]
         paint = _COLOURS[index % len(_COLOURS)]
-        average = 100 * group.metric(head, "average_accuracy").mean
         axes.plot(
             group.num_classes,
             means,
             color=paint,
             marker=_MARKERS[index % len(_MARKERS)],
-            label=f"{group.name} (average {average:.1f})",
+            label=group.name,
         )
         for values in zip(*(figure.values for figure in figures), strict=True):
             if len(group.runs) > 1:
                 seed = [100 * value for value in values]
                 axes.plot(group.num_classes, seed, color=paint, linewidth=0.7, alpha=0.45)
-    several = max(len(group.runs) for group in groups)
-    seeds = f", mean of {several} seeds" if several > 1 else ""
-    axes.set_title(f"head {head}{seeds}", fontsize=10)
+    averages = [100 * group.metric(head, "average_accuracy").mean for group in groups]
+    described = " / ".join(f"{average:.1f}" for average in averages)
+    axes.set_title(f"head {head}: average {described}", fontsize=10)
     axes.set_xlabel("Number of classes")
     if head == HEADS[0]:
         axes.set_ylabel("Accuracy on all seen classes (%)")
     axes.set_xticks(groups[0].num_classes)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
 
 
 def _exemplars(figure: plt.Figure, group: Group, shown: Gallery) -> None:
@@ -136,4 +149,5 @@ def _exemplars(figure: plt.Figure, group: Group, shown: Gallery) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

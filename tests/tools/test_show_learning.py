@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from PIL import Image
 
 from tests.reporting.report_runs import contents, write_run
@@ -15,8 +14,7 @@ def show(tmp_path, capsys):
 
     def shown(*arguments):
         picture = tmp_path / "picture.png"
-        with flagsaver.as_parsed(output=str(picture)):
-            status = show_learning.main(["show_learning", *map(str, arguments)])
+        status = show_learning.show([str(argument) for argument in arguments], str(picture))
         printed = capsys.readouterr()
         image = np.asarray(Image.open(picture)) if picture.exists() else None
         return status, printed.out + printed.err, image
