@@ -35,24 +35,24 @@ _MOST_CLASSES = 12
 
 
 def define_flags() -> None:
-    """Defines this program's flags; a function, for a test imports this module."""
-    flags.DEFINE_string("output", None, "Picture to write (.png, .svg).", required=True)
+    """Defines this program's flags; a function, for others have flags of the same names."""
+    flags.DEFINE_string("output", "exemplars.png", "Picture to write (.png, .svg).")
 
 
 def main(arguments: list[str]) -> int:
-    """Shows the runs that are passed."""
+    """Prints the tables and writes the picture."""
     return show(arguments[1:], flags.FLAGS.output)
 
 
-def show(paths: Sequence[str], picture: str) -> int:
+def show(runs: Sequence[str], picture: str) -> int:
     """Prints the tables and writes the picture; returns the exit status.
 
     Args:
-        paths: of the runs, as NAME=RUN.
-        picture: path to write.
+        runs: their paths, `NAME=` before those that have a name.
+        picture: to write.
     """
     try:
-        groups = group_runs(load_runs(paths))
+        groups = group_runs(load_runs(runs))
         if not groups:
             raise UserError("pass runs, as NAME=RUN")
         for group in groups:
