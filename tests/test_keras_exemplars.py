@@ -268,6 +268,7 @@ def accuracy_from_scratch(images, labels, test, seed: int) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_networks_from_scratch_learn_more_from_them_than_from_chosen_images(digits):
     """One image a class, five seeds, on test images: 95% intervals of paired differences."""
     test, gains = arrays_of("test"), {"herding": [], "random": []}

@@ -16,6 +16,7 @@ SETTLED = 8
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_memory_does_not_grow_with_the_phases(tmp_path):
     data = tmp_path / "tiny.npz"
     write_tiny(data)

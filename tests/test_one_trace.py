@@ -102,7 +102,7 @@ def traced_by(settings: Settings, source) -> dict[str, int]:
     return dict(TRACES.counts - before)
 
 
-@pytest.mark.parametrize("jit_compile", ["off", "on"])
+@pytest.mark.parametrize("jit_compile", ["off", pytest.param("on", marks=pytest.mark.exhaustive)])
 def test_25_phases_trace_no_more_than_one(tmp_path, jit_compile):
     """Whatever the sizes of the classes, and with them those of the last batches."""
     values = {"batch_size": 8, "weight_transfer": True}

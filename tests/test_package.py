@@ -24,8 +24,8 @@ def test_a_public_name_is_what_its_module_has(name):
 
 
 def test_other_names_there_are_none():
-    with pytest.raises(AttributeError, match="no attribute 'learn'"):
-        _ = mnemonics_tf.learn
+    with pytest.raises(AttributeError, match="no attribute 'teach'"):
+        _ = mnemonics_tf.teach
 
 
 def test_type_checkers_are_told_the_same_names():

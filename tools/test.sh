@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks format, lint and types, then runs the tests, in an environment that it makes at the first call.
-# tools/test.sh          everything
+# tools/test.sh          all but the tests marked `exhaustive`
+# tools/test.sh --all    these too
 # tools/test.sh --fast   without the tests marked `slow`: 2 minutes at most on two quiet cores
 # Other arguments go to pytest: tools/test.sh tests/data -k cifar
 # Tests on real images need MNEMONICS_TEST_DATA, a folder with the data sets' archives.
@@ -22,5 +23,7 @@ if [[ $# -eq 0 ]]; then
   set -- "${two_processes[@]}"
 elif [[ $1 == --fast ]]; then
   set -- "${two_processes[@]}" -m "not slow" "${@:2}"
+elif [[ $1 == --all ]]; then
+  set -- "${two_processes[@]}" -m "" "${@:2}"
 fi
 "$environment/bin/python" -m pytest --durations=15 "$@"

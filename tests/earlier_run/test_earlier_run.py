@@ -143,6 +143,8 @@ def test_its_phase_0_is_taken(finished, tmp_path):
     assert phase0_of(finished) == ("digits", "cosine", 0)
 
 
+@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_its_exemplars_are_compared(finished, tmp_path):
     output = tmp_path / "figures.json"
     done = subprocess.run(

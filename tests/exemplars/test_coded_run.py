@@ -48,6 +48,7 @@ def test_a_lossless_codec_changes_bytes_alone(tmp_path, monkeypatch):
     assert "images" not in read_arrays(coded.exemplars(2))
 
 
+@pytest.mark.exhaustive
 def test_a_run_keeps_within_its_bytes_and_goes_on(tmp_path, monkeypatch):
     """Numbers differ by class; each phase's budget holds, to the byte of what is on the disk."""
     monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)

@@ -20,7 +20,7 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json
 from mnemonics_tf.settings import RunSettings, Settings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TEST_DATA = os.environ.get("MNEMONICS_TEST_DATA", "")

@@ -37,6 +37,7 @@ def test_litert(exported, batch_size):
     check(runner(images=images), learned, images)
 
 
+@pytest.mark.exhaustive
 def test_onnx(exported, tmp_path):
     pytest.importorskip("tf2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
