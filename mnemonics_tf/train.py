@@ -1,6 +1,6 @@
 """Trains a class-incremental run: python -m mnemonics_tf.train --flagfile=configs/cifar100.flags.
 
-Without flags it runs the demo: scikit-learn's handwritten digits, 5 classes and then 5 phases of 1.
+Without flags it learns scikit-learn's handwritten digits: 5 classes, then 5 phases of 1.
 The same command goes on with a run that was stopped.
 """
 
