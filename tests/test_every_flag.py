@@ -69,7 +69,7 @@ def make(digits, parse, tmp_path):
 def test_how_the_optimiser_goes(make, monkeypatch, flag, stage, expected):
     found = {}
 
-    def run_epochs(workshop, phase, images, loop, stage):
+    def run_epochs(workshop, phase, images, loop, stage, before, draw):
         found["train"] = loop.settings
         return {}
 
