@@ -5,6 +5,7 @@ error. Import this module before TensorFlow.
 """
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -40,5 +41,15 @@ def without_greetings() -> Iterator[None]:
                     os.write(_STANDARD_ERROR, line)
 
 
+def tells(record: logging.LogRecord) -> bool:
+    """Returns whether a message of TensorFlow's is for users: that graphs are traced anew is not.
+
+    Graphs are counted (`mnemonics_tf.tracing`), and tests hold how many there are.
+    """
+    return "triggered tf.function retracing" not in record.getMessage()
+
+
 with without_greetings():
     import tensorflow  # noqa: F401
+
+logging.getLogger("tensorflow").addFilter(tells)

@@ -1,11 +1,12 @@
 """TensorFlow's greetings are kept from a terminal, and nothing else."""
 
+import logging
 import os
 import sys
 
 import pytest
 
-from mnemonics_tf.startup import without_greetings
+from mnemonics_tf.startup import tells, without_greetings
 
 GREETINGS = (
     b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
@@ -46,3 +47,13 @@ def test_who_asks_for_them_gets_them(capfd, monkeypatch):
     with without_greetings():
         os.write(2, GREETINGS)
     assert capfd.readouterr().err == GREETINGS.decode()
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [("5 out of the last 5 calls triggered tf.function retracing.", False), ("no device", True)],
+)
+def test_retracing_is_not_told(message, told):
+    record = logging.LogRecord("tensorflow", logging.WARNING, "", 1, message, (), None)
+    assert tells(record) == told
+    assert tells in logging.getLogger("tensorflow").filters
