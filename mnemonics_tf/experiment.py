@@ -22,6 +22,7 @@ from mnemonics_tf.exemplars.budget import kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.monitoring.outlook import Outlook
 from mnemonics_tf.monitoring.phase import show_phase
 from mnemonics_tf.monitoring.progress import LOGGER, log_to, stop_logging
 from mnemonics_tf.monitoring.summaries import Summaries
@@ -127,9 +128,13 @@ class Experiment:
         self.exports = PhaseExports(self.workshop, self.directory, source, self.protocol)
         self._strategy = strategy
         self._summaries = Summaries(self.directory.tensorboard)
-        self._outlook = outlook_of(settings, self.protocol, source)
         self._told = False
         self._models = RunModels(self.workshop, self.method, self.protocol, self.directory)
+
+    @functools.cached_property
+    def _outlook(self) -> Outlook:
+        """How much training there is; who only scores a run need not count it."""
+        return outlook_of(self.settings, self.protocol, self.source)
 
     def _protocol(self) -> ClassIncrementalProtocol:
         """Returns the protocol that the settings ask for; refuses what does not fit together."""

@@ -35,13 +35,12 @@ class Outlook:
             return
         self._told = True
         later = [n for (_, index), n in self._images.items() if index > phase]
-        same = [n for (name, i), n in self._images.items() if i == phase and name != stage]
-        left = images * (1 - share) + sum(later) + sum(same)
+        left = images * (1 - share) + sum(later)
         seconds_left = left * seconds / (images * done)
         if seconds_left >= _WORTH_TELLING:
             LOGGER.info(
-                "the training that is left takes about %s at this speed; distillation, exemplars, "
-                "tests and exports come on top",
+                "the training that is left takes about %s at this speed; distillation, fine-tunes, "
+                "exemplars, tests and exports come on top",
                 duration(seconds_left),
             )
 
