@@ -37,7 +37,14 @@ from tools.reproduce_runs import (
     printed,
     train_all,
 )
-from tools.reproduce_table import Place, Run, cells, text_table, write_markdown
+from tools.reproduce_table import (
+    Place,
+    Run,
+    cells,
+    refuse_other_data,
+    text_table,
+    write_markdown,
+)
 
 _TABLE = flags.DEFINE_enum("table", "1", ["1", "2", "ablation"], "Which table.")
 _DATASET = flags.DEFINE_enum("dataset", "cifar100", ["cifar100", "digits"], "Data source.")
@@ -115,6 +122,7 @@ def _reproduce() -> int:
     if _DRY_RUN.value:
         _show(runs, Trainer(schedule, _DATA_DIR.value), given)
         return 0
+    refuse_other_data(runs)
     for run in runs:
         run.publish()
     signals = Signals()
@@ -122,6 +130,7 @@ def _reproduce() -> int:
     _print_left(runs)
 
     def finished(run: Run) -> None:
+        refuse_other_data(runs)
         run.publish()
         _print_left(runs)
 
