@@ -28,6 +28,7 @@ from absl import app, flags
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.progress import duration
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.run.files import check_folder, check_output, check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS
 from tools.reproduce_runs import (
     Signals,
@@ -117,6 +118,13 @@ def _reproduce() -> int:
             f"it has {known}"
         )
     given = check_phase0_from(_PHASE0_FROM.value)
+    for name, flag in (("output", _OUTPUT), ("published", _PUBLISHED), ("data_dir", _DATA_DIR)):
+        check_path(f"--{name}", flag.value or "")
+    for name, flag in (("output", _OUTPUT), ("published", _PUBLISHED)):
+        if flag.value:
+            check_folder(f"--{name}", user_path(flag.value))
+    if _MARKDOWN.value:
+        check_output("--markdown", user_path(_MARKDOWN.value))
     rows = _grid(schedule)
     runs = list({run.name: run for run in rows}.values())  # rows may share a run
     if _DRY_RUN.value:

@@ -51,6 +51,45 @@ def check_path(option: str, path: str | os.PathLike) -> None:
         raise UserError(f"{option}={shown} is no path that can be used ({reason})") from error
 
 
+def check_output(option: str, path: pathlib.Path) -> None:
+    """Refuses what no file can be written to, before the work that the file is for.
+
+    Args:
+        option: what it was passed as, for the message.
+        path: of the file, which need not be there.
+
+    Raises:
+        UserError: tells what is wrong with it.
+    """
+    check_path(option, temporary_name(path))
+    shown = printable(path)
+    if path.is_dir():
+        raise UserError(f"{option}={shown} is a folder: pass the name of a file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option}={shown} is no regular file: pass the name of another")
+    check_folder(option, path.parent)
+
+
+def check_folder(option: str, path: pathlib.Path) -> None:
+    """Refuses what no file can be written into, before the work that the file is for.
+
+    Args:
+        option: what it was passed as, for the message.
+        path: of the folder, which need not be there.
+
+    Raises:
+        UserError: tells what is wrong with it.
+    """
+    place = next((p for p in (path, *path.parents) if os.path.lexists(p)), path)
+    if not place.is_dir():
+        trouble = "is no folder: pass another path"
+    elif not os.access(place, os.W_OK):
+        trouble = "can't be written to by this user"
+    else:
+        return
+    raise UserError(f"{option}={printable(path)}: {printable(place)} {trouble}")
+
+
 def check_regular(path: pathlib.Path) -> None:
     """Refuses what is there and no regular file: reading a pipe waits for ever.
 
