@@ -10,7 +10,7 @@ import re
 import stat
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -288,12 +288,16 @@ def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
 MAPPED_BYTES = 2**28
 
 
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_arrays(path: pathlib.Path, wanted: Container[str] | None = None) -> dict[str, np.ndarray]:
     """Reads an .npz; never unpickles. The zip's checksums reveal damage.
 
     Large arrays of pixels are memory-mapped, read-only.
 
     No more memory is taken than the file has bytes, whatever its headers say.
+
+    Args:
+        path: of the file.
+        wanted: names of the arrays to read; None: all.
 
     Raises:
         UserError: if the file is missing, damaged, no regular one or holds Python objects.
@@ -303,9 +307,11 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             if sum(info.compress_size for info in archive.infolist()) > os.path.getsize(path):
                 raise ValueError("its members overlap")
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             return {
-                info.filename.removesuffix(".npy"): _read_array(archive, info)
-                for info in archive.infolist()
+                name: _read_array(archive, info)
+                for name, info in members.items()
+                if wanted is None or name in wanted
             }
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; the run directory is incomplete") from error
