@@ -118,6 +118,8 @@ def _check_flagfiles(arguments: Sequence[str], including: list[pathlib.Path]) ->
         if path.absolute() in including or len(including) >= _MAX_NESTED_FLAGFILES:
             way = " -> ".join(map(str, including[:5]))
             raise UserError(f"--flagfile={path} includes itself or too many others: {way}")
+        if path.exists() and not path.is_file():  # a pipe would be empty when absl reads it
+            raise UserError(f"--flagfile={path} is no regular file: pass the path of a text file")
         try:
             lines = path.read_text().splitlines()
         except (OSError, ValueError) as error:
