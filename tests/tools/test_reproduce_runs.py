@@ -221,11 +221,11 @@ def test_all_seeds_may_share_a_phase_0(tmp_path):
     train_phase0(other)
     write_arrays(other.directory.base_model, {"seed": np.array(0)})
     assert phase0_of(other.directory) == ("cifar100", "linear", 0)
+    third = grid(tmp_path, methods=["lwf"], seeds=(1,))[1]
+    assert find_phase0(third, []) is None
     os.remove(other.directory.base_model)
     os.mkfifo(other.directory.base_model)  # waits for no writer; the settings tell
     assert phase0_of(other.directory) == ("cifar100", "linear", 1)
-    third = grid(tmp_path, methods=["lwf"], seeds=(1,))[1]
-    assert find_phase0(third, []) is None
 
 
 def test_directories_without_a_phase_0_are_refused(tmp_path):
