@@ -7,11 +7,10 @@ own, package.module:Name, runs where its flag is passed as the run had it.
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import pathlib
-import sys
 from collections.abc import Mapping
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
 from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.protocol import Phase
@@ -19,7 +18,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.extension.reopened import open_run
-from mnemonics_tf.run.interruption import INTERRUPTED
+from mnemonics_tf.program import program, refuse_arguments, start
 from mnemonics_tf.run.resume import read_record
 from mnemonics_tf.serving.loading import Export
 
@@ -34,20 +33,13 @@ def define_flags() -> None:
     )
 
 
-def main(_: list[str]) -> int:
+@program()
+def main(arguments: list[str]) -> int:
     """Scores the phases that the flags name."""
+    refuse_arguments(arguments)
     values = flags.FLAGS
-    if not values["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    try:
-        own = settings_flags.named_code(values)
-        return evaluate(values.run_dir, values.data_dir, values.phase, values.from_export, own)
-    except KeyboardInterrupt:
-        print("stopped at once", file=sys.stderr)
-        return INTERRUPTED
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    own = settings_flags.named_code(values)
+    return evaluate(values.run_dir, values.data_dir, values.phase, values.from_export, own)
 
 
 def evaluate(
@@ -137,8 +129,7 @@ def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
 def command() -> None:
     """The console command `mnemonics-evaluate`."""
     define_flags()
-    settings_flags.define_version()
-    app.run(main, flags_parser=settings_flags.parse_flags)
+    start(main)
 
 
 if __name__ == "__main__":

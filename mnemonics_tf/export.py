@@ -7,10 +7,9 @@ flag is passed as the run had it.
 """
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
-import sys
 from collections.abc import Mapping
 
-from absl import app, flags, logging
+from absl import flags
 
 from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.protocol import Phase
@@ -18,7 +17,7 @@ from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.extension.reopened import open_run
-from mnemonics_tf.run.interruption import INTERRUPTED
+from mnemonics_tf.program import program, refuse_arguments, start
 from mnemonics_tf.run.learned import read_learned
 
 
@@ -27,20 +26,13 @@ def define_flags() -> None:
     settings_flags.define_flags_of_a_run("export")
 
 
-def main(_: list[str]) -> int:
+@program("stopped at once; the same command goes on")
+def main(arguments: list[str]) -> int:
     """Exports the phases that the flags name."""
+    refuse_arguments(arguments)
     values = flags.FLAGS
-    if not values["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    try:
-        own = settings_flags.named_code(values)
-        return export(values.run_dir, values.data_dir, values.phase, own)
-    except KeyboardInterrupt:
-        print("stopped at once; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    own = settings_flags.named_code(values)
+    return export(values.run_dir, values.data_dir, values.phase, own)
 
 
 def export(
@@ -93,8 +85,7 @@ def _export(experiment: Experiment, phase: Phase) -> bool:
 def command() -> None:
     """The console command `mnemonics-export`."""
     define_flags()
-    settings_flags.define_version()
-    app.run(main, flags_parser=settings_flags.parse_flags)
+    start(main)
 
 
 if __name__ == "__main__":

@@ -388,6 +388,18 @@ class OuterSettings:
 class ValidationSettings:
     """What chooses among exemplars while they learn: images held out from D_i."""
 
+    validation: str = setting(
+        "probe",
+        "What learned exemplars have to be good for: a fresh classifier on the features of "
+        "Theta_i, or a rehearsal of the next phase, in which half of the phase's classes come as "
+        "if they were new. It takes a short training each time.",
+        choices=("probe", "rehearsal"),
+    )
+    rehearsal_steps: int = setting(
+        300,
+        "SGD steps of a rehearsal, in whole epochs; it has no more epochs than a phase.",
+        at_least=1,
+    )
     validation_share: float = setting(
         0.1,
         "Share of a new class's training images held out to choose the best exemplars by.",

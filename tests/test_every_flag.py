@@ -18,6 +18,7 @@ from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.methods.base import MeanOver
 from mnemonics_tf.models.incremental import Outputs
 from mnemonics_tf.phases import make_exemplars as make_exemplars_module
+from mnemonics_tf.phases import rehearsal as rehearsal_module
 from mnemonics_tf.phases import train_model as train_model_module
 from mnemonics_tf.phases import workshop as workshop_module
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
@@ -217,6 +218,19 @@ def test_patience_ends_learning(learned, monkeypatch, flags, steps):
     monkeypatch.setattr(make_exemplars_module, "probe_accuracy", lambda *_: float(next(falling)))
     judged = ("--validation_share=0.2", "--validation_every=1", "--outer_steps=6")
     assert learned(*judged, *flags).metrics["steps"] == steps
+
+
+@pytest.mark.parametrize("flags", [("--rehearsal_steps=1",), ("--rehearsal_steps=4",)])
+def test_a_rehearsal_judges(learned, monkeypatch, flags):
+    epochs = []
+    monkeypatch.setattr(
+        rehearsal_module,
+        "train_model",
+        lambda workshop, *_: epochs.append(workshop.settings.training.epochs),
+    )
+    judged = ("--validation=rehearsal", "--validation_share=0.2", "--outer_steps=1", "--epochs=9")
+    learned(*judged, "--batch_size=10000", *flags)
+    assert epochs == [int(flags[0][-1])] * 2
 
 
 @pytest.mark.parametrize(

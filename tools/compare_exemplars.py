@@ -27,10 +27,9 @@ what there is to gain. --replay_per_class gives both the same time.
 next phase then makes its own as --exemplars says.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import dataclasses
-import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,6 @@ from mnemonics_tf.bilevel.learner import Exemplars
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import open_source
-from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.metrics import accuracy
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.memory import ExemplarMemory
@@ -55,6 +53,7 @@ from mnemonics_tf.phases.finetune import finetune_model
 from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.phases.state import PhaseState
 from mnemonics_tf.phases.temporary_model import fresh_weights
+from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.run.data_facts import refuse_other_phase0
 from mnemonics_tf.run.directory import RunDirectory
@@ -79,23 +78,18 @@ _CHOSEN_BY = "herding"
 _TIMES = 4
 
 
+@program(diverged=", and pass another --run_dir with it")
 def main(arguments: list[str]) -> int:
     """Makes the exemplars of phase 0, measures them and writes the figures."""
-    try:
-        _compare(arguments[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"error: {error}, and pass another --run_dir with it", file=sys.stderr)
-        return 1
+    refuse_arguments(arguments)
+    _compare()
     return 0
 
 
-def _compare(arguments: Sequence[str]) -> None:
+def _compare() -> None:
     wanted = settings_flags.settings_from_flags(flags.FLAGS)
     next_phases = _NEXT_PHASE.value
-    check_comparison(wanted, arguments, _OUTPUT.value, next_phases, _EXEMPLARS_FROM.value)
+    check_comparison(wanted, _OUTPUT.value, next_phases, _EXEMPLARS_FROM.value)
     log_before_run()
     source = open_source(wanted)
     donor = Experiment(wanted, source, tf.distribute.get_strategy())

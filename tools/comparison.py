@@ -14,7 +14,6 @@ NEXT_PHASES = ("transfer", "plain")
 
 def check_comparison(
     wanted: Settings,
-    arguments: Sequence[str],
     output: str,
     next_phases: Sequence[str],
     exemplars_from: str,
@@ -23,7 +22,6 @@ def check_comparison(
 
     Args:
         wanted: the settings.
-        arguments: what was passed and is no flag.
         output: value of --output.
         next_phases: value of --next_phase.
         exemplars_from: value of --exemplars_from.
@@ -31,10 +29,6 @@ def check_comparison(
     Raises:
         UserError: tells what is wrong.
     """
-    if arguments:
-        raise UserError(
-            f"unexpected argument {arguments[0]!r}: settings are passed as --name=value"
-        )
     run = wanted.run
     if not run.run_dir:
         raise UserError("--run_dir is missing: pass a new directory for the comparison")

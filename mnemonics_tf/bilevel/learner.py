@@ -101,12 +101,14 @@ class Course:
         meta_losses: of every outer step.
         validations: pairs of outer step and held-out score.
         best: the exemplars with the best score so far, or the newest where nothing validates.
+        prefers_start: whether the start is best where no score is higher.
         stopped: why learning ended before its last step, or None.
     """
 
     meta_losses: list[float]
     validations: list[tuple[int, float]]
     best: np.ndarray
+    prefers_start: bool = False
     stopped: str | None = None
 
     @property
@@ -115,7 +117,11 @@ class Course:
         if not self.validations:
             return len(self.meta_losses)
         highest = max(score for _, score in self.validations)
-        return max(step for step, score in self.validations if score == highest)
+        best = [step for step, score in self.validations if score == highest]
+        if self.prefers_start and best[0] == 0:
+            return 0
+        # The later ones: held-out accuracy is coarse, and the meta loss went on falling.
+        return best[-1]
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns the course so far, for a checkpoint."""
@@ -126,10 +132,11 @@ class Course:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, np.ndarray]) -> "Course":
+    def from_state(cls, state: dict[str, np.ndarray], prefers_start: bool) -> "Course":
         """Returns what `state` described."""
         validations = [(int(step), float(score)) for step, score in state["validations"]]
-        return cls(state["meta_losses"].tolist(), validations, state["best"].copy())
+        best = state["best"].copy()
+        return cls(state["meta_losses"].tolist(), validations, best, prefers_start)
 
 
 class ExemplarLearner:
@@ -236,8 +243,10 @@ class ExemplarLearner:
         """
         shape = exemplars.images.shape
         optimizer = PixelOptimizer(self._outer, exemplars.images, *self._valid_range)
+        # What a rehearsal finds no better than real images is not worth leaving them for.
+        prefers_start = self._validation.validation == "rehearsal"
         if not companions.resume:
-            course = Course([], [], exemplars.images.copy())
+            course = Course([], [], exemplars.images.copy(), prefers_start)
             self._validate(course, exemplars, companions.validate, 0)
             return optimizer, 0, course
         start, state = companions.resume
@@ -245,7 +254,7 @@ class ExemplarLearner:
         check_shapes(state, {"images": shape, **shapes}, "the checkpoint of learned exemplars")
         exemplars.images = state["images"].copy()
         optimizer.set_state(state)
-        return optimizer, start, Course.from_state(state)
+        return optimizer, start, Course.from_state(state, prefers_start)
 
     def _learn(self, exemplars, step_data, companions: Companions, *key) -> Course:
         """Takes the outer steps.
@@ -302,11 +311,9 @@ class ExemplarLearner:
         if validate is None:
             course.best = exemplars.images.copy()
             return
-        score = validate(exemplars.images)
-        # On a tie the later ones: held-out accuracy is coarse, and the meta loss went on falling.
-        if not course.validations or score >= max(value for _, value in course.validations):
+        course.validations.append((step, validate(exemplars.images)))
+        if course.steps_kept == step:
             course.best = exemplars.images.copy()
-        course.validations.append((step, score))
 
     def _out_of_patience(self, course: Course) -> bool:
         if not self._validation.patience or not course.validations:

@@ -223,6 +223,10 @@ class ExemplarMemory:
         """Returns at most `quota` exemplars a class, the first ones (Algorithm 1, line 17)."""
         return self._kept(first_rows(self.labels, quota))
 
+    def of_first_classes(self, number: int) -> "ExemplarMemory":
+        """Returns the exemplars of the classes 0..number - 1."""
+        return self._kept(np.flatnonzero(self.labels < number))
+
     def within(self, num_bytes: int) -> "ExemplarMemory":
         """Returns of each class the first exemplars, as many as so many bytes hold.
 

@@ -139,6 +139,7 @@ def check_method(
             "and never on exemplars, so that this is in vain: leave it out, or pass another method"
         )
     coded_share(settings.exemplar)  # refuses one that is none
+    _check_validation(settings)
     check_budget(settings, method, protocol)
     counts = source.training_counts_of(protocol.order)
     quotas = expected_quotas(settings, protocol, source)
@@ -151,6 +152,20 @@ def check_method(
         quota, fewest_images = quotas.of(before), int(min(counts[before.seen_classes]))
         ways = _ways_to_more(protocol, quotas, quota, fewest_images, enough)
         check_adjustment(settings.adjustment, min(quota, fewest_images), ways)
+
+
+def _check_validation(settings: Settings) -> None:
+    """Refuses a rehearsal that would have nothing to score by.
+
+    Raises:
+        UserError: if no images are held out for it.
+    """
+    wanted, learned = settings.validation, settings.exemplar.exemplars == "mnemonics"
+    if learned and wanted.validation == "rehearsal" and not wanted.validation_share:
+        raise UserError(
+            "--validation=rehearsal scores exemplars on images held out for it, and "
+            "--validation_share=0 holds out none: pass a share, such as 0.1, or --validation=probe"
+        )
 
 
 def check_exemplars(settings: Settings, method: Method, phase: Phase, fewest: int) -> None:

@@ -19,6 +19,7 @@ from mnemonics_tf.monitoring import diagnostics
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.learning import as_exemplars, companions, learner, with_learned
 from mnemonics_tf.phases.pool import drifted_copies
+from mnemonics_tf.phases.rehearsal import rehearsal, rehearsed
 from mnemonics_tf.phases.select_exemplars import expected_number, select, select_within
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
@@ -141,16 +142,24 @@ def _train_new(
     outer = settings.outer
     new = memory.labels >= phase.num_old
     few = _are_few(phase)
-    rows, held_out = _beside(workshop, phase, memory, held_out)
+    rows, judges = _beside(workshop, phase, memory, held_out)
     exemplars = as_exemplars(workshop, memory, rows, new)
     old = memory.as_image_set().subset(rows[~new[rows]])
     quota = int(np.sum(new)) // phase.num_new
     network, members = model, []
     if settings.inner.inner_start == "pool":
-        network = workshop.copy_of(model)
+        network = workshop.copy_of(model, "pool")
         members = drifted_copies(workshop, phase, model, network, candidates, old, quota)
     outer_data = _outer_data(workshop, network, members, concatenate([candidates, old]))
-    validate = _validation(workshop, model, exemplars, held_out, few)
+    validate = _probe(workshop, model, exemplars, judges, few)
+    rehearses = _rehearses(workshop, phase, held_out)
+    if held_out and rehearses:
+        score = rehearsal(workshop, phase, candidates, held_out, model, stage)
+
+        def validate(images: np.ndarray) -> float:
+            now = dataclasses.replace(exemplars, images=images)
+            return score(with_learned(workshop, memory, rows, now))  # as it will be stored
+
     course = learner(workshop, network, members, outer, len(rows)).train_new(
         exemplars,
         outer_data,
@@ -162,11 +171,12 @@ def _train_new(
     change = diagnostics.measure_change(model, evaluator, memory, learned, new)
     metrics = diagnostics.metrics(course, change)
     if validate:
+        kept = dict(course.validations)[course.steps_kept]
         rounded = workshop.pipeline.normalization.normalize(learned.images[rows]).numpy()
         metrics["held_out_accuracy"] = {
             "start": course.validations[0][1],
-            "float": validate(exemplars.images),
-            "uint8": validate(rounded),
+            "float": kept,
+            "uint8": kept if rehearses else validate(rounded),
         }
         _tell_what_helped(course)
     margins_herding = None
@@ -180,6 +190,16 @@ def _train_new(
         *(margins_herding, metrics.get("held_out_accuracy")),
     )
     return Made(learned, metrics, exemplars)
+
+
+def _rehearses(workshop: Workshop, phase: Phase, held_out: ImageSet | None) -> bool:
+    """Whether a rehearsal of the next phase judges, and says so where it can't."""
+    if not held_out or workshop.settings.validation.validation != "rehearsal":
+        return False
+    if rehearsed(phase):
+        return True
+    LOGGER.info("exemplars: one new class leaves none to rehearse with: the probe judges instead")
+    return False
 
 
 def _are_few(phase: Phase) -> bool:
@@ -276,7 +296,7 @@ def _outer_data(
     return OuterData(images.labels, load, settings.outer.outer_batch_size, workshop.exemplar_seed)
 
 
-def _validation(
+def _probe(
     workshop: Workshop,
     model: IncrementalModel,
     exemplars: Exemplars,

@@ -197,6 +197,24 @@ class Stage:
         phase = self._state.phase.index
         return StageProgress(phase, self._state.num_phases, self.name, total, start, unit)
 
+    def show(self, metrics: dict[str, float], step: int, before: int) -> None:
+        """Shows numbers in TensorBoard.
+
+        Args:
+            metrics: by name.
+            step: within the stage of this phase: epoch or outer step.
+            before: steps that the stage had in all earlier phases.
+        """
+        self.summaries.course(self.name, self._state.phase.index, metrics, step, before)
+
+    def unrecorded(self, name: str) -> "Stage":
+        """Returns what accompanies work beside this stage that leaves no trace.
+
+        Args:
+            name: of the work.
+        """
+        return _Unrecorded(self._state, name)
+
     def epoch_done(self, share: float, seconds: float, done: float) -> None:
         """Tells how long training takes, as soon as it can be told.
 
@@ -224,3 +242,36 @@ class Stage:
         """
         due = bool(every) and done > 0 and done % every == 0
         self._state.save_if_due(due, self.name, position, extra)
+
+
+class _Unrecorded(Stage):
+    """Work beside a stage: begins anew in every process, and is neither recorded nor saved."""
+
+    def __init__(self, state: PhaseState, name: str):
+        super().__init__(state, name)
+        self._noted: dict[str, Any] = {}
+
+    @property
+    def resumed(self) -> None:
+        return None
+
+    def note(self, metrics: dict[str, Any]) -> None:
+        self._noted = metrics
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        return self._noted
+
+    def show(self, metrics: dict[str, float], step: int, before: int) -> None:
+        del metrics, step, before
+
+    def epoch_done(self, share: float, seconds: float, done: float) -> None:
+        del share, seconds, done
+
+    def save_if_due(
+        self, every: int, done: int, position: int, extra: Callable[[], dict[str, dict]]
+    ) -> None:
+        """Gives the work up if a stop was asked for: the stage has its own checkpoint."""
+        del every, done, position, extra
+        if self._state.stop.agreed():
+            raise RunInterruptedError

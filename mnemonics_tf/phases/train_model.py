@@ -168,7 +168,7 @@ def run_epochs(
             stage.note(moment.metrics)
             trained = moment.epoch + 1
             stage.epoch_done(trained / epochs, progress.spent(), (trained - start) / epochs)
-            stage.summaries.course(stage.name, phase.index, moment.metrics, moment.epoch, before)
+            stage.show(moment.metrics, moment.epoch, before)
         done = (moment.epoch + 1) * moment.ends_epoch
         stage.save_if_due(every, done, moment.position, functools.partial(groups, moment))
     return stage.noted

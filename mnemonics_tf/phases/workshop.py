@@ -144,8 +144,17 @@ class Workshop:
         key = ("evaluator", id(model), model.classifier.capacity, jit_compile)
         return self._keep(key, build)
 
-    def copy_of(self, model: IncrementalModel) -> IncrementalModel:
-        """Returns a model of its own variables, with the values of `model`'s."""
+    def changed(self, **values: Any) -> "Workshop":
+        """Returns a workshop with other settings, by name, and all that was built so far."""
+        return dataclasses.replace(self, settings=self.settings.changed(**values))
+
+    def copy_of(self, model: IncrementalModel, purpose: str) -> IncrementalModel:
+        """Returns a model of its own variables, with the values of `model`'s.
+
+        Args:
+            model: which.
+            purpose: what the copy is for; for each there is one.
+        """
         classes = model.classifier
 
         def build():
@@ -158,7 +167,7 @@ class Workshop:
                     classes.capacity,
                 )
 
-        copy = self._keep(("copy", id(model), classes.capacity), build)
+        copy = self._keep(("copy", purpose, id(model), classes.capacity), build)
         copy.copy_from(model)
         return copy
 

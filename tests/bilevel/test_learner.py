@@ -46,7 +46,7 @@ def make_learner(model, steps=6, seed=0, **changes) -> ExemplarLearner:
         "outer_halvings": 0,
         "outer_steps": steps,
     }
-    validation = {"validation_every": 2, "patience": 0}
+    validation = {"validation": "probe", "validation_every": 2, "patience": 0}
     for name, value in changes.items():
         (validation if name in validation else outer)[name] = value
     valid_range = (NORMALIZATION.black, NORMALIZATION.white)
@@ -222,6 +222,24 @@ def test_the_seed_decides_the_course():
 
     np.testing.assert_array_equal(pictures(0), pictures(0))
     assert np.any(pictures(0) != pictures(1))
+
+
+@pytest.mark.parametrize("validation", ["probe", "rehearsal"])
+def test_a_tie_with_the_start(validation):
+    """A probe takes the later ones, a rehearsal the start; after a resumption too."""
+    scores, saved, exemplars = iter([0.5, 0.4, 0.5, 0.5]), {}, make_exemplars()
+    start = exemplars.images.copy()
+
+    def save(step, state):
+        saved[step] = {name: values.copy() for name, values in state().items()}
+
+    companions = Companions(silent, lambda images: next(scores), save=save)
+    make_learner(Bowl(), validation=validation).train_new(exemplars, make_outer(), companions, "e")
+    assert np.array_equal(exemplars.images, start) == (validation == "rehearsal")
+
+    exemplars, again = make_exemplars(), Companions(silent, lambda _: 0.5, resume=(2, saved[2]))
+    make_learner(Bowl(), validation=validation).train_new(exemplars, make_outer(), again, "e")
+    assert np.array_equal(exemplars.images, start) == (validation == "rehearsal")
 
 
 @pytest.mark.parametrize("stopped_at", [1, 3, 4, 6])

@@ -62,3 +62,11 @@ def test_lower_settings_are_advised_only_where_there_are_some(source):
 
     with pytest.raises(UserError, match="or lower --adjust_subsets to 3"):
         check(source, adjust_old_exemplars=True, exemplars_per_class=3, adjust_subsets=4)
+
+
+def test_a_rehearsal_needs_images_to_score_by(source):
+    wanted = {"exemplars": "mnemonics", "validation": "rehearsal"}
+    with pytest.raises(UserError, match="--validation_share=0 holds out none"):
+        check(source, validation_share=0.0, **wanted)
+    check(source, **wanted)
+    check(source, validation_share=0.0, validation="rehearsal")  # nothing learns

@@ -204,6 +204,41 @@ def test_few_images_leave_enough_candidates(stage, calls):
     assert np.bincount(calls[0]["label"]).tolist() == [10] * 4
 
 
+def rehearsed_as(monkeypatch, scores):
+    """Rehearsals that end with these scores; returns the memories they were asked of."""
+    memories, left = [], iter(scores)
+
+    def rehearsal(*arguments):
+        return lambda memory: memories.append(memory) or next(left)
+
+    monkeypatch.setattr(make_exemplars_module, "rehearsal", rehearsal)
+    return memories
+
+
+@pytest.mark.parametrize(("end", "kept"), [(0.6, 2), (0.5, 0)])
+def test_a_rehearsal_keeps_the_start_where_nothing_is_better(stage, calls, monkeypatch, end, kept):
+    memories = rehearsed_as(monkeypatch, [0.5, 0.4, end])
+    workshop, state = stage.enter(0, validation="rehearsal")
+    make(workshop, state)
+    assert len(memories) == 3
+    figures = state.metrics["exemplars"]
+    assert figures["steps_kept"] == kept
+    assert figures["held_out_accuracy"] == {"start": 0.5, "float": end, "uint8": end}
+    # What is judged is what would be stored, and what is stored is what was judged best.
+    np.testing.assert_array_equal(state.memory.images, memories[kept].images)
+    assert np.any(memories[0].images != memories[2].images)
+
+
+def test_one_new_class_is_judged_by_the_probe(stage, calls, monkeypatch, caplog):
+    memories = rehearsed_as(monkeypatch, [])
+    workshop, state = stage.enter(1, validation="rehearsal")
+    with caplog.at_level("INFO", logger="mnemonics_tf"):
+        make(workshop, with_new_classes(state, 1))
+    assert "the probe judges instead" in caplog.text
+    assert memories == []
+    assert len(state.metrics["exemplars"]["validations"]) == 3
+
+
 def test_without_held_out_images_the_newest_exemplars_stay(stage, calls):
     workshop, state = stage.enter(0, validation_share=0.0)
     make(workshop, state)

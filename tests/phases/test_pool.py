@@ -27,7 +27,7 @@ def phase(tmp_path_factory):
 def copies(workshop, state, size, seed=0):
     settings = workshop.settings.changed(exemplar_seed=seed, pool_size=size)
     workshop = dataclasses.replace(workshop, settings=settings)
-    nothing, copy = state.memory.as_image_set(), workshop.copy_of(state.model)
+    nothing, copy = state.memory.as_image_set(), workshop.copy_of(state.model, "pool")
     images = state.training_set
     return drifted_copies(workshop, state.phase, state.model, copy, images, nothing, 4)
 

@@ -16,9 +16,9 @@ from tools.comparison import check_comparison, check_next_phase
 def check(tmp_path):
     """Checks a comparison of which some values are other ones."""
 
-    def checked(arguments=(), output="figures.json", next_phases=(), exemplars_from="", **run):
+    def checked(output="figures.json", next_phases=(), exemplars_from="", **run):
         settings = Settings(RunSettings(**{"run_dir": str(tmp_path / "new"), **run}))
-        check_comparison(settings, arguments, str(tmp_path / output), next_phases, exemplars_from)
+        check_comparison(settings, str(tmp_path / output), next_phases, exemplars_from)
 
     return checked
 
@@ -31,7 +31,6 @@ def test_a_sound_comparison(check, tmp_path):
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"arguments": ["epochs=3"]}, "unexpected argument 'epochs=3'"),
         ({"run_dir": ""}, "--run_dir is missing"),
         ({"run_dir": "a\0b"}, "--run_dir=.* line break or NUL"),
         ({"data_dir": "x" * 300}, "--data_dir=x.* is no path that can be used"),
