@@ -10,6 +10,15 @@ class UserError(Exception):
     """
 
 
+def is_utf8(text: str) -> bool:
+    """Whether files in UTF-8 can hold a text: names of files that are not UTF-8 can't be held."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def printable(path: str | bytes | os.PathLike[str]) -> str:
     r"""Returns a name or path as any terminal and log can show it, on one line.
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ from mnemonics_tf.phases.write_results import write_results
 from mnemonics_tf.registry import find
 from mnemonics_tf.run import results
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints
-from mnemonics_tf.run.data_facts import data_facts, preprocessing_of
+from mnemonics_tf.run.data_facts import data_facts, note_digests, preprocessing_of
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
@@ -190,10 +191,13 @@ class Experiment:
         learned = learned_phases(directory)
         if learned:
             LOGGER.info(
-                "%s has learned %d further phases since: nothing is changed; it goes on with "
+                "%s has learned %d further phases since: it stays as it is, and goes on with "
                 "python -m mnemonics_tf.learn",
                 *(directory.root, len(learned)),
             )
+            if chief:
+                for phase in phases:
+                    self.look_after_export(phase)
             contents: dict[str, Any] = read_json(directory.results)
             return contents
         own = self.workshop.architecture.own
@@ -205,10 +209,12 @@ class Experiment:
             for phase in phases:
                 if phase in left:
                     self.run_phase(phase)
+                    if chief:
+                        note_digests(directory, facts, phase.index)
                 else:
                     LOGGER.info("phase %d is done already", phase.index)
                     if is_chief(self._strategy):
-                        self._look_after_export(phase)
+                        self.look_after_export(phase)
         finally:
             gc.unfreeze()
         return self.write_results(phases, self.settings)
@@ -407,6 +413,24 @@ class Experiment:
         with self.data.naming_broken_files():
             return self.predict(phase, model, memory)[0]
 
+    def phases_done(self, index: int = -1) -> list[Phase]:
+        """Returns the phases that are done.
+
+        Args:
+            index: of the one that is wanted; -1: all.
+
+        Raises:
+            UserError: if there is none.
+        """
+        done = [p for p in self.protocol.phases if self.directory.record(p.index).exists()]
+        chosen = [phase for phase in done if index in (-1, phase.index)]
+        if not chosen:
+            raise UserError(
+                f"--phase={index} is not done in {self.directory.root}; done: "
+                f"{', '.join(str(phase.index) for phase in done) or 'none'}"
+            )
+        return chosen
+
     def groups(self, phase: Phase) -> Sequence[range]:
         """Returns the class groups of the phases up to this one."""
         return [earlier.new_classes for earlier in self.protocol.phases[: phase.index + 1]]
@@ -457,17 +481,24 @@ class Experiment:
             ),
         )
 
-    def _look_after_export(self, phase: Phase) -> None:
+    def look_after_export(self, phase: Phase) -> None:
         """Makes the damaged export of a phase that is done again; of a missing one it tells."""
-        trouble, path = self.exports.trouble(phase), self.exports.path(phase)
+        path, trouble = self.exports.path(phase), self.exports.trouble(phase)
         if not trouble:
             return
-        LOGGER.warning("phase %d is done, but its export %s %s", phase.index, path, trouble)
+        kept = (self.directory.model(phase.index), self.directory.exemplars(phase.index))
+        lost = [file.name for file in kept if not file.exists()]
         # One that is not there may have been moved away, so that servers go back to an earlier one.
-        if not path.exists() or not self.directory.model(phase.index).exists():
+        if path.exists() and not lost and not spans_workers(self._strategy):
+            self.export(phase)  # which tells of it
             return
-        if not spans_workers(self._strategy):
-            self.export(phase)
+        run_dir = shlex.quote(str(self.directory.root))
+        way_out = f"python -m mnemonics_tf.export --run_dir={run_dir} makes it again"
+        if lost:
+            way_out = f"it can't be made again, for the phase has lost {' and '.join(lost)}"
+        LOGGER.warning(
+            "phase %d is done, but its export %s %s: %s", phase.index, path, trouble, way_out
+        )
 
     def export(self, phase: Phase) -> None:
         """Exports a phase that is done, on one machine."""

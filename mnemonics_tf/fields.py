@@ -6,7 +6,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.errors import UserError, is_utf8, printable
 
 _MAX_NUMBER = 2**31 - 1
 
@@ -91,6 +91,11 @@ def check(field: dataclasses.Field, kind: Any, value: Any) -> None:
         raise UserError(
             f"--{field.name}={printable(str(value)[:100])}: a line break or NUL can't be part of "
             "it, for flags.txt holds a setting a line: pass it without"
+        )
+    if not all(is_utf8(item) for item in items if isinstance(item, str)):
+        raise UserError(
+            f"--{field.name}={printable(str(value)[:100])} is not UTF-8, as flags.txt is: rename "
+            "what it names, or pass another"
         )
     numbers = [item for item in items if type(item) in (int, float)]
     if facts.finite and not all(abs(number) <= _MAX_NUMBER for number in numbers):

@@ -17,7 +17,7 @@ from mnemonics_tf import __version__
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.fields import Facts
 from mnemonics_tf.paths import user_path
-from mnemonics_tf.registry import imported, is_own
+from mnemonics_tf.registry import imported, is_own, looked_up
 from mnemonics_tf.settings import Settings, all_fields
 
 _MAX_NESTED_FLAGFILES = 10
@@ -55,6 +55,29 @@ def define_flags() -> None:
             flags.DEFINE_float(field.name, default, description)
         else:
             flags.DEFINE_string(field.name, default, description)
+
+
+def define_flags_of_a_run(phase: str) -> None:
+    """Defines the flags by which a program opens a run that was trained.
+
+    Args:
+        phase: what becomes of the phase that `--phase` names.
+    """
+    flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
+    flags.DEFINE_string(
+        "data_dir",
+        "",
+        "Directory (or archive) that holds the data; empty: where it was in training.",
+    )
+    flags.DEFINE_integer("phase", -1, f"Phase to {phase}; -1: all that are done.")
+    for name in looked_up():
+        help_text = "The run's package.module:Name, which then is imported: for runs you trust."
+        flags.DEFINE_string(name, None, help_text)
+
+
+def named_code(values: flags.FlagValues) -> dict[str, str]:
+    """Returns what flags named of a run's own code, which may be imported."""
+    return {name: str(values[name].value) for name in looked_up() if values[name].present}
 
 
 class _VersionFlag(flags.BooleanFlag):
@@ -95,6 +118,8 @@ def _check_flagfiles(arguments: Sequence[str], including: list[pathlib.Path]) ->
         if path.absolute() in including or len(including) >= _MAX_NESTED_FLAGFILES:
             way = " -> ".join(map(str, including[:5]))
             raise UserError(f"--flagfile={path} includes itself or too many others: {way}")
+        if path.exists() and not path.is_file():  # a pipe would be empty when absl reads it
+            raise UserError(f"--flagfile={path} is no regular file: pass the path of a text file")
         try:
             lines = path.read_text().splitlines()
         except (OSError, ValueError) as error:

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.errors import UserError, is_utf8, printable
 
 #: what ends a line of a flagfile, or a path
 _NO_PART_OF_A_PATH = ("\n", "\r", "\0")
@@ -15,11 +15,14 @@ def user_path(passed: str | os.PathLike) -> pathlib.Path:
     A folder that is really called `~` is `./~`.
 
     Raises:
-        UserError: if there is no such home, or the path holds a line break or a NUL.
+        UserError: if there is no such home, or the path is not UTF-8 or holds a line break or a
+            NUL.
     """
     text = os.fspath(passed)
     if any(character in text for character in _NO_PART_OF_A_PATH):
         raise UserError(f"the path '{printable(text)}' holds a line break or a NUL: pass another")
+    if not is_utf8(text):  # TensorFlow, flagfiles and logs could not name it
+        raise UserError(f"the path '{printable(text)}' is not UTF-8: rename it")
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         raise UserError(

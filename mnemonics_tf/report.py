@@ -37,7 +37,7 @@ from mnemonics_tf.run.data_facts import (
     refuse_other_data,
 )
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import check_path, temporary_name, write_text
+from mnemonics_tf.run.files import check_output, check_path, write_text
 from mnemonics_tf.run.history import read_history
 from mnemonics_tf.run.learned import learned_phases, recorded_data_dir
 from mnemonics_tf.run.resume import read_settings
@@ -99,9 +99,7 @@ def _check_output(output: pathlib.Path) -> None:
     if output.suffix != ".html":
         raise UserError(f"--output={printable(output)}: pass a name that ends in .html")
     for path in (output, output.with_suffix(".md"), output.with_suffix(".csv")):
-        check_path("--output", temporary_name(path))
-        if path.is_dir():
-            raise UserError(f"--output={output}: {path} is a folder: pass the name of a file")
+        check_output("--output", path)
 
 
 def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:

@@ -280,6 +280,19 @@ def test_a_run_of_an_earlier_version_goes_on_and_says_so(copy, caplog):
     assert caplog.text.count("notes no digest of the images") == 1
 
 
+def test_a_run_of_an_earlier_version_notes_digests_once_it_has_learned(copy, tmp_path, monkeypatch):
+    facts = read_json(copy.directory.classes)
+    digests = facts.pop("data_digests")
+    write_json(copy.directory.classes, facts)
+    done = tmp_path / "done"
+    copy.directory.phase(2).rename(done)
+    monkeypatch.setattr(
+        Experiment, "run_phase", lambda run, phase: done.rename(run.directory.phase(phase.index))
+    )
+    assert make(copy.settings).run()["data_digests"] is None  # nobody knows of phase 0
+    assert read_json(copy.directory.classes)["data_digests"] == digests
+
+
 def test_phase_0_is_not_taken_from_other_pixels(copy, tmp_path):
     other_pixels(copy.directory, "training")
     run = {"run_dir": str(tmp_path / "taker"), "phase0_from": str(copy.directory.root)}

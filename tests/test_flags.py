@@ -1,5 +1,7 @@
 """The flags of the settings, and flagfiles."""
 
+import os
+
 import pytest
 from absl import app, flags
 
@@ -90,6 +92,13 @@ def test_flagfiles_that_cannot_be_read(case, tmp_path, monkeypatch, capsys):
     assert error.startswith("error: --flagfile=")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_flagfile_that_could_be_read_only_once(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SystemExit):
+        parse_flags(["train", f"--flagfile={tmp_path / 'pipe'}"])
+    assert "pipe is no regular file" in capsys.readouterr().err
 
 
 def test_a_flagfile_may_include_another_twice(parse, tmp_path):

@@ -100,7 +100,7 @@ def test_no_module_imports_itself_by_way_of_others(package):
         ("run.directory", "data.protocol", "imports go down"),
         ("settings", "run.files", "imports go down"),
         ("evaluate", "train", "nothing imports a command"),
-        ("experiment", "flags", "only evaluate, learn, report, train import flags"),
+        ("experiment", "flags", "only evaluate, export, learn, report, train import flags"),
         ("phases.evaluate", "reporting.runs", "only report import reporting"),
         ("train", "reporting.runs", "only report import reporting"),
         ("experiment", "tools.chaos", "neither tools nor tests"),

@@ -24,7 +24,7 @@ def test_a_tilde_is_a_home(home):
         load_runs(["~/a"])
 
 
-@pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "a\nb", "a\rb", "a\0b"])
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "a\nb", "a\rb", "a\0b", "caf\udce9"])
 def test_what_is_no_path_is_refused_on_one_line(path):
     with pytest.raises(UserError) as raised:
         user_path(path)

@@ -122,6 +122,12 @@ def test_values_out_of_range(group, values, named):
     assert str(caught.value).startswith(f"{named}: ")
 
 
+@pytest.mark.parametrize("name", ["run_dir", "data_dir", "dataset", "phase_classes"])
+def test_texts_that_flags_txt_can_t_hold(name):
+    with pytest.raises(UserError, match=rf"--{name}=caf\\xe9 is not UTF-8"):
+        Settings().changed(**{name: "caf\udce9"})
+
+
 def test_not_a_number_is_out_of_range():
     with pytest.raises(UserError, match="--learning_rate=nan"):
         Settings(training=TrainingSettings(learning_rate=float("nan")))

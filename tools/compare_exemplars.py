@@ -42,12 +42,11 @@ from mnemonics_tf.bilevel.learner import Exemplars
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import open_source
-from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.metrics import accuracy
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import STAGES, Experiment
-from mnemonics_tf.monitoring.progress import LOGGER, log_to
+from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.phases.evaluate import best_constant
 from mnemonics_tf.phases.finetune import finetune_model
@@ -58,9 +57,10 @@ from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.run.data_facts import refuse_other_phase0
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import write_arrays, write_json
+from mnemonics_tf.run.files import user_error_on_disk_trouble, write_arrays, write_json
 from mnemonics_tf.run.resume import load_memory
 from mnemonics_tf.settings import Settings
+from tools.comparison import check_comparison, check_next_phase
 
 flags.adopt_module_key_flags(train)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.", required=True)
@@ -78,7 +78,7 @@ _CHOSEN_BY = "herding"
 _TIMES = 4
 
 
-@program()
+@program(diverged=", and pass another --run_dir with it")
 def main(arguments: list[str]) -> int:
     """Makes the exemplars of phase 0, measures them and writes the figures."""
     refuse_arguments(arguments)
@@ -88,18 +88,18 @@ def main(arguments: list[str]) -> int:
 
 def _compare() -> None:
     wanted = settings_flags.settings_from_flags(flags.FLAGS)
-    directory = user_path(wanted.run.run_dir)
-    if directory.exists():
-        raise UserError(
-            f"--run_dir={directory}: exists already; pass a new one for each comparison"
-        )
-    directory.mkdir(parents=True)
-    log_to(directory / "log.txt")
+    next_phases = _NEXT_PHASE.value
+    check_comparison(wanted, _OUTPUT.value, next_phases, _EXEMPLARS_FROM.value)
+    log_before_run()
     source = open_source(wanted)
-    strategy = tf.distribute.get_strategy()
-    donor = Experiment(wanted, source, strategy)
+    donor = Experiment(wanted, source, tf.distribute.get_strategy())
+    check_next_phase(next_phases, len(donor.protocol.phases))
+    directory = donor.directory
+    with user_error_on_disk_trouble(directory.root):
+        directory.root.mkdir(parents=True)
+    log_to(directory.log)
     # By these --phase0_from recognises the same data.
-    write_json(donor.directory.classes, donor.class_facts())
+    write_json(directory.classes, donor.class_facts())
     theta_0 = donor.begin_phase(donor.protocol.phases[0])
     donor.run_stage("train", theta_0)
 
@@ -118,7 +118,7 @@ def _compare() -> None:
         figures["ceiling"] = found
         trials.append(_Trial(ceiling, found, *_phase0(ceiling, source, theta_0, found)))
         write()
-    for variant in _NEXT_PHASE.value:
+    for variant in next_phases:
         for one in trials:
             one.figures[f"next_phase_{variant}"] = _next_phase(one, source, variant == "transfer")
             write()

@@ -23,7 +23,7 @@ PICTURE = REPOSITORY / "docs" / "architecture.svg"
 #: The levels from the top down; on each, rooms and the modules in them, below `mnemonics_tf`. A
 #: name stands for all that is below it, unless a longer one stands elsewhere.
 LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
-    {"commands": ("train", "learn", "evaluate", "report")},
+    {"commands": ("train", "learn", "evaluate", "export", "report")},
     {"extension": ("extension",)},
     {
         "experiment": ("experiment",),

@@ -29,6 +29,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.progress import duration
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, refuse_arguments
+from mnemonics_tf.run.files import check_folder, check_output, check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS
 from tools.reproduce_runs import (
     Signals,
@@ -38,7 +39,14 @@ from tools.reproduce_runs import (
     printed,
     train_all,
 )
-from tools.reproduce_table import Place, Run, cells, text_table, write_markdown
+from tools.reproduce_table import (
+    Place,
+    Run,
+    cells,
+    refuse_other_data,
+    text_table,
+    write_markdown,
+)
 
 _TABLE = flags.DEFINE_enum("table", "1", ["1", "2", "ablation"], "Which table.")
 _DATASET = flags.DEFINE_enum("dataset", "cifar100", ["cifar100", "digits"], "Data source.")
@@ -105,11 +113,19 @@ def _reproduce() -> int:
             f"it has {known}"
         )
     given = check_phase0_from(_PHASE0_FROM.value)
+    for name, flag in (("output", _OUTPUT), ("published", _PUBLISHED), ("data_dir", _DATA_DIR)):
+        check_path(f"--{name}", flag.value or "")
+    for name, flag in (("output", _OUTPUT), ("published", _PUBLISHED)):
+        if flag.value:
+            check_folder(f"--{name}", user_path(flag.value))
+    if _MARKDOWN.value:
+        check_output("--markdown", user_path(_MARKDOWN.value))
     rows = _grid(schedule)
     runs = list({run.name: run for run in rows}.values())  # rows may share a run
     if _DRY_RUN.value:
         _show(runs, Trainer(schedule, _DATA_DIR.value), given)
         return 0
+    refuse_other_data(runs)
     for run in runs:
         run.publish()
     signals = Signals()
@@ -117,6 +133,7 @@ def _reproduce() -> int:
     _print_left(runs)
 
     def finished(run: Run) -> None:
+        refuse_other_data(runs)
         run.publish()
         _print_left(runs)
 

@@ -10,6 +10,8 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.reporting.published import Choices, published_values
+from mnemonics_tf.run import results
+from mnemonics_tf.run.data_facts import DIGESTS
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json, write_text
 from mnemonics_tf.settings import (
@@ -243,6 +245,21 @@ class Run:
                 "restore it, or remove it to train the run again"
             ) from error
 
+    def data(self) -> tuple[pathlib.Path, str | None, str | None]:
+        """Returns its results.json and what stands there for its classes, and for its images too.
+
+        None where it does not tell.
+
+        Raises:
+            UserError: if the results are damaged.
+        """
+        path = self._results()
+        contents = read_json(path)
+        if not isinstance(contents, dict):
+            raise UserError(f"{path} is not the results.json of a run: restore or remove it")
+        classes = results.data_id({**contents, DIGESTS: None})
+        return path, classes, results.data_id(contents) if contents.get(DIGESTS) else None
+
     def publish(self) -> None:
         """Copies its results to the folder of published ones, without confusion matrices."""
         target = self._published
@@ -279,6 +296,31 @@ class Run:
                 raise UserError(
                     f"{path} was made with --{name}={found[name]}, but this grid has "
                     f"--{name}={value}: pass the --schedule (or folder) that belong together"
+                )
+
+
+def refuse_other_data(runs: Sequence[Run]) -> None:
+    """Refuses runs that learned from other data than each other: no table compares these.
+
+    Of results that note no digest of the images the classes alone are compared.
+
+    Args:
+        runs: done or not.
+
+    Raises:
+        UserError: names two that differ.
+    """
+    first: dict[str, tuple[pathlib.Path, str]] = {}
+    for path, *found in dict.fromkeys(run.data() for run in runs if run.is_done()):
+        for what, one in zip(("classes", "images"), found, strict=True):
+            if one is None:
+                continue
+            other, theirs = first.setdefault(what, (path, one))
+            if theirs != one:
+                raise UserError(
+                    f"{path} and {other} learned from other {what}: one table can't hold both; "
+                    "remove one of them, or pass the --data_dir and the folders (--output, "
+                    "--published) that belong together"
                 )
 
 
@@ -373,7 +415,12 @@ class Row:
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:
-    """Returns the table of the runs that are done, a row for each cell and number of phases."""
+    """Returns the table of the runs that are done, a row for each cell and number of phases.
+
+    Raises:
+        UserError: if they learned from other data than each other.
+    """
+    refuse_other_data(runs)
     groups: dict[tuple[Cell, int], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.cell, run.num_phases), []).append(run)

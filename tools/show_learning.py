@@ -19,6 +19,7 @@ from absl import app, flags
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import HEADS
+from mnemonics_tf.monitoring.pictures import check_picture
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.reporting.gallery import Gallery, difference, gallery
 from mnemonics_tf.reporting.groups import Group, group_runs
@@ -53,6 +54,8 @@ def show(runs: Sequence[str], picture: str) -> int:
         picture: to write.
     """
     try:
+        output = user_path(picture)
+        check_picture(output)
         groups = group_runs(load_runs(runs))
         if not groups:
             raise UserError("pass runs, as NAME=RUN")
@@ -62,7 +65,6 @@ def show(runs: Sequence[str], picture: str) -> int:
             contents = run.contents | {"summary": results.summarize(run.phases)}
             contents["prediction_head"] = group.head
             print(f"\n{group.name}, seed {run.seeds[0]}\n{results.table(contents)}")
-        output = user_path(picture)
         draw(groups, output)
         print(f"\npicture: {output}")
     except UserError as error:

@@ -7,16 +7,18 @@ import dataclasses
 import hashlib
 import io
 import logging
+import lzma
 import pickle
 import re
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from mnemonics_tf.data.source import InMemorySource, split_by_class
+from mnemonics_tf.data.source import InMemorySource, check_class_names, split_by_class
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.extras import extra
 from mnemonics_tf.paths import user_path
@@ -169,8 +171,6 @@ def _download(directory: Path) -> None:
 
 
 def _read_prepared(place: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
-    import tensorflow as tf
-
     with extra("tfds", "data of TensorFlow Datasets"):
         import tensorflow_datasets as tfds
 
@@ -178,7 +178,7 @@ def _read_prepared(place: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]
         builder = tfds.builder_from_directory(str(place))
         parts = {split: _read_prepared_split(builder, split) for split in ("train", "test")}
         names = builder.info.features["label"].names
-    except (OSError, ValueError, LookupError, tf.errors.OpError) as error:
+    except Exception as error:  # noqa: BLE001, it raises nearly anything at damaged files
         raise UserError(
             f"the TFDS data in {str(place)!r} cannot be read: {error}. Remove it and prepare it "
             "again, or put cifar-100-python.tar.gz in its stead"
@@ -214,13 +214,16 @@ def _read_official(
         split: _decode_binary(place, f"{split}.bin", files[f"{split}.bin"])
         for split in ("train", "test")
     }
-    return parts, files["fine_label_names.txt"].decode().split()
+    return parts, files["fine_label_names.txt"].decode("utf-8", "surrogateescape").split()
 
 
 def _read_folder(folder: Path) -> dict[str, bytes]:
     for members in _FORMS.values():
         if all((folder / member).is_file() for member in members):
-            return {member: (folder / member).read_bytes() for member in members}
+            try:
+                return {member: (folder / member).read_bytes() for member in members}
+            except OSError as error:
+                raise UserError(f"{str(folder)!r} can't be read: {error}") from error
     raise UserError(f"{str(folder)!r} is not complete: {_what_a_form_holds()}")
 
 
@@ -252,7 +255,7 @@ def _read_archive(archive: Path) -> dict[str, bytes]:
                 files[member] = contents.read()
                 if any(set(members) <= set(files) for members in _FORMS.values()):
                     return files
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(
             f"{str(archive)!r} cannot be read as a tar archive ({error}); it may be damaged or "
             "cut short: fetch it again"
@@ -340,6 +343,7 @@ def _check_contents(
         raise UserError(
             f"{str(place)!r} names {len(names)} classes; expected {contents.num_classes}"
         )
+    check_class_names(names, str(place), "fetch it again")
     for split, (images, labels) in parts.items():
         expected = contents.images_per_class[split]
         counts = np.array([np.sum(labels == c) for c in range(contents.num_classes)])

@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mnemonics_tf.data.checking import check_files
-from mnemonics_tf.data.layout import LeftOut, class_folders, find_split, list_images
+from mnemonics_tf.data.layout import (
+    LeftOut,
+    class_folders,
+    find_split,
+    list_images,
+    note_loose_files,
+)
 from mnemonics_tf.data.prepared import find_prepared, open_prepared, prepare, stream_prepared
 from mnemonics_tf.data.storage import FileStorage
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
@@ -86,6 +92,7 @@ def load_imagenet(
             "them, and put them there or pass another --data_dir"
         )
     left_out = LeftOut()
+    note_loose_files(root, parts, left_out)
     listed = [_list_classes(root, part, wanted, left_out) for part in parts]
     left_out.warn(root)
     paths = [path for part in listed for class_paths in part for path in class_paths]
@@ -104,7 +111,10 @@ def load_imagenet(
 def _list_classes(
     root: pathlib.Path, part: pathlib.Path, wanted: Sequence[str], left_out: LeftOut
 ) -> list[list[str]]:
-    missing = sorted(set(wanted) - set(class_folders(part)))
+    folders = class_folders(part)
+    missing = sorted(set(wanted) - set(folders))
+    for name in sorted(set(folders) - set(synsets())):
+        left_out.add("folders of no class of ImageNet", f"{part.name}/{name}")
     listed = []
     for synset in wanted:
         listed.append(list_images(root, f"{part.name}/{synset}", left_out))

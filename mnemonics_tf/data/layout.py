@@ -15,7 +15,7 @@ from mnemonics_tf.monitoring.progress import LOGGER
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 TRAINING_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("val", "test", "valid", "validation")
+TEST_FOLDERS = ("val", "test", "valid", "validation", "testing")
 
 #: in a class's folder, where it holds no image itself, and below Tiny-ImageNet's test part
 _IMAGES = "images"
@@ -151,11 +151,13 @@ def list_images(root: pathlib.Path, folder: str, left_out: LeftOut) -> list[str]
     if not (root / folder).is_dir():
         return []
     with os.scandir(root / folder) as entries:
-        visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        listed = sorted(entries, key=lambda e: e.name)
     images, folders = [], []
-    for entry in visible:
+    for entry in listed:
         path = f"{folder}/{entry.name}"
-        if entry.is_dir():
+        if entry.name.startswith("."):
+            _note_hidden(root, path, left_out)
+        elif entry.is_dir():
             folders.append(path)
         elif not entry.is_file():
             kind = "broken links" if entry.is_symlink() else "files that are no regular ones"
@@ -171,6 +173,15 @@ def list_images(root: pathlib.Path, folder: str, left_out: LeftOut) -> list[str]
     for path in folders:
         _note_images_within(root, path, "image files in sub-folders of class folders", left_out)
     return images
+
+
+def _note_hidden(root: pathlib.Path, path: str, left_out: LeftOut) -> None:
+    """Notes images that programs hide; what Macs leave beside a file, ._NAME, is none."""
+    name = os.path.basename(path)
+    if (root / path).is_dir():
+        _note_images_within(root, path, "image files in hidden folders", left_out)
+    elif name.lower().endswith(SUFFIXES) and not name.startswith("._"):
+        left_out.add("hidden image files", path)
 
 
 def _note_images_within(root: pathlib.Path, folder: str, kind: str, left_out: LeftOut) -> None:
@@ -193,10 +204,12 @@ def note_loose_files(
     part_names = [part.name for part in parts or ()]
     for folder in (root, *(parts or ())):
         with os.scandir(folder) as entries:
-            visible = sorted((e for e in entries if e.name[0] != "."), key=lambda e: e.name)
-        for entry in visible:
+            listed = sorted(entries, key=lambda e: e.name)
+        for entry in listed:
             path = os.path.relpath(entry.path, root)
-            if entry.is_symlink() and not os.path.exists(entry.path):
+            if entry.name.startswith("."):
+                _note_hidden(root, path, left_out)
+            elif entry.is_symlink() and not os.path.exists(entry.path):
                 left_out.add("broken links", path)
             elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
                 left_out.add("image files in no class's folder", path)

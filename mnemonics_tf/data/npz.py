@@ -8,7 +8,8 @@ import numpy as np
 
 from mnemonics_tf.data.prepared import in_memory_source
 from mnemonics_tf.data.source import InMemorySource, check_class_names, split_by_class
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.run.files import read_arrays
 
@@ -35,11 +36,6 @@ def load_npz(data_dir: str) -> InMemorySource:
     """
     path = user_path(data_dir)
     arrays = _read(path)
-    missing = [name for name in _NAMES if name not in arrays]
-    if missing:
-        raise UserError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}; expected {', '.join(_NAMES)}"
-        )
     images = {part: _checked_images(path, arrays, part) for part in ("train", "test")}
     labels = {part: _checked_labels(path, arrays, part) for part in ("train", "test")}
     if images["train"].shape[1:] != images["test"].shape[1:]:
@@ -62,7 +58,7 @@ def load_npz(data_dir: str) -> InMemorySource:
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the arrays that make a data set, as far as the file has them."""
+    """Returns the arrays that make a data set; of others it tells."""
     if not path.is_file():
         raise UserError(f"--data_dir={path} is missing or no file: pass an .npz file")
     try:
@@ -78,12 +74,22 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
             "as many, which looks like an attack; if it is none, save it with np.savez instead of "
             "np.savez_compressed"
         )
+    names = [member.filename.removesuffix(".npy") for member in members]
+    wanted = [name for name in (*_NAMES, _CLASS_NAMES) if name in names]
+    missing = [name for name in _NAMES if name not in names]
+    if missing:
+        raise UserError(
+            f"{path} holds {', '.join(map(printable, names[:10])) or 'nothing'}; expected "
+            f"{', '.join(_NAMES)}"
+        )
+    unread = [printable(name) for name in names if name not in wanted]
+    if unread:
+        LOGGER.warning("not read in %s: %s", path, ", ".join(unread[:10]))
     if all(member.compress_type == zipfile.ZIP_STORED for member in members):
-        return read_arrays(path)  # which leaves large arrays on disk
+        return read_arrays(path, wanted)  # which leaves large arrays on disk
     try:
         with np.load(path, allow_pickle=False) as archive:
-            wanted = [name for name in archive.files if name in (*_NAMES, _CLASS_NAMES)]
-            return {name: archive[name] for name in wanted or archive.files[:10]}
+            return {name: archive[name] for name in wanted}
     except Exception as error:  # noqa: BLE001, zipfile and NumPy raise nearly anything at damage
         raise UserError(f"{path} is damaged or no array file ({error})") from error
 

@@ -22,7 +22,7 @@ from mnemonics_tf.data.source import (
     split_by_class,
 )
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.extras import extra
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
@@ -33,6 +33,9 @@ _MEMORY_LIMIT = 2**30
 #: what may be the test part, in the order of preference
 _TEST_SPLITS = ("test", "validation")
 
+#: formats of files that are read into memory; by their place only TFRecords are
+_READ_INTO_MEMORY = ("tfrecord", "array_record")
+
 _Split = TypeVar("_Split")
 
 
@@ -42,7 +45,7 @@ def load_prepared(
     """Opens a set that TFDS has prepared below `data_dir`.
 
     Args:
-        name: as TFDS knows it, e.g. `cifar10` or `food101`.
+        name: as TFDS knows it, e.g. `cifar10`, `food101` or, with a version, `mnist:3.0.1`.
         data_dir: where TFDS keeps its data.
         download: whether TFDS may fetch and prepare it there.
         image_size: height and width that images of different sizes are brought to.
@@ -67,14 +70,16 @@ def load_prepared(
     shape = builder.info.features["image"].shape
     _check_pixels(name, builder, image_size)
     total = sum(splits[split].num_examples for split in ("train", candidates[0]))
-    if None not in shape and not image_size and total * np.prod(shape) <= _MEMORY_LIMIT:
+    fits = None not in shape and not image_size and total * np.prod(shape) <= _MEMORY_LIMIT
+    if fits and builder.info.file_format.value in _READ_INTO_MEMORY:
         try:
             return _read_into_memory(name, builder, candidates)
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, ValueError) as error:  # ValueError: no text in what TFDS says
             if not skip_broken:
                 _name_broken(builder, ("train", *candidates[:1]), shape[-1])
+                what = reason(error) if isinstance(error, tf.errors.OpError) else error
                 raise UserError(
-                    f"the TFDS data in {place} can't be read ({reason(error)}): prepare it again"
+                    f"the TFDS data in {place} can't be read ({what}): prepare it again"
                 ) from error
             # From its records, those that are broken can be left out.
     view = _view_of(shape, image_size)
@@ -105,6 +110,18 @@ def _check_pixels(name: str, builder: Any, image_size: int) -> None:
 
 
 def _what_was_looked_for(root: pathlib.Path, name: str) -> str:
+    if not name:
+        return "--dataset=tfds: names no set: pass --dataset=tfds:NAME, as TFDS calls it"
+    name, _, version = name.partition(":")
+    folder = name.partition("/")[0]
+    if (root / "dataset_info.json").exists() or root.resolve().name == folder:
+        return (
+            f"--data_dir={root} is the folder of {folder} itself, or one in it: pass the folder in "
+            f"which {folder}/ lies"
+        )
+    found = sorted(path.parent.name for path in (root / name).glob("*/dataset_info.json"))
+    if version and found:
+        return f"of {name} in {str(root)!r} is prepared: {', '.join(found)}; not {version}"
     configs = sorted(
         {path.parent.parent.name for path in (root / name).glob("*/*/dataset_info.json")}
     )
@@ -120,14 +137,17 @@ def _what_was_looked_for(root: pathlib.Path, name: str) -> str:
 
 
 def find_prepared(root: pathlib.Path, name: str) -> pathlib.Path | None:
-    """Returns the newest version of a set that TFDS has prepared below `root`.
+    """Returns the newest version of a set that TFDS has prepared below `root`, or the one named.
 
     Found by its files alone: a TFDS builder asks the network first, which takes minutes offline.
     """
+    name, _, wanted = name.partition(":")
+    if not name:
+        return None
     folder, _, config = name.partition("/")
     versions = {}
     for path in (root / folder).glob(f"{config + '/' if config else ''}*/dataset_info.json"):
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name):
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name) and wanted in ("", path.parent.name):
             versions[tuple(map(int, path.parent.name.split(".")))] = path.parent
     return versions[max(versions)] if versions else None
 
@@ -222,7 +242,7 @@ def _name_broken(builder: Any, splits: Sequence[str], channels: int) -> None:
     if builder.info.file_format.value != "tfrecord":
         return
     for split in splits:
-        records = index_records(_files_of(builder, split), split)
+        records = _index(builder, split)
         rows = np.arange(len(records.labels))
         records.check_images(rows, 1 if channels == 1 else 3, skip_broken=False)
 
@@ -349,8 +369,22 @@ class MeasuredSource(InMemorySource):
         return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
-def _files_of(builder: Any, split: str) -> list[str]:
-    return [str(path) for path in builder.info.splits[split].filepaths]
+def _index(builder: Any, split: str) -> Records:
+    """Returns the records of a split.
+
+    Raises:
+        UserError: if a file is missing, damaged, or holds more or fewer than it was prepared with.
+    """
+    info = builder.info.splits[split]
+    records = index_records([str(path) for path in info.filepaths], split)
+    found = np.bincount(records.places[:, 0], minlength=len(records.files))
+    for file, count, expected in zip(records.files, found, info.shard_lengths, strict=True):
+        if count != expected:
+            raise UserError(
+                f"{printable(file)} holds {count} records, and dataset_info.json says {expected}: "
+                "the file was cut or replaced; prepare the data again"
+            )
+    return records
 
 
 def stream_prepared(
@@ -387,7 +421,7 @@ def stream_prepared(
         raise UserError(f"the TFDS data of {name} has no classes {', '.join(unknown[:5])}")
 
     def read(split: str) -> tuple[Records, np.ndarray]:
-        records = index_records(_files_of(builder, split), split)
+        records = _index(builder, split)
         return records, records.labels
 
     training, _ = read("train")

@@ -6,6 +6,7 @@ from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.registry import find
+from mnemonics_tf.run.files import check_path
 from mnemonics_tf.settings import TFDS_PREFIX, DataSettings, Settings
 
 # The factories import late: naming a source must not cost the imports of all the others.
@@ -83,6 +84,7 @@ def create(
         UserError: if there is no such source, or its data is missing or damaged.
     """
     options = options or DataSettings()
+    check_path("--data_dir", data_dir)  # it may come from a run's files
     if name.startswith(TFDS_PREFIX):
         from mnemonics_tf.data import prepared
 

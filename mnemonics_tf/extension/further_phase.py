@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.devices import is_chief, spans_workers
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
@@ -93,6 +94,9 @@ class Extension:
                 "the command again"
             )
         phases = experiment.protocol.phases
+        if is_chief(self._strategy):
+            for phase in phases[:-1]:
+                self._look_after_export(phase)
         if not wanted.is_done:
             LOGGER.info("phase %d learns %s", wanted.phase.index, few(wanted.phase.classes))
             wanted.phase.write(experiment.directory)
@@ -104,6 +108,11 @@ class Extension:
             LOGGER.info("phase %d, of these classes, is learned already", wanted.phase.index)
             self._export_what_was_held_back()
         return experiment.write_results(phases, wanted.before.settings)
+
+    def _look_after_export(self, phase: Phase) -> None:
+        noted = read_learned(self.experiment.directory, phase.index)
+        if noted is None or noted.export:
+            self.experiment.look_after_export(phase)
 
     def _export_what_was_held_back(self) -> None:
         phase, experiment = self._wanted.phase, self.experiment

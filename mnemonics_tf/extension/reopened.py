@@ -1,23 +1,75 @@
-"""A run that has learned further phases, opened to be scored or looked at; and taking one back."""
+"""A run, with all it has learned, opened to be scored or looked at; and a phase taken back."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 import tensorflow as tf
 
 from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.extension.images import find_learned, join, preprocessing_of_run
+from mnemonics_tf.extension.images import find_base, find_learned, join, preprocessing_of_run
 from mnemonics_tf.extension.wanted import few
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.phases.write_results import write_results
-from mnemonics_tf.registry import refuse_unnamed_code
+from mnemonics_tf.registry import flags_of, refuse_unnamed_code
+from mnemonics_tf.run.data_facts import refuse_other_classes, refuse_other_data
 from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.history import History, read_history
-from mnemonics_tf.run.learned import remove_export, remove_phase
+from mnemonics_tf.run.learned import (
+    learned_phases,
+    recorded_data_dir,
+    remove_export,
+    remove_phase,
+)
+from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.serving.export import export_folder
-from mnemonics_tf.settings import RunSettings
+from mnemonics_tf.settings import RunSettings, Settings, by_name
+
+
+def open_run(run_dir: str, data_dir: str, named: Mapping[str, str], doing: str) -> Experiment:
+    """Returns a run with its data, which need not have the same test images, and all its phases.
+
+    Args:
+        run_dir: of the run.
+        data_dir: where the data is; empty: where it was when the run learned from it.
+        named: settings of the run that name code, which may be imported.
+        doing: what the run is opened for, for messages.
+
+    Raises:
+        UserError: if there is no such run, the data has other classes, or the run would import code
+            that was not named.
+    """
+    for option, path in (("--run_dir", run_dir), ("--data_dir", data_dir)):
+        check_path(option, path)
+    directory = RunDirectory(run_dir)
+    if not directory.settings.exists():
+        raise UserError(f"--run_dir={run_dir} holds no run: settings.json is missing")
+    run = RunSettings(run_dir=run_dir, data_dir=data_dir or recorded_data_dir(directory))
+    wanted = Settings.from_results_settings(read_settings(directory), run)
+    _refuse_other_code(wanted, named)
+    refuse_unnamed_code(wanted, named, doing)
+    if learned_phases(directory):
+        history = read_history(directory, run)
+        return reopened(history, find_base(history, run.data_dir, named), named)
+    source = open_source(wanted)
+    remedy = "pass the data that it learned from as --data_dir"
+    refuse_other_classes(directory, source.class_names, remedy)
+    experiment = Experiment(wanted, source, tf.distribute.get_strategy())
+    # Other test images will do, if it is said; training images play no part.
+    refuse_other_data(directory, experiment.class_facts(), remedy, parts=(), may_differ=("test",))
+    return experiment
+
+
+def _refuse_other_code(wanted: Settings, named: Mapping[str, str]) -> None:
+    """Refuses code that is named and is not the run's."""
+    settings = by_name(wanted.results_settings())
+    other = {name: value for name, value in named.items() if settings[name] != value}
+    if other:
+        run = flags_of({name: settings[name] for name in other})
+        raise UserError(f"{flags_of(other)}: {wanted.run.run_dir} was run with {run}")
 
 
 def reopened(history: History, base: DataSource | None, named: Container[str] = ()) -> Experiment:

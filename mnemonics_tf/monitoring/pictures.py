@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.extras import extra
+from mnemonics_tf.run.files import check_output
+
+_FORMATS = (".png", ".svg", ".pdf")
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; markers repeat the distinction.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -25,6 +28,19 @@ def can_draw() -> bool:
     except UserError:
         return False
     return True
+
+
+def check_picture(path: pathlib.Path) -> None:
+    """Refuses, as --output, what no picture can be written to.
+
+    Raises:
+        UserError: tells what is wrong with it.
+    """
+    if path.suffix not in _FORMATS:
+        raise UserError(
+            f"--output={printable(path)}: pass a name that ends in {' or '.join(_FORMATS)}"
+        )
+    check_output("--output", path)
 
 
 def accuracy_curves(

@@ -1,7 +1,6 @@
 """Theta_0 shared by runs: what has to be the same, and how one run takes it from another."""
 
 import dataclasses
-import zipfile
 from collections.abc import Callable
 
 import numpy as np
@@ -131,9 +130,8 @@ def seed_of(other: RunDirectory) -> int:
     Whether the model is whole is seen where it is taken.
     """
     try:
-        with np.load(other.base_model, allow_pickle=False) as file:  # reads no other array
-            noted = file["seed"] if "seed" in file.files else None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+        noted = read_arrays(other.base_model, ("seed",)).get("seed")
+    except UserError:
         noted = None
     return _seed_in(other, noted)
 

@@ -8,7 +8,7 @@ from mnemonics_tf.methods import METHODS
 from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
 from mnemonics_tf.registry import find
 from mnemonics_tf.run import hardware, results
-from mnemonics_tf.run.data_facts import DIGESTS, noted_facts
+from mnemonics_tf.run.data_facts import DIGESTS, noted_digests
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import write_json
 from mnemonics_tf.run.resume import read_record
@@ -68,7 +68,7 @@ def _noted_digests(
     directory: RunDirectory, records: Sequence[dict[str, Any]]
 ) -> dict[str, str] | None:
     """Returns those that all phases were learned from; of a run that noted none nobody can tell."""
-    digests = (noted_facts(directory) or {}).get(DIGESTS)
+    digests = noted_digests(directory)
     if digests is None:
         return None
     further = {

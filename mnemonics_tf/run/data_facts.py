@@ -3,7 +3,8 @@
 Noted are the classes of every phase by name, the number of training images of each, a digest of the
 training and of the test images, and how images are normalised, augmented and brought to one size.
 What digests cover, and what they can miss, the sources say: `FileStorage`, `RecordStorage`,
-`InMemorySource`, `DataSource`. Versions before noted no digests, or no preprocessing.
+`InMemorySource`, `DataSource`. Versions before noted no digests, or no preprocessing; a run of
+theirs that goes on notes digests with the first phase that it learns.
 """
 
 import dataclasses
@@ -18,9 +19,10 @@ from mnemonics_tf.data.source import PARTS, DataSource
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.run import schema
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import read_json
+from mnemonics_tf.run.files import read_json, write_json
 
 DIGESTS = "data_digests"
+_SINCE = "digests_since_phase"  # 0 where it is missing
 _PREPROCESSING = "preprocessing"
 
 _LOGGER = logging.getLogger("mnemonics_tf")
@@ -30,6 +32,7 @@ _SHAPE = schema.fields(
     {
         "training_images": schema.sequence(schema.whole()),
         DIGESTS: schema.fields(dict.fromkeys(PARTS, schema.text)),
+        _SINCE: schema.whole(),
         _PREPROCESSING: schema.fields(
             {
                 "image_shape": schema.sequence(schema.whole(1), length=3),
@@ -127,6 +130,42 @@ def noted_facts(directory: RunDirectory) -> dict[str, Any] | None:
     return facts
 
 
+def noted_digests(directory: RunDirectory) -> dict[str, str] | None:
+    """Returns the digests of the images that all phases of a run were learned from.
+
+    None where not all phases noted them.
+
+    Raises:
+        UserError: if classes.json is damaged.
+    """
+    return _digests_since_phase0(noted_facts(directory) or {})
+
+
+def _digests_since_phase0(facts: dict[str, Any]) -> dict[str, str] | None:
+    return None if facts.get(_SINCE) else facts.get(DIGESTS)
+
+
+def note_digests(directory: RunDirectory, found: dict[str, Any], phase: int) -> None:
+    """Notes digests in a run that has none, once it has learned a phase from these images.
+
+    Not before: who is told that images can't be compared may still stop, and pass others.
+
+    Args:
+        directory: of the run.
+        found: what `data_facts` says of the data.
+        phase: index of the phase that was learned.
+
+    Raises:
+        UserError: if classes.json is damaged.
+    """
+    noted = noted_facts(directory) or {"phases": found["phases"]}
+    if DIGESTS not in noted:
+        since = {DIGESTS: found[DIGESTS], _SINCE: phase}
+        write_json(
+            directory.classes, {"training_images": found["training_images"], **noted, **since}
+        )
+
+
 def refuse_other_classes(directory: RunDirectory, names: Sequence[str], remedy: str) -> None:
     """Refuses data whose classes are not those of a run, in whatever order they come.
 
@@ -220,12 +259,15 @@ def refuse_other_phase0(mine: RunDirectory, other: RunDirectory, remedy: str) ->
         _warn_of_missing_digest(other if theirs is None else mine)
         return
     _refuse(other, _other_phases(theirs["phases"][:1], ours["phases"][:1]), remedy)
+    digests = []
     for directory, facts in ((other, theirs), (mine, ours)):
-        if DIGESTS not in facts:
+        noted = _digests_since_phase0(facts)
+        if noted is None:
             _warn_of_missing_digest(directory)
             return
+        digests.append(noted)
     for part in PARTS:
-        wrong, unclear = _other_images(part, theirs[DIGESTS][part], ours[DIGESTS][part])
+        wrong, unclear = _other_images(part, digests[0][part], digests[1][part])
         if wrong and part == "training":
             _refuse(other, wrong, remedy)
         elif wrong or unclear:

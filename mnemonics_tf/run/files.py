@@ -10,7 +10,7 @@ import re
 import stat
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -49,6 +49,45 @@ def check_path(option: str, path: str | os.PathLike) -> None:
         text = printable(path)
         shown = text if len(text) <= 100 else f"{text[:100]}... ({len(text)} characters)"
         raise UserError(f"{option}={shown} is no path that can be used ({reason})") from error
+
+
+def check_output(option: str, path: pathlib.Path) -> None:
+    """Refuses what no file can be written to, before the work that the file is for.
+
+    Args:
+        option: what it was passed as, for the message.
+        path: of the file, which need not be there.
+
+    Raises:
+        UserError: tells what is wrong with it.
+    """
+    check_path(option, temporary_name(path))
+    shown = printable(path)
+    if path.is_dir():
+        raise UserError(f"{option}={shown} is a folder: pass the name of a file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option}={shown} is no regular file: pass the name of another")
+    check_folder(option, path.parent)
+
+
+def check_folder(option: str, path: pathlib.Path) -> None:
+    """Refuses what no file can be written into, before the work that the file is for.
+
+    Args:
+        option: what it was passed as, for the message.
+        path: of the folder, which need not be there.
+
+    Raises:
+        UserError: tells what is wrong with it.
+    """
+    place = next((p for p in (path, *path.parents) if os.path.lexists(p)), path)
+    if not place.is_dir():
+        trouble = "is no folder: pass another path"
+    elif not os.access(place, os.W_OK):
+        trouble = "can't be written to by this user"
+    else:
+        return
+    raise UserError(f"{option}={printable(path)}: {printable(place)} {trouble}")
 
 
 def check_regular(path: pathlib.Path) -> None:
@@ -249,12 +288,16 @@ def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
 MAPPED_BYTES = 2**28
 
 
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_arrays(path: pathlib.Path, wanted: Container[str] | None = None) -> dict[str, np.ndarray]:
     """Reads an .npz; never unpickles. The zip's checksums reveal damage.
 
     Large arrays of pixels are memory-mapped, read-only.
 
     No more memory is taken than the file has bytes, whatever its headers say.
+
+    Args:
+        path: of the file.
+        wanted: names of the arrays to read; None: all.
 
     Raises:
         UserError: if the file is missing, damaged, no regular one or holds Python objects.
@@ -264,9 +307,11 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             if sum(info.compress_size for info in archive.infolist()) > os.path.getsize(path):
                 raise ValueError("its members overlap")
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             return {
-                info.filename.removesuffix(".npy"): _read_array(archive, info)
-                for info in archive.infolist()
+                name: _read_array(archive, info)
+                for name, info in members.items()
+                if wanted is None or name in wanted
             }
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; the run directory is incomplete") from error

@@ -42,7 +42,7 @@ def record_shape(index: int) -> Shape:
         },
     )
     learning = schema.optional(_LEARNING)
-    return schema.fields(
+    fields = schema.fields(
         {
             "phase": schema.one_of(index),
             "num_seen": schema.whole(1),
@@ -75,6 +75,22 @@ def record_shape(index: int) -> Shape:
             "seconds": schema.mapping(schema.number(0)),
         },
     )
+
+    def check(record: Any) -> str | None:
+        wrong = fields(record)
+        if wrong:
+            return wrong
+        count = record["num_seen"]
+        sized = schema.optional(
+            schema.sequence(schema.sequence(schema.anything, length=count), length=count)
+        )
+        for name, metrics in record["heads"].items():
+            wrong = sized(metrics.get("confusion_matrix"))
+            if wrong:
+                return f"/heads/{name}/confusion_matrix{wrong}"
+        return None
+
+    return check
 
 
 def refuse_contradictions(

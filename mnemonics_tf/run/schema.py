@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mnemonics_tf.errors import is_utf8
+
 Shape = Callable[[Any], str | None]
 
 _LARGEST = sys.float_info.max  # whole numbers beyond it are no numbers to work with
@@ -44,8 +46,10 @@ def number(low: float = -_LARGEST, high: float = _LARGEST, finite: bool = True) 
 
 
 def text(value: Any) -> str | None:
-    """A text."""
-    return None if isinstance(value, str) else _expected("a text", value)
+    """A text that can be written to a file."""
+    if not isinstance(value, str):
+        return _expected("a text", value)
+    return None if is_utf8(value) else _expected("a text in UTF-8", value)
 
 
 def flag(value: Any) -> str | None:
@@ -72,8 +76,10 @@ def plain(value: Any) -> str | None:
 
 
 def _scalar(value: Any) -> str | None:
-    if value is None or isinstance(value, (str, bool)):
+    if value is None or isinstance(value, bool):
         return None
+    if isinstance(value, str):
+        return text(value)
     return _ANY_NUMBER(value) and _expected("a plain value or a list of them", value)
 
 
@@ -149,6 +155,8 @@ def fields(
         if missing:
             return f": {', '.join(map(repr, missing))} is missing"
         for name, item in value.items():
+            if not is_utf8(name):
+                return f": {_cut(json.dumps(name))} is no name in UTF-8"
             shape = known.get(name, others)
             wrong = shape(item) if shape else None
             if wrong:

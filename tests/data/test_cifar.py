@@ -360,6 +360,13 @@ def test_wrong_number_of_class_names_is_refused(tmp_path):
         load(tmp_path)
 
 
+def test_class_names_that_are_no_text_are_refused(tmp_path):
+    names = "\n".join(NAMES[:-1]).encode() + b"\ncaf\xe9\n"
+    put(tmp_path, FORMS[1], "", {**binary_files(make_parts()), "fine_label_names.txt": names})
+    with pytest.raises(UserError, match="the class name '.*xe9' is not UTF-8"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("wrong", ["shape", "key", "pickle"])
 def test_python_form_that_holds_something_else_is_refused(tmp_path, wrong):
     files = python_files(make_parts())

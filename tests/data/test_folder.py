@@ -220,12 +220,13 @@ def test_other_trouble_passes():
 
 
 def test_what_is_left_out_is_counted(tmp_path, caplog):
-    root = make_folder(tmp_path, {"a": 4, "b": 4, "a/more": 3, "b/more/deeper": 2})
+    root = make_folder(tmp_path, {"a": 4, "b": 4, "a/more": 3, "b/more/deeper": 2, ".c": 2})
     os.symlink("/no/such/file.png", root / "a" / "link.png")
     os.symlink("/no/such/folder", root / "c")
     os.mkfifo(root / "b" / "pipe.jpg")
     (root / "b" / "scan.TIF").write_bytes(b"")
-    (root / "loose.png").write_bytes(encode(smooth_image(), "PNG"))
+    for name in ("loose.png", "a/.hidden.png", "a/._000.JPEG"):  # the last one Macs leave
+        (root / name).write_bytes(encode(smooth_image(), "PNG"))
     with caplog.at_level(logging.INFO, logger="mnemonics_tf"):
         source = sources.create("folder", str(root), False, DataSettings(16))
     for words in (
@@ -234,6 +235,8 @@ def test_what_is_left_out_is_counted(tmp_path, caplog):
         "1 files that are no regular ones (first: b/pipe.jpg)",
         "1 .tif files (first: b/scan.TIF)",
         "1 image files in no class's folder (first: loose.png)",
+        "1 hidden image files (first: a/.hidden.png)",
+        "2 image files in hidden folders (first: .c/000.JPEG)",
         f"folder: {source.training_counts().sum()} training and 2 test images of 2 classes, "
         f"16 x 16 pixels, from the class folders of {root}",
     ):

@@ -77,9 +77,11 @@ def test_every_image_is_decoded_before_training(tmp_path, few, caplog):
 
 def test_images_of_imagenet_that_are_left_out_are_told_of(tmp_path, few, caplog):
     folders = {f"{part}/n0{i}": 1 for part in ("train", "val") for i in (2, 4)}
-    make_folder(tmp_path, {**folders, "train/n02/more": 3})
+    make_folder(tmp_path, {**folders, "train/n02/more": 3, "val/n05": 1, "val/n01": 1, "test/x": 4})
     load_imagenet("imagenet_subset", str(tmp_path), 32)
     assert "3 image files in sub-folders of class folders" in caplog.text
+    assert "4 image files in test/ (the parts are train, val)" in caplog.text
+    assert "1 folders of no class of ImageNet (first: val/n05)" in caplog.text
 
 
 def test_classes_that_are_missing_are_named(tmp_path, few):

@@ -97,6 +97,18 @@ def test_compressed_files_are_read(tmp_path):
     np.testing.assert_array_equal(source.training_set([7]).images, arrays()["x_train"][0::3])
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_of_other_names_are_not_read_and_told_of(tmp_path, save, caplog):
+    more = {"x_val": np.zeros((2, 6, 5, 3), np.uint8), "about": np.array([{"by": "me"}], object)}
+    save(tmp_path / "data.npz", **arrays(), **more)
+    source = sources.create("npz", str(tmp_path / "data.npz"), False)
+    assert source.training_counts().tolist() == [4, 4, 4]
+    assert "data.npz: x_val, about" in caplog.text
+    save(tmp_path / "data.npz", **more)
+    with pytest.raises(UserError, match="holds x_val, about; expected x_train, y_train"):
+        sources.create("npz", str(tmp_path / "data.npz"), False)
+
+
 def test_what_unpacks_to_far_more_than_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "_MAX_UNPACKED_BYTES", 2**20)
     images = np.zeros((12, 500, 500, 3), np.uint8)
@@ -113,8 +125,11 @@ def test_members_that_overlap(tmp_path):
         inner = archive.getinfo("x_train.npy")
     contents = np.frombuffer((tmp_path / "inner.npz").read_bytes(), np.uint8)
     with zipfile.ZipFile(path, "w") as archive:
+        for name in ("y_train", "x_test", "y_test"):
+            archive.writestr(f"{name}.npy", npy(np.zeros(1)))
+        before = archive.start_dir
         archive.writestr("more.npy", npy(contents))
-        inner.header_offset = len("more.npy") + 30 + len(npy(contents)) - len(contents)
+        inner.header_offset = before + len("more.npy") + 30 + len(npy(contents)) - len(contents)
         archive.filelist.append(inner)
     with pytest.raises(UserError, match="its members overlap"):
         sources.create("npz", str(path), False)

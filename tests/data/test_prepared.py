@@ -286,9 +286,25 @@ def test_checksums_are_compared(tmp_path):
 )
 def test_records_of_another_kind(tmp_path, record, message):
     prepare(tmp_path, None)
-    write_records(training_file(tmp_path), [record])
+    write_records(training_file(tmp_path), [record] * 10)
     with pytest.raises(UserError, match=message):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (b"\xff" * 9, "record at byte 12, is no tf.train.Example"),
+        (record_of(encode(smooth_image(12, 12), "PNG"), 3), "has the label 3, but only 3 classes"),
+        (record_of(encode(smooth_image(12, 13), "PNG"), 1), "can't be read .*shape"),
+    ],
+)
+def test_records_of_another_kind_in_memory(tmp_path, record, message):
+    prepare(tmp_path, 12)
+    good = record_of(encode(smooth_image(12, 12), "PNG"), 1)
+    write_records(training_file(tmp_path), [record, *[good] * 9])
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, 0)
 
 
 def test_a_file_that_is_missing(tmp_path):
@@ -302,13 +318,13 @@ def test_a_file_that_is_missing(tmp_path):
 def test_broken_images_are_named_or_left_out(tmp_path, caplog, size):
     prepare(tmp_path, size)
     good = encode(smooth_image(size or 30, size or 20), "PNG")
-    contents = [record_of(good, c) for c in (0, 1, 2)] + [record_of(good[:-12], 1)]
+    contents = [record_of(good, c) for c in (0, 1, 2) * 3] + [record_of(good[:-12], 1)]
     write_records(training_file(tmp_path), contents)
-    with pytest.raises(UserError, match=r"1 of 4 records .*\n.*train.*: Invalid PNG"):
+    with pytest.raises(UserError, match=r"1 of 10 records .*\n.*train.*: Invalid PNG"):
         load(tmp_path, 0 if size else 20)
     source = load(tmp_path, 0 if size else 20, skip_broken=True)
     assert "they are left out" in caplog.text
-    assert source.training_counts().tolist() == [1, 1, 1]
+    assert source.training_counts().tolist() == [3, 3, 3]
 
 
 # Sets that are not there, or of another kind
@@ -317,6 +333,37 @@ def test_broken_images_are_named_or_left_out(tmp_path, caplog, size):
 def test_a_set_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="no data of made_up .*--download"):
         load(tmp_path, 0)
+
+
+def test_names_and_places_that_do_not_fit(tmp_path):
+    prepare(tmp_path, 12)
+    place = tmp_path / "made_up"
+    assert len(sources.create("tfds:made_up:1.0.0", str(tmp_path), False).class_names) == 3
+    for name, root, message in (
+        ("made_up:2.0.0", tmp_path, "is prepared: 1.0.0; not 2.0.0"),
+        ("", tmp_path, "names no set"),
+        ("made_up", place, "the folder of made_up itself, or one in it: pass the folder in which"),
+        ("made_up", place / "1.0.0", "the folder of made_up itself, or one in it"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sources.create(f"tfds:{name}", str(root), False)
+
+
+def test_files_with_fewer_records_than_were_prepared(tmp_path):
+    prepare(tmp_path, None)
+    whole = [c.numpy() for c in tf.data.TFRecordDataset(str(training_file(tmp_path)))]
+    write_records(training_file(tmp_path), whole[:-1])
+    with pytest.raises(UserError, match="00001 holds 9 records, and dataset_info.json says 10"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("size", [12, None], ids=["in memory", "by place"])
+def test_files_of_another_format(tmp_path, size):
+    prepare(tmp_path, size)
+    info = tmp_path / "made_up" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace('"tfrecord"', '"riegeli"'))
+    with pytest.raises(UserError, match="stored as riegeli: prepare it as tfrecord"):
+        load(tmp_path, 0 if size else 20)
 
 
 def test_a_set_of_another_kind(tmp_path):

@@ -128,3 +128,10 @@ def test_a_source_of_ones_own_has_a_digest_without_ado():
     assert own(0) == own(0)
     assert set(own(0)) == {"training", "test"}
     assert all(own(0)[part] != own(1)[part] for part in own(0))
+
+
+@pytest.mark.parametrize("name", ["npz", "folder", "cifar100", "imagenet", "tfds:made_up"])
+@pytest.mark.parametrize("place", ["x" * 5000, "a\0b"])
+def test_places_that_no_data_can_have(name, place):
+    with pytest.raises(UserError, match="--data_dir=.* is no path that can be used"):
+        sources.create(name, place, False)

@@ -169,7 +169,7 @@ def test_training_an_extended_run_changes_nothing_and_says_so(mine_extended, cap
     before = files_of(mine_extended.root)
     with caplog.at_level("INFO", logger="mnemonics_tf"):
         contents = train(settings_for(mine_extended.root, mine_extended.base))
-    assert "has learned 1 further phases since: nothing is changed" in caplog.text
+    assert "has learned 1 further phases since: it stays as it is" in caplog.text
     assert contents == read_json(mine_extended.directory.results)
     assert files_of(mine_extended.root) == before
 

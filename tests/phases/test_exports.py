@@ -10,6 +10,7 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.export import export
 from mnemonics_tf.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -45,9 +46,31 @@ def test_a_damaged_export_is_made_again_and_a_missing_one_is_told_of(run_dir, tm
         experiment(copy).run()
     assert "export" in caplog.text
     assert "changed since it was published: saved_model.pb" in caplog.text
-    assert "digits/2 is missing" in caplog.text
+    assert "digits/2 is missing: python -m mnemonics_tf.export --run_dir='" in caplog.text
     assert not (exports / "2").exists()
     assert evaluate(str(copy), "", 0, from_export=True) == 0
+
+
+def test_missing_and_damaged_exports_are_made_again_on_request(run_dir, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    exports = copy / "export" / "digits"
+    whole = (exports / "1" / "assets.extra" / "labels.txt").read_bytes()
+    shutil.rmtree(exports / "1")
+    (exports / "2" / "assets.extra" / "labels.txt").write_bytes(b"")
+    assert export(str(copy), "", 0) == 0
+    assert "digits/1 is missing: it is made again" in capsys.readouterr().out
+    assert (exports / "1" / "assets.extra" / "labels.txt").read_bytes() == whole
+    (copy / "phases" / "01" / "model.npz").unlink()
+    assert export(str(copy), "", -1) == 1
+    told = capsys.readouterr().out
+    assert "digits/1 is whole" in told
+    assert "labels.txt: it can't be made again: " in told
+    assert "model.npz is missing" in told
+    (exports / "2").rename(tmp_path / "moved away")
+    assert evaluate(str(copy), "", 0, from_export=True) == 0
+    with pytest.raises(UserError, match="--phase=5 is not done in .*; done: 0, 1"):
+        export(str(copy), "", 5)
 
 
 def test_whole_exports_are_left_alone(run_dir, caplog, monkeypatch):

@@ -466,7 +466,7 @@ def test_pages_that_can_not_be_written(tmp_path, write):
         ("other.html", "other.md is a folder"),
         ("a\0b.html", "--output=.*NUL"),
         ("x" * 248 + ".html", "--output=.*File name too long"),
-        ("file/page.html", "can't be written .* as --output"),
+        ("file/page.html", "is no folder: pass another path"),
     ):
         with pytest.raises(UserError, match=message):
             report_module.report(paths, tmp_path / name, "")

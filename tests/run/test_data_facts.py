@@ -7,6 +7,8 @@ import pytest
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.run.data_facts import (
     OtherDataError,
+    note_digests,
+    noted_digests,
     refuse_other_classes,
     refuse_other_data,
     refuse_other_phase0,
@@ -61,6 +63,28 @@ def test_what_an_earlier_version_noted_is_compared_and_the_rest_warned_of(direct
     directory.classes.unlink()
     refuse_other_data(directory, FACTS, "")
     assert "notes no digest of the images" in caplog.text
+
+
+@pytest.mark.parametrize("begun", [{"phases": FACTS["phases"]}, None])
+def test_a_run_without_digests_notes_them_once_it_has_learned(directory, tmp_path, begun, caplog):
+    directory.classes.unlink()
+    if begun:
+        write_json(directory.classes, begun)
+    note_digests(directory, FACTS, phase=1)
+    refuse_other_data(directory, FACTS, "")
+    assert not caplog.text
+    with pytest.raises(OtherDataError, match="training images are others"):
+        refuse_other_data(directory, changed(training="files-cc"), "")
+    with pytest.raises(OtherDataError, match="emu it had 7 training images"):
+        refuse_other_data(directory, FACTS | {"training_images": [5, 6, 9]}, "")
+    note_digests(directory, changed(training="files-cc"), phase=2)
+    refuse_other_data(directory, FACTS, "")
+    # Of phase 0 nobody can tell.
+    assert noted_digests(directory) is None
+    mine = RunDirectory(tmp_path / "mine")
+    write_json(mine.classes, changed(training="files-cc"))
+    refuse_other_phase0(mine, directory, "")
+    assert "notes no digest" in caplog.text
 
 
 def test_digests_of_two_kinds_are_not_compared(directory, caplog):

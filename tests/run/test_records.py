@@ -77,3 +77,10 @@ def test_predictions_that_are_none(directory, change):
     write_arrays(directory.predictions(0), arrays | change)
     with pytest.raises(UserError, match="00/predictions.npz is damaged"):
         refuse_contradictions(directory, make_records())
+
+
+@pytest.mark.parametrize("matrix", [[[1]], [[1, 0, 0], [0, 1], [0, 0, 1]], []])
+def test_a_matrix_of_another_size_is_no_record(matrix):
+    record = make_records()[1]
+    record["heads"]["nme"]["confusion_matrix"] = matrix
+    assert "/heads/nme/confusion_matrix" in record_shape(1)(record)

@@ -223,6 +223,9 @@ def test_all_seeds_may_share_a_phase_0(tmp_path):
     assert phase0_of(other.directory) == ("cifar100", "linear", 0)
     third = grid(tmp_path, methods=["lwf"], seeds=(1,))[1]
     assert find_phase0(third, []) is None
+    os.remove(other.directory.base_model)
+    os.mkfifo(other.directory.base_model)  # waits for no writer; the settings tell
+    assert phase0_of(other.directory) == ("cifar100", "linear", 1)
 
 
 def test_directories_without_a_phase_0_are_refused(tmp_path):

@@ -90,6 +90,27 @@ def write_local(run, classifier, nme=0.0, **changed):
     write_results(run.directory.results, run, {"classifier": classifier, "nme": nme}, **changed)
 
 
+def test_runs_on_other_data_are_no_row(tmp_path):
+    runs = grid(tmp_path, methods=["lwf"], seeds=(0, 1, 2))
+    members = [named(runs, "lwf", seed) for seed in (0, 1, 2)]
+
+    def tell(run, **data):
+        write_local(run, 0.5)
+        write_json(run.directory.results, read_json(run.directory.results) | data)
+
+    digests = {"training": "files-aa", "test": "files-bb"}
+    tell(members[0], class_names=["cat", "dog"], data_digests=digests)
+    tell(members[1], class_names=["cat", "dog"])  # as an earlier version wrote it
+    tell(members[2])
+    assert rows(runs)[0].seeds == (0, 1, 2)
+    tell(members[2], class_names=["cat", "dog"], data_digests=digests | {"training": "files-cc"})
+    with pytest.raises(UserError, match="seed2.* and .*seed0.* learned from other images"):
+        rows(runs)
+    tell(members[2], class_names=["cat", "emu"])
+    with pytest.raises(UserError, match="learned from other classes"):
+        text_table(runs)
+
+
 def test_rows_have_mean_interval_and_difference(tmp_path):
     runs = grid(tmp_path, methods=["lwf", "icarl"], seeds=(0, 1, 2))
     for seed, value in ((0, 0.50), (1, 0.53)):

@@ -1,0 +1,92 @@
+"""Exports phases of a run again: python -m mnemonics_tf.export --run_dir=RUN [--phase=i].
+
+For exports that are missing or damaged: each is made from the phase's model and exemplars, which a
+run keeps. Exports that are whole stay as they are, and so do phases that `learn --noexport` holds
+back. Exit status 1 where one can't be made. Code of one's own, package.module:Name, runs where its
+flag is passed as the run had it.
+"""
+
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
+from collections.abc import Mapping
+
+from absl import flags
+
+from mnemonics_tf import flags as settings_flags
+from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.extension.reopened import open_run
+from mnemonics_tf.program import program, refuse_arguments, start
+from mnemonics_tf.run.learned import read_learned
+
+
+def define_flags() -> None:
+    """Defines this program's flags; a function, for `train` has flags of the same names."""
+    settings_flags.define_flags_of_a_run("export")
+
+
+@program("stopped at once; the same command goes on")
+def main(arguments: list[str]) -> int:
+    """Exports the phases that the flags name."""
+    refuse_arguments(arguments)
+    values = flags.FLAGS
+    own = settings_flags.named_code(values)
+    return export(values.run_dir, values.data_dir, values.phase, own)
+
+
+def export(
+    run_dir: str, data_dir: str, phase_index: int, own: Mapping[str, str] | None = None
+) -> int:
+    """Makes exports that are missing or damaged; returns 1 if one can't be made, else 0.
+
+    Args:
+        run_dir: of the run.
+        data_dir: where the data is, which tells how images are brought to one size; empty: where it
+            was when the run learned from it.
+        phase_index: which phase; -1 for all that are done.
+        own: settings of the run that name code, which may be imported.
+
+    Raises:
+        UserError: if there is no such run or phase, another process works on it, the data has other
+            classes or is not found, or the run would import code that was not named.
+    """
+    experiment = open_run(run_dir, data_dir, own or {}, "exporting it")
+    source = experiment.source
+    if source.fit_image is None and source.fitting != DataSource.fitting:
+        raise UserError(
+            f"none of the data of {run_dir} is found, which tells how images are brought to one "
+            "size: pass --data_dir"
+        )
+    chosen = experiment.phases_done(phase_index)
+    with experiment.directory.locked():
+        done = [_export(experiment, phase) for phase in chosen]
+    return 0 if all(done) else 1
+
+
+def _export(experiment: Experiment, phase: Phase) -> bool:
+    """Makes the export of a phase if it needs to be; returns whether nothing went wrong."""
+    path, trouble = experiment.exports.path(phase), experiment.exports.trouble(phase)
+    learned = read_learned(experiment.directory, phase.index)
+    if learned and not learned.export:
+        print(f"phase {phase.index}: is held back; its learn command without --noexport exports it")
+    elif not trouble:
+        print(f"phase {phase.index}: {path} is whole")
+    else:
+        try:
+            experiment.export(phase)
+        except UserError as error:
+            print(f"phase {phase.index}: {path} {trouble}: it can't be made again: {error}")
+            return False
+        print(f"phase {phase.index}: {path} {trouble}: it is made again")
+    return True
+
+
+def command() -> None:
+    """The console command `mnemonics-export`."""
+    define_flags()
+    start(main)
+
+
+if __name__ == "__main__":
+    command()
