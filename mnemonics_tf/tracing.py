@@ -44,6 +44,9 @@ TRACES = TraceLog()
 class TracedFunction:
     """A `tf.function` whose traces are counted and timed.
 
+    AutoGraph is off: rewriting the source of all that is called takes longer than tracing it. Loops
+    and conditions on tensors are `tf.while_loop`, `tf.cond` and `tf.where`.
+
     Args:
         kind: under which traces are counted.
         function: what is traced.
@@ -55,7 +58,7 @@ class TracedFunction:
             TRACES.note(kind)
             return function(*arguments)
 
-        self._function = tf.function(counted, **options)
+        self._function = tf.function(counted, autograph=False, **options)
 
     def __call__(self, *arguments: Any) -> Any:
         if tf.inside_function():

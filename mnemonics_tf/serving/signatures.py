@@ -68,7 +68,7 @@ class Signatures:
         # Only bare TensorFlow variables are tracked: Keras objects in the object graph make
         # TensorFlow Serving's loader miss variables, although `tf.saved_model.load` finds them.
         self.module = tf.Module(name="exported_phase")
-        self._outputs = tf.function(self._run, input_signature=[images])
+        self._outputs = _function(self._run, images)
         functions = {
             self.serving_default: images,
             self.serving_bytes: image_bytes,
@@ -84,7 +84,7 @@ class Signatures:
         used = sorted(concrete.graph.variables, key=lambda v: positions[id(v.handle)])
         self.module.weights = used
         self.functions = {
-            function.__name__: tf.function(function, input_signature=[spec]).get_concrete_function()
+            function.__name__: _function(function, spec).get_concrete_function()
             for function, spec in functions.items()
         }
 
@@ -199,6 +199,11 @@ def _decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
 
     opacity = channels == 4
     return tf.cond(tf.io.is_jpeg(contents), decode_jpeg, decode_other)
+
+
+def _function(function: Callable, spec: tf.TensorSpec) -> Any:
+    """Returns a `tf.function` of one argument, for which no source code is rewritten."""
+    return tf.function(function, input_signature=[spec], autograph=False)
 
 
 def _resizing(image_shape: tuple[int, int, int]) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -230,9 +230,13 @@ class TrainingLoop:
         batch = feed.batch  # and not the feed, whose data goes at the end of the stage
 
         def run_steps(arguments, first, count, totals):
-            for step in tf.range(first, first + count):
-                totals += tf.cast(self._step.take(batch(arguments, step)), tf.float64)
-            return totals
+            last = first + count
+
+            def take(step, totals):
+                metrics = self._step.take(batch(arguments, step))
+                return step + 1, totals + tf.cast(metrics, tf.float64)
+
+            return tf.while_loop(lambda step, _: step < last, take, (first, totals))[1]
 
         signature = None
         if feed.signature:
