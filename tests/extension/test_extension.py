@@ -349,6 +349,13 @@ def test_a_run_that_is_not_finished(mine):
         extension(mine.root, mine.one)
 
 
+def test_files_that_number_classes_otherwise(mine_extended):
+    path = mine_extended.directory.learned(2)
+    write_json(path, read_json(path) | {"original_ids": [50]})
+    with pytest.raises(UserError, match="phase.json numbers its classes otherwise than .*learned"):
+        evaluate(str(mine_extended.root), mine_extended.base, -1, False)
+
+
 def test_code_that_a_run_names(mine):
     settings = read_json(mine.directory.settings)
     settings["outer"]["objective"] = "no.such:Objective"
