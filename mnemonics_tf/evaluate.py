@@ -7,14 +7,12 @@ own, package.module:Name, runs where its flag is passed as the run had it.
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import pathlib
-import sys
 from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags
 
-from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
@@ -22,12 +20,12 @@ from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.extension.images import find_base
 from mnemonics_tf.extension.reopened import reopened
+from mnemonics_tf.program import program, refuse_arguments, start
 from mnemonics_tf.registry import flags_of, looked_up, refuse_unnamed_code
 from mnemonics_tf.run.data_facts import refuse_other_classes, refuse_other_data
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.history import read_history
-from mnemonics_tf.run.interruption import INTERRUPTED
 from mnemonics_tf.run.learned import learned_phases, recorded_data_dir
 from mnemonics_tf.run.resume import read_record, read_settings
 from mnemonics_tf.serving.loading import Export
@@ -53,20 +51,13 @@ def define_flags() -> None:
         flags.DEFINE_string(name, None, help_text)
 
 
-def main(_: list[str]) -> int:
+@program()
+def main(arguments: list[str]) -> int:
     """Scores the phases that the flags name."""
+    refuse_arguments(arguments)
     values = flags.FLAGS
-    if not values["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    try:
-        own = {name: str(values[name].value) for name in looked_up() if values[name].present}
-        return evaluate(values.run_dir, values.data_dir, values.phase, values.from_export, own)
-    except KeyboardInterrupt:
-        print("stopped at once", file=sys.stderr)
-        return INTERRUPTED
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    own = {name: str(values[name].value) for name in looked_up() if values[name].present}
+    return evaluate(values.run_dir, values.data_dir, values.phase, values.from_export, own)
 
 
 def evaluate(
@@ -201,8 +192,7 @@ def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
 def command() -> None:
     """The console command `mnemonics-evaluate`."""
     define_flags()
-    settings_flags.define_version()
-    app.run(main, flags_parser=settings_flags.parse_flags)
+    start(main)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ stopped. --undo takes the last phase learned so back.
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import dataclasses
 import shlex
-import sys
 
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags
 
 from mnemonics_tf import devices
 from mnemonics_tf import flags as settings_flags
@@ -21,10 +20,11 @@ from mnemonics_tf.extension.further_phase import Extension
 from mnemonics_tf.extension.reopened import undo
 from mnemonics_tf.extension.wanted import Request
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to, stop_logging
+from mnemonics_tf.program import program, refuse_arguments, start
 from mnemonics_tf.run import results
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
-from mnemonics_tf.run.interruption import EXIT_STATUS, INTERRUPTED, RunInterruptedError
+from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
 from mnemonics_tf.run.workers import own_directory
 
 
@@ -45,33 +45,22 @@ def define_own_flags() -> None:
     )
 
 
+@program(
+    stopped="stopped at once; the same command goes on from the last checkpoint",
+    diverged=", after --undo, which gives this phase up",
+)
 def main(arguments: list[str]) -> int:
     """Learns what the flags describe and prints the run's table."""
+    refuse_arguments(arguments)
     values = flags.FLAGS
-    if not values["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    try:
-        if len(arguments) > 1:
-            raise UserError(
-                f"unexpected argument {arguments[1]!r}: settings are passed as --name=value"
-            )
-        passed = settings_flags.passed_settings(values)
-        if not passed.get("run_dir"):
-            raise UserError("--run_dir is missing: pass the directory of a finished run")
-        for option in ("run_dir", "data_dir"):
-            check_path(f"--{option}", passed.get(option, ""))
-        check_path("--run_data_dir", values.run_data_dir)
-        request = Request(passed, values.skip_known, values.export, values.run_data_dir)
-        return learn(request, values.undo)
-    except KeyboardInterrupt:
-        print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"error: {error}, after --undo, which gives this phase up", file=sys.stderr)
-        return 1
+    passed = settings_flags.passed_settings(values)
+    if not passed.get("run_dir"):
+        raise UserError("--run_dir is missing: pass the directory of a finished run")
+    for option in ("run_dir", "data_dir"):
+        check_path(f"--{option}", passed.get(option, ""))
+    check_path("--run_data_dir", values.run_data_dir)
+    request = Request(passed, values.skip_known, values.export, values.run_data_dir)
+    return learn(request, values.undo)
 
 
 def learn(request: Request, takes_back: bool = False) -> int:
@@ -122,8 +111,7 @@ def _learn(request: Request, strategy: tf.distribute.Strategy) -> int:
 def command() -> None:
     """The console command `mnemonics-learn`."""
     define_flags()
-    settings_flags.define_version()
-    app.run(main, flags_parser=settings_flags.parse_flags)
+    start(main)
 
 
 if __name__ == "__main__":

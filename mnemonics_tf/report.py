@@ -15,15 +15,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags
 
-from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.extension.reopened import reopened
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.program import program, start
 from mnemonics_tf.registry import flags_of, own_code
 from mnemonics_tf.reporting import markdown, matrix
 from mnemonics_tf.reporting.comparability import warnings
@@ -39,7 +39,6 @@ from mnemonics_tf.run.data_facts import (
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path, temporary_name, write_text
 from mnemonics_tf.run.history import read_history
-from mnemonics_tf.run.interruption import INTERRUPTED
 from mnemonics_tf.run.learned import learned_phases, recorded_data_dir
 from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import RunSettings, Settings
@@ -56,21 +55,13 @@ def define_flags() -> None:
     )
 
 
+@program()
 def main(arguments: list[str]) -> int:
     """Writes the report of the runs that are passed as arguments."""
+    if len(arguments) < 2:
+        raise UserError("pass run directories or results.json files to report on")
     values = flags.FLAGS
-    if not values["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    try:
-        if len(arguments) < 2:
-            raise UserError("pass run directories or results.json files to report on")
-        return report(arguments[1:], user_path(values.output), values.data_dir)
-    except KeyboardInterrupt:
-        print("stopped at once", file=sys.stderr)
-        return INTERRUPTED
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return report(arguments[1:], user_path(values.output), values.data_dir)
 
 
 def report(paths: Sequence[str], output: pathlib.Path, data_dir: str) -> int:
@@ -183,8 +174,7 @@ def _features(experiment: Experiment, phase: int, images: np.ndarray) -> np.ndar
 def command() -> None:
     """The console command `mnemonics-report`."""
     define_flags()
-    settings_flags.define_version()
-    app.run(main, flags_parser=settings_flags.parse_flags)
+    start(main)
 
 
 if __name__ == "__main__":

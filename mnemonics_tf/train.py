@@ -6,23 +6,22 @@ The same command goes on with a run that was stopped.
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import shlex
-import sys
 from typing import Any
 
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags
 
 from mnemonics_tf import devices
 from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.sources import open_source
-from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run
 from mnemonics_tf.phases.checks import settle
+from mnemonics_tf.program import program, refuse_arguments, start
 from mnemonics_tf.run import results
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
-from mnemonics_tf.run.interruption import EXIT_STATUS, INTERRUPTED, RunInterruptedError
+from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
 from mnemonics_tf.run.workers import own_directory
 from mnemonics_tf.serving.loading import holds_pattern
 from mnemonics_tf.settings import Settings
@@ -31,26 +30,15 @@ settings_flags.define_flags()
 flags.adopt_module_key_flags(settings_flags)
 
 
+@program(
+    stopped="stopped at once; the same command goes on from the last checkpoint",
+    # A run has one set of settings, which its phases so far were trained with.
+    diverged=", and pass another --run_dir with it",
+)
 def main(arguments: list[str]) -> int:
     """Runs the experiment that the flags describe and prints its table."""
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # TensorFlow reports its own inner life at INFO
-    try:
-        if len(arguments) > 1:
-            raise UserError(
-                f"unexpected argument {arguments[1]!r}: settings are passed as --name=value"
-            )
-        return train(settings_flags.settings_from_flags(flags.FLAGS))
-    except KeyboardInterrupt:
-        print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        # A run has one set of settings, which its phases so far were trained with.
-        print(f"error: {error}, and pass another --run_dir with it", file=sys.stderr)
-        return 1
+    refuse_arguments(arguments)
+    return train(settings_flags.settings_from_flags(flags.FLAGS))
 
 
 def train(wanted: Settings) -> int:
@@ -97,8 +85,7 @@ def _tell(directory: RunDirectory, contents: dict[str, Any]) -> None:
 
 def command() -> None:
     """The console command `mnemonics-train`."""
-    settings_flags.define_version()
-    app.run(main, flags_parser=settings_flags.parse_flags)
+    start(main)
 
 
 if __name__ == "__main__":

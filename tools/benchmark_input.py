@@ -9,6 +9,7 @@ two other ways to the same batches, in turns within one run:
 Without --data_dir it makes photographs-like files of 500 x 375 pixels, ImageNet's usual size.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import concurrent.futures
 import json
 import math

@@ -16,6 +16,7 @@ other work beside it, it takes several times as long, and TensorFlow does not. W
 cannot be quiet, --threads=1 compares fairly.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import itertools
 import json
 import os

@@ -5,6 +5,7 @@ ResNet-32 with weight transfer and 100 classes; its weights are random, they cha
 time. All ways take turns, so that a machine that slows down slows all of them.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import os
 import pathlib
 import tempfile

@@ -17,6 +17,7 @@ work beside it, it takes several times as long, and TensorFlow does not. Where t
 quiet, --threads=1 --clock=cpu compares fairly: it counts the processor's time, not the waiting.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import contextlib
 import dataclasses
 import functools

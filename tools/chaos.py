@@ -9,6 +9,7 @@ outputs of a third one that nothing happened to, bit for bit. Writes OUTPUT.md a
 status 1 if anything was not survived.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import concurrent.futures
 import contextlib
 import dataclasses

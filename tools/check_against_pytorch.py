@@ -7,6 +7,7 @@ The argument is a Python that has PyTorch (requirements-pytorch.txt). Weights an
 parts of the loss, and all variables after one step of SGD with L2 and momentum.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import dataclasses
 import json
 import pathlib

@@ -27,8 +27,8 @@ what there is to gain. --replay_per_class gives both the same time.
 next phase then makes its own as --exemplars says.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import dataclasses
-import sys
 import time
 from typing import Any
 
@@ -54,6 +54,7 @@ from mnemonics_tf.phases.finetune import finetune_model
 from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.phases.state import PhaseState
 from mnemonics_tf.phases.temporary_model import fresh_weights
+from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.run.data_facts import refuse_other_phase0
 from mnemonics_tf.run.directory import RunDirectory
@@ -77,13 +78,11 @@ _CHOSEN_BY = "herding"
 _TIMES = 4
 
 
-def main(_: list[str]) -> int:
+@program()
+def main(arguments: list[str]) -> int:
     """Makes the exemplars of phase 0, measures them and writes the figures."""
-    try:
-        _compare()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    refuse_arguments(arguments)
+    _compare()
     return 0
 
 

@@ -27,7 +27,7 @@ LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"extension": ("extension",)},
     {
         "experiment": ("experiment",),
-        "flags": ("flags",),
+        "flags": ("flags", "program"),
         "one's own classifier": (
             *("keras_exemplars", "keras_arguments", "keras_checkpoint", "keras_network"),
         ),

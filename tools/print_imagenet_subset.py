@@ -4,6 +4,7 @@ One a line, as `ID SYNSET`, where ID is the original class id that a run uses. W
 they come in the order in which a run teaches them (class order seed 1993).
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 from absl import app, flags
 
 from mnemonics_tf.data.imagenet import subset_synsets

@@ -17,10 +17,10 @@ there counts as done, and each run that ends well is added: with the folder comm
 be continued on another machine.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import pathlib
 import shlex
 import statistics
-import sys
 from collections.abc import Sequence
 
 from absl import app, flags
@@ -28,6 +28,7 @@ from absl import app, flags
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.progress import duration
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.run.interruption import EXIT_STATUS
 from tools.reproduce_runs import (
     Signals,
@@ -88,17 +89,11 @@ _SCHEDULES = {
 }
 
 
+@program(stopped="stopped at once; the same command goes on with what is left")
 def main(arguments: list[str]) -> int:
     """Runs what is not done and prints the table."""
-    try:
-        if len(arguments) > 1:
-            raise UserError(
-                f"unexpected argument {arguments[1]!r}: settings are passed as --name=value"
-            )
-        return _reproduce()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    refuse_arguments(arguments)
+    return _reproduce()
 
 
 def _reproduce() -> int:

@@ -8,6 +8,7 @@ each name. The picture has the accuracy after each phase of both heads, and of t
 moved its exemplars one exemplar of each class: as it began, as it is now, and the difference.
 """
 
+import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import pathlib
 import sys
 from collections.abc import Sequence

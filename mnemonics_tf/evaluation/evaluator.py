@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +14,10 @@ from mnemonics_tf.data.pipeline import Pipeline, filled
 from mnemonics_tf.evaluation import metrics
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import Outputs
+from mnemonics_tf.monitoring.progress import watched
 from mnemonics_tf.tracing import TracedFunction
+
+Batch = TypeVar("Batch")
 
 #: that a batch is filled up to
 _FEWEST_ROWS = 16
@@ -140,7 +144,8 @@ class Evaluator:
         """
         if self._strategy.num_replicas_in_sync > 1:
             return _joined(self._on_replicas(images, mirrored))
-        return _joined(self._on_one_device(self._batches(images), mirrored))
+        batches = self._watched(self._batches(images), len(images))
+        return _joined(self._on_one_device(batches, mirrored))
 
     def features_of_pixels(self, images: np.ndarray) -> np.ndarray:
         """Returns features `[n, d]` of normalised images, float32 `[n, h, w, c]`."""
@@ -156,6 +161,11 @@ class Evaluator:
             return map(self._pipeline.normalization.normalize, self._slices(images.images))
         batches = self._pipeline.evaluation_batches(images, self._batch_size)
         return (batch["image"] for batch in batches)
+
+    def _watched(self, batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+        """Yields the batches of so many images, and tells how far they are if it takes long."""
+        total = -(-count // self._batch_size)
+        return watched(batches, total, "images through the model: batch")
 
     def _slices(self, images: np.ndarray) -> Iterator[np.ndarray]:
         starts = range(0, len(images), self._batch_size)
@@ -188,7 +198,7 @@ class Evaluator:
 
     def _iterated(self, batches: tf.data.Dataset, count: int) -> Iterator[tuple]:
         iterator = devices.iterate(self._strategy, batches)
-        for _ in range(-(-count // self._batch_size)):
+        for _ in self._watched(range(-(-count // self._batch_size)), count):
             yield self._run_next(iterator)
 
     def class_means(self, memory: ExemplarMemory, num_classes: int) -> np.ndarray:

@@ -18,7 +18,8 @@ def probe_accuracy(
 
     Features are scaled to length sqrt(d). The problem is convex and starts at zero, so the score
     depends on the exemplars alone: 200 steps of gradient descent with momentum, at one over the
-    loss's largest possible curvature d / 2.
+    loss's largest possible curvature d / 2. It decides which exemplars a run keeps, so that it must
+    not depend on whether an optional package (scikit-learn) is there, and in which version.
 
     Args:
         features: of the exemplars, `[n, d]`.

@@ -48,6 +48,14 @@ class Budget:
         name, value = next((k, v) for k, v in dataclasses.asdict(self).items() if v is not None)
         return f"--exemplar{'_' if self.counts_bytes else 's_'}{name}={value}"
 
+    @property
+    def in_words(self) -> str:
+        """What may be kept: `20 a class`, `61440 bytes in all`."""
+        value = next(value for value in dataclasses.astuple(self) if value is not None)
+        unit = " bytes" if self.counts_bytes else ""
+        shared = self.total is not None or self.bytes_total is not None
+        return f"{value}{unit} {'in all' if shared else 'a class'}"
+
     def quota(self, num_seen: int) -> int:
         """Returns how many exemplars, or bytes, a class may have once `num_seen` are known.
 

@@ -45,7 +45,8 @@ class BiC(Method):
 def fit_correction(labels: np.ndarray, logits: np.ndarray, num_old: int) -> tuple[float, float]:
     """Returns (a, b) that minimise the mean cross-entropy of the corrected logits (BiC, Eq. 4).
 
-    The problem is convex in (a, b); Newton's method with step halving solves it.
+    The problem is convex in (a, b); Newton's method with step halving solves it. A general
+    minimiser (SciPy's) would want loss, gradient and Hessian just so, and be one package more.
 
     Args:
         labels: `[n]`.

@@ -7,12 +7,15 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from mnemonics_tf.run.files import user_error_on_disk_trouble
 from mnemonics_tf.tracing import TRACES
 
 LOGGER = logging.getLogger("mnemonics_tf")
+
+Item = TypeVar("Item")
 
 #: messages that are held for a log file
 _HELD = 10_000
@@ -169,6 +172,24 @@ class Progress:
         if last or (not self._terminal and now - self._reported >= interval):
             LOGGER.info("%s", line)
             self._reported = now
+
+
+def watched(items: Iterable[Item], total: int, prefix: str) -> Iterator[Item]:
+    """Yields items, and says how far they are, and when they are done, if it takes long.
+
+    Args:
+        items: whose use takes time.
+        total: how many there are.
+        prefix: what stands in front, the unit that is counted last.
+    """
+    progress, told = Progress(prefix, total), False
+    for done, item in enumerate(items):
+        if done and (told or progress.spent() >= Progress.INTERVAL):
+            progress.update(done, {})
+            told = True
+        yield item
+    if told:
+        progress.update(total, {})
 
 
 class StageProgress(Progress):

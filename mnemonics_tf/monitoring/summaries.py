@@ -12,7 +12,9 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
+from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.run.files import check_held, user_error_on_disk_trouble
+from mnemonics_tf.settings import ExemplarSettings
 
 
 class Summaries:
@@ -114,11 +116,11 @@ _FIRST = {"method": "Method", "exemplars": "Exemplars", "num_phases": "N", "seed
 def _columns(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Returns a run's line in the table of hyperparameters, by column.
 
-    The budget is one column more, whichever of the two it is.
+    The budget is one column more, whichever it is, with the codec where it is none of pixels.
     """
-    budget = settings["exemplar"]
-    total = budget["exemplars_total"]
-    columns = {"Memory": f"{total} in all" if total else f"{budget['exemplars_per_class']} a class"}
+    exemplar = ExemplarSettings(**settings["exemplar"])
+    codec = "" if exemplar.codec == ExemplarSettings.codec else f", {exemplar.codec}"
+    columns: dict[str, Any] = {"Memory": make_budget(exemplar).in_words + codec}
     for group, values in settings.items():
         for name, value in values.items():
             if name in _FIRST:

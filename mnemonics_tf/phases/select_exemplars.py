@@ -1,6 +1,6 @@
 """Which images become exemplars: a selection, as far as the budget goes (Algorithm 1, line 10)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from mnemonics_tf.exemplars.budget import Budget, refuse_too_few_bytes
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.monitoring.progress import watched
 from mnemonics_tf.phases.quotas import SAMPLED, Cost
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
@@ -35,7 +36,7 @@ def select(
         quota: exemplars of a class.
     """
     ranked = [
-        _ranking(workshop, images, label, model, selection)(quota) for label in phase.new_classes
+        _ranking(workshop, images, label, model, selection)(quota) for label in _watched(phase)
     ]
     return np.concatenate(ranked)
 
@@ -71,7 +72,7 @@ def select_within(
         return select(workshop, phase, images, model, selection, quota)
     guess = expected_number(budget, phase, images, memory)
     chosen = []
-    for label in phase.new_classes:
+    for label in _watched(phase):
         rank = _ranking(workshop, images, label, model, selection)
         count, fit = max(1, guess), 0
         while True:
@@ -86,6 +87,11 @@ def select_within(
         chosen.append(rows[:fit])
         guess = fit + max(1, fit // 4)
     return np.concatenate(chosen)
+
+
+def _watched(phase: Phase) -> Iterator[int]:
+    """Yields the new classes, and tells how far their choice is."""
+    return watched(phase.new_classes, phase.num_new, f"phase {phase.index} choosing for class")
 
 
 def expected_number(budget: Budget, phase: Phase, images: ImageSet, memory: ExemplarMemory) -> int:

@@ -71,7 +71,11 @@ def marker(index: int, x: float, y: float, size: float = 4.0) -> str:
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Returns round numbers that cover the range, at most about `most`."""
+    """Returns round numbers that cover the range, at most about `most`.
+
+    matplotlib's locators do the same; a report's charts, which are SVG that answers the pointer, do
+    without it.
+    """
     span = high - low or abs(high) or 1.0
     rough = span / (most - 1)
     power = 10.0 ** math.floor(math.log10(rough))

@@ -10,7 +10,14 @@ import sys
 import pytest
 
 from mnemonics_tf.monitoring import progress
-from mnemonics_tf.monitoring.progress import LOGGER, StageProgress, duration, log_before_run, log_to
+from mnemonics_tf.monitoring.progress import (
+    LOGGER,
+    StageProgress,
+    duration,
+    log_before_run,
+    log_to,
+    watched,
+)
 
 METRICS = {
     "classification": 0.25,
@@ -183,3 +190,26 @@ def test_what_was_said_before_the_log_file_stands_first(tmp_path, capsys):
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == ["read", "begun"]
     assert capsys.readouterr().out == "read\nbegun\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_is_watched_is_told_of_where_it_takes_long(stream, clock, terminal):
+    stream = stream(terminal)
+    for seconds in (0.1, 3):
+        for item in watched("abcd", 4, "reading file"):
+            clock.now += seconds
+            assert item in "abcd"
+    stream.seek(0)
+    lines = screen(stream.read())
+    assert lines[-2:] == ["reading file 4/4  took 12 s", ""]
+    assert ("reading file 2/4  6 s left" in lines) == (not terminal)
+    assert not any("took 0 s" in line for line in lines)
+
+
+def test_what_ends_early_is_not_told_to_be_done(stream, clock):
+    stream = stream(terminal=False)
+    for item in watched("abcd", 4, "reading file"):
+        clock.now += 6
+        if item == "c":
+            break
+    assert "took" not in stream.getvalue()

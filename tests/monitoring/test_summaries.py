@@ -39,8 +39,18 @@ def test_what_tells_runs_apart_stands_first_in_the_table(tmp_path):
     assert set(values) == set(columns)
     assert values["Memory"].string_value == "2 a class"
     assert values["Seed"].string_value == "3"
-    events = hyperparameters(tmp_path / "total", exemplars_total=50)
-    assert row(events)["Memory"].string_value == "50 in all"
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({"exemplars_total": 50}, "50 in all"),
+        ({"exemplar_bytes_per_class": 640, "codec": "jpeg"}, "640 bytes a class, jpeg"),
+        ({"exemplar_bytes_total": 6400}, "6400 bytes in all"),
+    ],
+)
+def test_the_memory_is_one_column(tmp_path, budget, words):
+    assert row(hyperparameters(tmp_path, **budget))["Memory"].string_value == words
 
 
 def row(events):

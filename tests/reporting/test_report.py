@@ -334,6 +334,22 @@ def test_a_page_from_results_alone(tmp_path, capsys):
     assert "t-SNE left out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({}, "20 a class"),
+        ({"exemplars_total": 50}, "50 in all"),
+        ({"exemplars_per_class": None, "exemplar_bytes_per_class": 640}, "640 bytes a class"),
+        ({"exemplars_per_class": None, "exemplar_bytes_total": 6400}, "6400 bytes in all"),
+    ],
+)
+def test_the_budget_is_named(tmp_path, write, budget, words):
+    run = contents()
+    run["protocol"] |= budget
+    report_module.report(write(run), tmp_path / "report.html", "")
+    assert f"digits, N = 1, {words}" in (tmp_path / "report.html").read_text()
+
+
 def test_text_from_files_is_escaped(tmp_path, write):
     bad = '<script>alert("x")</script>'
     run = contents(training__method=bad, protocol__dataset="digits")

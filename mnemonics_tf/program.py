@@ -1,0 +1,66 @@
+"""What the commands have in common: one line where a user went wrong, and an exit status."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from mnemonics_tf import flags as settings_flags
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.run.interruption import INTERRUPTED
+
+Main = Callable[[list[str]], int]
+
+
+def program(stopped: str = "stopped at once", diverged: str = "") -> Callable[[Main], Main]:
+    """Makes a command's `main` end with one line and an exit status whatever happens.
+
+    0 stands for success and 2 for a user's error; `main` may return others.
+
+    Args:
+        stopped: what to say when it is interrupted; the status is 130.
+        diverged: what to add to the advice where training has diverged; the status is 1.
+    """
+
+    def wrap(main: Main) -> Main:
+        @functools.wraps(main)
+        def guarded(arguments: list[str]) -> int:
+            if not flags.FLAGS["verbosity"].present:
+                logging.set_verbosity(logging.WARNING)  # TensorFlow tells of its inner life at INFO
+            try:
+                return main(arguments)
+            except KeyboardInterrupt:
+                print(stopped, file=sys.stderr)
+                return INTERRUPTED
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+            except FloatingPointError as error:
+                print(f"error: {error}{diverged}", file=sys.stderr)
+                return 1
+
+        return guarded
+
+    return wrap
+
+
+def refuse_arguments(arguments: list[str]) -> None:
+    """Refuses what is passed to a command without a flag's name.
+
+    Args:
+        arguments: the command's name, and what absl left.
+
+    Raises:
+        UserError: names the first one.
+    """
+    if len(arguments) > 1:
+        raise UserError(
+            f"unexpected argument {arguments[1]!r}: settings are passed as --name=value"
+        )
+
+
+def start(main: Main) -> None:
+    """Runs a command whose flags are defined; does not return."""
+    settings_flags.define_version()
+    app.run(main, flags_parser=settings_flags.parse_flags)

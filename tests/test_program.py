@@ -1,0 +1,43 @@
+"""How commands end: one line, and an exit status."""
+
+import pytest
+
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.program import program, refuse_arguments
+
+
+@pytest.mark.parametrize(
+    ("trouble", "line", "status"),
+    [
+        (UserError("--x=1: pass 2"), "error: --x=1: pass 2", 2),
+        (KeyboardInterrupt(), "stopped; go on", 130),
+        (FloatingPointError("lower the rate"), "error: lower the rate, elsewhere", 1),
+    ],
+)
+def test_trouble_is_one_line(parse, capsys, trouble, line, status):
+    parse()
+
+    @program(stopped="stopped; go on", diverged=", elsewhere")
+    def main(arguments):
+        raise trouble
+
+    assert main(["name"]) == status
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_other_errors_and_statuses_are_left_alone(parse):
+    parse()
+
+    @program()
+    def main(arguments):
+        return 3 if arguments else {}["missing"]
+
+    assert main(["name"]) == 3
+    with pytest.raises(KeyError):
+        main([])
+
+
+def test_what_has_no_name_is_refused():
+    refuse_arguments(["train"])
+    with pytest.raises(UserError, match="unexpected argument 'depth=8'"):
+        refuse_arguments(["train", "depth=8"])
