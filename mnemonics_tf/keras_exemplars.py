@@ -24,6 +24,7 @@ from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.selection import SELECTIONS
+from mnemonics_tf.keras_arguments import check_images, check_others, settings_of
 from mnemonics_tf.keras_checkpoint import LearningCheckpoint
 from mnemonics_tf.keras_network import (
     Build,
@@ -38,7 +39,7 @@ from mnemonics_tf.paths import user_path
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.registry import find
 from mnemonics_tf.run.files import check_path
-from mnemonics_tf.settings import GROUP_OF, InnerSettings, Settings
+from mnemonics_tf.settings import InnerSettings, Settings
 from mnemonics_tf.tracing import TracedFunction
 
 #: images that pass the encoder at a time
@@ -46,17 +47,6 @@ _BATCH = 256
 
 #: networks trained from scratch that judge exemplars
 _JUDGES = 3
-
-#: settings that mean something in a run only
-_OF_RUNS = frozenset(
-    {"pool_size", "train_beside_old", "inner_augmentation", "inner_batch_statistics"}
-)
-
-#: values of settings that go with this project's own models
-_OF_OWN_MODELS = {"inner_scope": "transfer", "inner_start": "pool"}
-
-#: groups of the settings that can be passed
-_GROUPS = ("inner", "outer", "validation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +60,8 @@ class Report:
         held_out_accuracy_end: the same of the exemplars returned, rounded to uint8.
         validations: pairs of outer step and held-out accuracy.
         meta_losses: the outer loss (Eq. 7a) of every outer step.
-        steps_kept: outer steps that the exemplars returned have gone through; 0 where none of them
-            was better than the start.
+        steps_kept: outer steps that the exemplars returned have gone through; 0 where after all of
+            them the accuracy was below that of the start.
         shifts: how far each exemplar is from the image it began as, in grey levels: root mean
             square over its pixels, `[n]`.
         indices: the image that each exemplar began as, rows of `images`, `[n]`.
@@ -161,8 +151,9 @@ def learn_exemplars(
     where the paper trains all of Theta_i from its own weights.
     """
     started = time.monotonic()
-    wanted = _settings(settings, build)
-    _check_images(images, labels, per_class)
+    wanted = settings_of(settings, build)
+    check_images(images, labels, per_class)
+    check_others(seed, preprocess=preprocess, encoder=encoder, build=build)
     choose = find(SELECTIONS, start, "start")
     if augmentation not in AUGMENTATIONS:
         raise UserError(f"augmentation={augmentation!r}: pass one of {', '.join(AUGMENTATIONS)}")
@@ -391,19 +382,42 @@ class _Work:
         return int(self._positions.max()) + 1
 
     def _features_of_all(self) -> np.ndarray:
-        starts = range(0, len(self._images), _BATCH)
-        progress = Progress("features of image", len(self._images))
-        features = []
-        for first in starts:
-            batch = self._normalization.normalize(self._images[first : first + _BATCH])
-            features.append(self._encode(batch).numpy())
-            progress.update(min(first + _BATCH, len(self._images)), {})
-        return np.concatenate(features)
+        """Returns the features of all images `[n, d]`.
 
-    def _encoded(self, normalized: np.ndarray) -> np.ndarray:
-        starts = range(0, len(normalized), _BATCH)
-        batches = [tf.constant(normalized[first : first + _BATCH]) for first in starts]
-        return np.concatenate([self._encode(batch).numpy() for batch in batches])
+        Raises:
+            UserError: if some are no numbers.
+        """
+        progress = Progress("features of image", len(self._images))
+        normalize = self._normalization.normalize
+        features = self._encoded(self._images, normalize, lambda done: progress.update(done, {}))
+        wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        if len(wrong):
+            raise UserError(
+                f"the features of {len(wrong)} of {len(features)} images (first: images[{wrong[0]}]"
+                ") are infinite or no numbers: look at the model's weights, and at what "
+                "preprocess= makes of that image"
+            )
+        return features
+
+    def _encoded(
+        self,
+        images: np.ndarray,
+        normalize: Callable[[np.ndarray], tf.Tensor] = tf.constant,
+        tell: Callable[[int], None] = lambda done: None,
+    ) -> np.ndarray:
+        """Returns the features of images `[n, d]`.
+
+        Args:
+            images: `[n, h, w, c]`.
+            normalize: maps some of them to normalised pixels, which they are otherwise.
+            tell: called with the number of images that are done.
+        """
+        features = []
+        for first in range(0, len(images), _BATCH):
+            batch = images[first : first + _BATCH]
+            features.append(self._encode(normalize(batch)).numpy())
+            tell(first + len(batch))
+        return np.concatenate(features)
 
 
 def _told(report: Report) -> str:
@@ -421,53 +435,6 @@ def _told(report: Report) -> str:
         f"{report.held_out_accuracy_end:.3f} after {report.steps_kept} of "
         f"{len(report.meta_losses)} steps, which are kept"
     )
-
-
-def _settings(passed: dict[str, Any], build: Build | None) -> Settings:
-    """Returns settings with what was passed; refuses what has no meaning here."""
-    known = [name for name, group in GROUP_OF.items() if group in _GROUPS and name not in _OF_RUNS]
-    for name, value in passed.items():
-        if name not in known:
-            raise UserError(
-                f"learn_exemplars has no setting {name}=; it has start, encoder, augmentation, "
-                f"seed, progress, checkpoint, build, {', '.join(known)}"
-            )
-        if _OF_OWN_MODELS.get(name) == value:
-            raise UserError(f"{name}={value!r} is for this project's own models in a run")
-    settings = Settings().changed(**passed)
-    if build is None:
-        return settings
-    fixed = {
-        "inner_scope": "all",
-        "inner_start": "fresh_head",
-        "objective": "unrolled_training",
-    }
-    for name, value in fixed.items():
-        if passed.get(name, value) != value:
-            raise UserError(
-                f"{name}={passed[name]!r} does not go with build=, which trains all weights of new "
-                f"models: leave out one of the two"
-            )
-    return settings.changed(**fixed)
-
-
-def _check_images(images: np.ndarray, labels: np.ndarray, per_class: int) -> None:
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
-        found = f"{images.dtype} {images.shape}" if hasattr(images, "shape") else type(images)
-        raise UserError(
-            f"images: got {found}, expected a NumPy array, uint8 [n, h, w, c], of pixels from 0 to "
-            "255; what maps them to the model's input is passed as preprocess="
-        )
-    shape = np.shape(labels)
-    if shape != images.shape[:1] or np.asarray(labels).dtype.kind not in "iu" or not shape[0]:
-        raise UserError(
-            f"labels: got {np.asarray(labels).dtype} {shape}, expected whole numbers "
-            f"[{len(images)}], one an image, and one image or more"
-        )
-    if len(np.unique(labels)) < 2:
-        raise UserError("labels: there is one class only; a classifier needs two or more")
-    if isinstance(per_class, bool) or not isinstance(per_class, int) or per_class < 1:
-        raise UserError(f"per_class={per_class!r}: pass a whole number from 1 up")
 
 
 def _normalization_of(images: np.ndarray) -> Normalization:

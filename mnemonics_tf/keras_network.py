@@ -5,6 +5,7 @@ network = make_network(model, None, pixels, examples, classes, InnerSettings(), 
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -102,9 +103,9 @@ def make_network(
         UserError: if the model can't be cut, or its features are of another shape or have no
             gradient by the pixels.
     """
-    head = None
+    head, inputs = None, _inputs(pixels, examples)
     if encoder is None:
-        encoder, head = _cut(model, pixels.to_input(examples))
+        encoder, head = _cut(model, inputs)
     if settings.inner_scope == "all" and not isinstance(encoder, keras.Model):
         raise UserError(
             "inner_scope='all' trains the encoder, which must be a keras.Model then, got a "
@@ -139,7 +140,7 @@ def make_untrained_network(
     Raises:
         UserError: as for `make_network`.
     """
-    inputs = pixels.to_input(examples)
+    inputs = _inputs(pixels, examples)
     encoder, _ = _cut(build(derive_seed(seed, "untrained")), inputs)
     num_features = _num_features(functools.partial(_features, encoder, pixels), examples)
     shapes = [tuple(variable.shape) for variable in encoder.trainable_variables]
@@ -154,6 +155,20 @@ def make_untrained_network(
     return KerasNetwork(encoder, head, pixels, settings, seed, new_weights)
 
 
+def _inputs(pixels: Pixels, examples: tf.Tensor) -> tf.Tensor:
+    """Returns what the model takes, once that is found to be numbers."""
+    inputs = pixels.to_input(examples)
+    if inputs is None:
+        raise UserError("preprocess= returns None, expected what the model takes")
+    is_float = tf.is_tensor(inputs) and inputs.dtype.is_floating
+    if is_float and not np.isfinite(inputs.numpy()).all():
+        raise UserError(
+            "preprocess= makes infinite numbers, or none at all, of pixels from 0 to 255: look for "
+            "what it divides by"
+        )
+    return inputs
+
+
 def _cut(model: keras.Model, inputs: tf.Tensor) -> tuple[keras.Model, Head]:
     """Returns what `split_classifier` does, of a model that was built by some inputs."""
     if not isinstance(model, keras.Model):
@@ -163,9 +178,16 @@ def _cut(model: keras.Model, inputs: tf.Tensor) -> tuple[keras.Model, Head]:
     except ValueError as error:
         raise UserError(
             f"model {model.name} can't take images of shape {tuple(inputs.shape)}, which is "
-            f"what preprocess= makes of them: {error}"
+            f"what preprocess= makes of them: {_told(error)}"
         ) from error
     return split_classifier(model)
+
+
+def _told(error: Exception) -> str:
+    """Returns what Keras says of an input, on one line, without the arguments and the colours."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by")[0]
+    said = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(said[1:] if len(said) > 1 and said[0].startswith("Exception enc") else said)
 
 
 def _columns(model: keras.Model, head: Head | None, classes: np.ndarray) -> Head:
@@ -190,10 +212,11 @@ def _num_features(encode: Encode, examples: tf.Tensor) -> int:
     with tf.GradientTape() as tape:
         tape.watch(examples)
         features = encode(examples)
-    if features.shape.rank != 2:
+    if features.shape.rank != 2 or features.shape[0] != len(examples):
         raise UserError(
             f"the features of {len(examples)} images have the shape {tuple(features.shape)}, "
-            f"expected ({len(examples)}, d): pass an encoder= that pools or flattens them"
+            f"expected ({len(examples)}, d): preprocess= must keep the number of images, and "
+            "encoder= pool or flatten them"
         )
     if tape.gradient(features, examples) is None:
         raise UserError(

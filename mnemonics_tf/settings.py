@@ -479,12 +479,20 @@ class Settings:
 
     @classmethod
     def from_results_settings(
-        cls, values: Mapping[str, Mapping[str, Any]], run: RunSettings
+        cls,
+        values: Mapping[str, Mapping[str, Any]],
+        run: RunSettings,
+        file: str = "settings.json",
     ) -> "Settings":
         """Returns the settings that `results_settings` described, with a `run` group of its own.
 
         They are read by name, in whatever group an earlier version had them; what it did not have
         is at its default.
+
+        Args:
+            values: by group and name.
+            run: where and how to run.
+            file: of the run directory, which holds them; for the message.
 
         Raises:
             UserError: if the values are not those of this version's settings.
@@ -497,7 +505,7 @@ class Settings:
             return cls(run=run).changed(**named)
         except (AttributeError, TypeError, UserError) as error:
             raise UserError(
-                f"settings.json of {run.run_dir} is not one that this version wrote ({error})"
+                f"{file} of {run.run_dir} is not one that this version wrote ({error})"
             ) from error
 
     def flag_lines(self) -> str:

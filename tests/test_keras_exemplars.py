@@ -158,7 +158,16 @@ def pooled() -> keras.Sequential:
         ({"outer_steps": 0}, "--outer_steps=0: pass a number from 1 up"),
         ({"augmentation": "rotate"}, "pass one of none, shift"),
         ({"start": "best"}, "known are random, herding"),
+        ({"preprocess": lambda pixels: pixels[:1]}, r"shape \(1, 32\), expected \(2, d\)"),
+        ({"preprocess": lambda pixels: None}, "preprocess= returns None"),
+        ({"preprocess": lambda pixels: pixels / 0.0}, "preprocess= makes infinite numbers"),
+        ({"encoder": lambda x: tf.math.log(x[:, 0, :, 0] - 10)}, r"36 images \(first: images\[0"),
+        ({"preprocess": "scaled"}, "preprocess='scaled': pass a function"),
+        ({"encoder": "pooled"}, "encoder='pooled': pass a function"),
+        ({"seed": 1.5}, "seed=1.5: pass a whole number"),
+        ({"rehearsal_steps": 3}, "no setting rehearsal_steps="),
         ({"per_class": 0}, "per_class=0: pass a whole number from 1 up"),
+        ({"per_class": 2.0}, "per_class=2.0: pass a whole number from 1 up"),
         ({"build": network, "inner_scope": "classifier"}, "does not go with build="),
         ({"build": lambda seed: keras.Sequential(network().layers[:1])}, "ends with"),
     ],
@@ -181,6 +190,18 @@ def test_what_does_not_fit_is_refused(few, options, message):
 def test_images_and_labels_that_do_not_fit_are_refused(images, labels, message):
     with pytest.raises(UserError, match=message):
         learn((images, labels))
+
+
+def test_what_keras_says_of_an_input_is_told_on_one_line(few):
+    with pytest.raises(
+        UserError, match=r"\(2, 9, 9, 1\), which .*: Input 0 .* shape \(2, 81\)$"
+    ) as e:
+        learn(few, preprocess=lambda pixels: tf.image.resize(pixels, (9, 9)))
+    assert str(e.value).isprintable()
+
+
+def test_numbers_of_numpy_are_numbers(few):
+    assert len(learn(few, per_class=np.int64(1), seed=np.int64(3)).images) == 3
 
 
 def test_progress_is_shown_and_the_log_left_as_it_was(few, capsys, monkeypatch):

@@ -28,7 +28,9 @@ LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
         "experiment": ("experiment",),
         "flags": ("flags", "program"),
-        "one's own classifier": ("keras_exemplars", "keras_checkpoint", "keras_network"),
+        "one's own classifier": (
+            *("keras_exemplars", "keras_arguments", "keras_checkpoint", "keras_network"),
+        ),
     },
     {"phases": ("phases",), "reporting": ("reporting",)},
     {

@@ -16,7 +16,6 @@ from mnemonics_tf.run.data_facts import (
 )
 from mnemonics_tf.run.history import History
 from mnemonics_tf.run.learned import LearnedPhase, recorded_data_dir
-from mnemonics_tf.settings import Settings
 
 
 def find_base(history: History, data_dir: str, named: Container[str]) -> DataSource | None:
@@ -96,7 +95,7 @@ def find_learned(history: History, named: Container[str]) -> list[DataSource | N
 
 
 def _find(phase: LearnedPhase, history: History, named: Container[str]) -> DataSource | None:
-    settings = Settings.from_results_settings(phase.settings, history.settings.run)
+    settings = phase.settings_with(history.settings.run)
     try:
         if is_own_source(phase.dataset) and "dataset" not in named:
             raise UserError(f"they need code of the run's own, --dataset={phase.dataset}")

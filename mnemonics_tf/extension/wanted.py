@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,12 @@ from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import create
 from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.methods import METHODS
+from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import find, flags_of, is_own, is_own_source, refuse_unnamed_code
 from mnemonics_tf.run.history import History
 from mnemonics_tf.run.learned import LearnedPhase
-from mnemonics_tf.settings import GROUP_OF, RunSettings, Settings, by_name
+from mnemonics_tf.settings import GROUP_OF, ExemplarSettings, RunSettings, Settings, by_name
 
 #: settings that a run is begun with and that later phases can't change
 _OF_THE_RUN = (
@@ -23,6 +25,12 @@ _OF_THE_RUN = (
 
 #: settings of `train` that have no sense for one phase more
 _OF_TRAINING = ("phase0_from", "backbone_weights", "last_phase")
+
+#: budgets, of which one holds: another one takes the place of the phase's before
+_BUDGETS = (
+    *("exemplars_per_class", "exemplars_total"),
+    *("exemplar_bytes_per_class", "exemplar_bytes_total"),
+)
 
 #: where further classes of a data set come from that has no more itself
 _FURTHER = {"imagenet": "folder", "imagenet_subset": "folder", "cifar100": "npz", "digits": "npz"}
@@ -83,9 +91,7 @@ def find_wanted(history: History, request: Request) -> Wanted:
             raise UserError(f"--{name}={value} is for training a run, not for one more phase")
     unfinished = history.unfinished
     if not request.run.data_dir:
-        if not unfinished:
-            raise UserError("--data_dir is missing: pass what holds the new classes")
-        request = _as_begun(unfinished, request)
+        request = _as_begun(history, request)
     dataset = request.passed.get("dataset") or further_dataset(history.settings.protocol.dataset)
     settings = _settings_after(history, request)
     source = create(dataset, request.run.data_dir, request.run.download, settings.data)
@@ -98,11 +104,12 @@ def find_wanted(history: History, request: Request) -> Wanted:
     if not found:
         raise UserError(_known_classes(history, request, source))
     if unfinished and not found[0].is_the_same_as(unfinished):
+        differs, remedy = _difference(unfinished, found[0])
         raise UserError(
             f"{history.directory.root} has begun to learn {few(unfinished.classes)} from "
-            f"{printable(unfinished.data_dir)}, with other images or settings than these: go on "
-            "with that first (leave --data_dir out), or give it up with --undo"
+            f"{printable(unfinished.data_dir)}, {differs}: {remedy}, or give it up with --undo"
         )
+    _warn_of_case(found[0].classes, history.known)
     return Wanted(history, *found, is_done=False)
 
 
@@ -120,8 +127,15 @@ def further_dataset(dataset: str) -> str:
     return _FURTHER.get(dataset, dataset)
 
 
-def _as_begun(unfinished: LearnedPhase, request: Request) -> Request:
-    """Returns the request that a phase was begun by."""
+def _as_begun(history: History, request: Request) -> Request:
+    """Returns the request that an unfinished phase was begun by, or one that is held back.
+
+    What was begun as held back from servers stays so until it is asked for once it is done.
+    """
+    last = history.learned[-1] if history.learned else None
+    unfinished = history.unfinished or (last if last and not last.export else None)
+    if not unfinished:
+        raise UserError("--data_dir is missing: pass what holds the new classes")
     if is_own_source(unfinished.dataset) and "dataset" not in request.passed:
         raise UserError(
             f"phase {unfinished.index} was begun with data of code of its own: if you trust it, "
@@ -141,13 +155,16 @@ def _as_begun(unfinished: LearnedPhase, request: Request) -> Request:
     if other:
         raise UserError(
             f"phase {unfinished.index} was begun with other settings than "
-            f"{flags_of({name: str(value) for name, value in other.items()})}: leave these out to "
+            f"{_flags(other)}: leave these out to "
             "go on, or give the phase up with --undo"
         )
     own = {name for name, value in noted.items() if isinstance(value, str) and is_own(value)}
     named = {name: value for name, value in noted.items() if name not in own}
     return dataclasses.replace(
-        request, passed={**named, **source, **request.passed}, skip_known=True
+        request,
+        passed={**named, **source, **request.passed},
+        skip_known=True,
+        export=request.export and (unfinished.export or not history.unfinished),
     )
 
 
@@ -165,12 +182,14 @@ def _settings_after(history: History, request: Request) -> Settings:
         if name in _OF_THE_RUN and value != (tuple(v) if isinstance(v := run[name], list) else v)
     }
     if fixed:
-        then = flags_of({name: str(run[name]) for name in fixed})
         raise UserError(
-            f"{flags_of({name: str(value) for name, value in fixed.items()})}: the run was begun "
-            f"with {then}, which further phases can't change: leave it out"
+            f"{_flags(fixed)}: the run was begun with {_flags({n: run[n] for n in fixed})}, which "
+            "further phases can't change: leave it out"
         )
-    settings = dataclasses.replace(history.last_settings.changed(**values), run=request.run)
+    before = history.last_settings
+    if any(values.get(name) for name in _BUDGETS):
+        before = before.changed(**{name: getattr(ExemplarSettings(), name) for name in _BUDGETS})
+    settings = dataclasses.replace(before.changed(**values), run=request.run)
     _check_method(history, request, settings)
     return settings
 
@@ -205,8 +224,9 @@ def _described(
     history: History, request: Request, source: DataSource, settings: Settings, dataset: str
 ) -> tuple[LearnedPhase, Settings, DataSource] | None:
     """Returns the phase that learns what is new in a source, if that may be learned."""
-    known = set(history.known)
-    names = [name for name in source.class_names if name not in known]
+    known = set(map(_as_compared, history.known))
+    names = [name for name in source.class_names if _as_compared(name) not in known]
+    _refuse_alike(names, request)
     left_out = len(names) < len(source.class_names)
     if not names or (left_out and not request.skip_known):
         return None
@@ -229,14 +249,79 @@ def _described(
 
 
 def _known_classes(history: History, request: Request, source: DataSource) -> str:
-    place, known = printable(request.run.data_dir), set(history.known)
-    old = [name for name in source.class_names if name in known]
-    if len(old) == len(source.class_names):
-        return f"{place} holds no class that the run does not know already: {few(old)}"
-    return (
-        f"{place} holds {len(old)} classes that the run knows already: {few(old)}: pass "
-        "--skip_known to leave them out, or rename what is another class of the same name"
-    )
+    place, known = printable(request.run.data_dir), set(map(_as_compared, history.known))
+    old = [name for name in source.class_names if _as_compared(name) in known]
+    if len(old) < len(source.class_names):
+        return (
+            f"{place} holds {len(old)} classes that the run knows already: {few(old)}: pass "
+            "--skip_known to leave them out, or rename what is another class of the same name"
+        )
+    message = f"{place} holds no class that the run does not know already: {few(old)}"
+    last = history.learned[-1] if history.learned else None
+    if last and not last.export and set(last.classes) <= set(old):
+        message += (
+            f"; phase {last.index}, which learned them with other images or settings, is held "
+            "back: leave --data_dir and settings out to have it exported"
+        )
+    return message
+
+
+def _as_compared(name: str) -> str:
+    """Returns a class name in the form that tells whether two are the same.
+
+    File systems and programs write one name in several ways: accents as marks of their own or not,
+    spaces around it.
+    """
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def _refuse_alike(names: Sequence[str], request: Request) -> None:
+    """Refuses new classes that nobody could tell from each other by name."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(_as_compared(name), name)
+        if other != name:
+            raise UserError(
+                f"{printable(request.run.data_dir)} holds two classes whose names, {ascii(other)} "
+                f"and {ascii(name)}, differ by spaces or by the way of writing accents alone: "
+                "rename one, or put their images together"
+            )
+
+
+def _warn_of_case(names: Sequence[str], known: Sequence[str]) -> None:
+    """Warns of new classes that may be known ones, written in other letters."""
+    folded = {_as_compared(name).casefold(): name for name in known}
+    for name in names:
+        other = folded.get(_as_compared(name).casefold())
+        if other:
+            LOGGER.warning(
+                "the new class %s differs from the known class %s in upper and lower case alone, "
+                "and is learned as another one: if it is the same, stop, and rename it",
+                *(printable(name), printable(other)),
+            )
+
+
+def _difference(begun: LearnedPhase, now: LearnedPhase) -> tuple[str, str]:
+    """Returns how a phase that was begun differs from what is asked for now, and what to do."""
+    go_on = "go on with that first (leave --data_dir out)"
+    if begun.classes != now.classes:
+        return "other classes than these", go_on
+    default = by_name(Settings().results_settings())
+    then, today = (default | by_name(phase.settings) for phase in (begun, now))
+    differ = [name for name in then if then[name] != today.get(name)]
+    if differ:
+        wanted = [_flags({name: values.get(name) for name in differ}) for values in (then, today)]
+        return f"with {wanted[0]} instead of {wanted[1]}", go_on
+    return "whose images were others than those found now", "put them back"
+
+
+def _flags(values: Mapping[str, Any]) -> str:
+    """Returns settings of any kind as they are passed on a command line."""
+    listed = {
+        n: ",".join(map(str, v)) if isinstance(v, list | tuple) else str(v)
+        for n, v in values.items()
+    }
+    return flags_of(listed)
 
 
 def few(names: Sequence[str]) -> str:

@@ -233,7 +233,7 @@ def _beside(
         count = min(max(1, share), len(members) - 1)
         judges[members[len(members) - count :]] = True
     LOGGER.info(
-        "exemplars: the new classes are %d: theirs learn beside %d of %d old classes",
+        "exemplars: the new classes are %d: theirs learn beside %d exemplars of %d old classes",
         *(phase.num_new, np.sum(old & ~judges), phase.num_old),
     )
     if held_out:

@@ -63,7 +63,7 @@ class History:
         """The settings of the last phase."""
         if not self.learned:
             return self.settings
-        return Settings.from_results_settings(self.learned[-1].settings, self.settings.run)
+        return self.learned[-1].settings_with(self.settings.run)
 
     def without_last(self) -> "History":
         """Returns the history before the last learned phase."""
@@ -127,8 +127,14 @@ def read_history(directory: RunDirectory, run: RunSettings) -> History:
         tuple(learned_phases(directory)),
         unfinished_phase(directory),
     )
+    noted = {phase.index: phase.original_ids for phase in history.learned}
     for phase in history.protocol().phases:
-        read_record(directory, phase)
+        ids = read_record(directory, phase).get("new_classes")
+        if phase.index in noted and ids != noted[phase.index]:
+            raise UserError(
+                f"{directory.record(phase.index)} numbers its classes otherwise than "
+                f"{directory.learned(phase.index)}: put the right files back"
+            )
     _refuse_ambiguous(history)
     return history
 

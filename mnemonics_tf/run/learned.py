@@ -21,7 +21,7 @@ from mnemonics_tf.run.files import (
     user_error_on_disk_trouble,
     write_json,
 )
-from mnemonics_tf.settings import Settings, by_name
+from mnemonics_tf.settings import RunSettings, Settings, by_name
 
 _SHAPE = schema.fields(
     {
@@ -68,6 +68,18 @@ class LearnedPhase:
         facts = dataclasses.asdict(self)
         del facts["index"]
         return facts
+
+    def settings_with(self, run: RunSettings) -> Settings:
+        """Returns all settings of the phase.
+
+        Args:
+            run: where and how to run.
+
+        Raises:
+            UserError: if what is noted is not what this version writes.
+        """
+        file = f"phases/{self.index:02d}/learned.json"
+        return Settings.from_results_settings(self.settings, run, file)
 
     def is_the_same_as(self, other: "LearnedPhase") -> bool:
         """Whether the other one learns the same, wherever its images lie by now."""

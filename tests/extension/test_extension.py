@@ -123,6 +123,12 @@ def test_a_larger_budget_serves_new_classes(extended, mine, caplog):
         assert "leaves fewer of old classes" in caplog.text
 
 
+def test_new_images_are_normalised_as_the_run_has_it(finished):
+    noted = read_json(finished.directory.classes)["preprocessing"]
+    used = extension(finished.root, finished.one).experiment.workshop.pipeline.normalization
+    assert [list(used.mean), list(used.std)] == [noted["channel_mean"], noted["channel_std"]]
+
+
 def test_all_else_of_the_run_is_as_it_was(finished, extended):
     before, after = files_of(finished.root), files_of(extended.root)
     changed = {name for name in before if after.get(name) != before[name]}
@@ -272,8 +278,11 @@ def untested(finished, tmp_path_factory) -> Place:
     return place
 
 
-def test_what_was_not_tested_is_null(untested):
+def test_what_was_not_tested_is_null(untested, extended):
     contents = read_json(untested.directory.results)
+    mine, theirs = (read_arrays(p.directory.predictions(2)) for p in (untested, extended))
+    assert mine["labels"].tolist() == [4] * 4  # the new class's images alone
+    assert theirs["labels"].tolist() == np.repeat(range(5), 4).tolist()
     for head, values in contents["phases"][2]["heads"].items():
         assert values["accuracy"] is None
         assert values["group_accuracies"][:2] == [None, None]
@@ -349,6 +358,13 @@ def test_a_run_that_is_not_finished(mine):
         extension(mine.root, mine.one)
 
 
+def test_files_that_number_classes_otherwise(mine_extended):
+    path = mine_extended.directory.learned(2)
+    write_json(path, read_json(path) | {"original_ids": [50]})
+    with pytest.raises(UserError, match="phase.json numbers its classes otherwise than .*learned"):
+        evaluate(str(mine_extended.root), mine_extended.base, -1, False)
+
+
 def test_code_that_a_run_names(mine):
     settings = read_json(mine.directory.settings)
     settings["outer"]["objective"] = "no.such:Objective"
@@ -365,6 +381,5 @@ def test_a_run_of_an_earlier_version(mine):
         extension(mine.root, mine.one, run_data_dir=str(mine.root / "nowhere.npz"))
     legacy = extension(mine.root, mine.one).experiment.preprocessing
     assert legacy.channel_mean == extension(mine.root, mine.one).experiment.source.channel_mean
-    facts["preprocessing"] = None
     images = np.load(mine.base)["x_train"]
     assert legacy.channel_mean == pytest.approx((images.mean() / 255,))

@@ -16,6 +16,7 @@ from mnemonics_tf.run.learned import (
     remove_phase,
     unfinished_phase,
 )
+from mnemonics_tf.settings import RunSettings
 
 PHASE = LearnedPhase(
     index=3,
@@ -71,6 +72,12 @@ def test_damaged_notes(directory, name, value, message):
     write_json(directory.learned(3), facts | {name: value})
     with pytest.raises(UserError, match=f"learned.json is damaged .*{message}"):
         read_learned(directory, 3)
+
+
+def test_settings_that_this_version_does_not_have():
+    phase = dataclasses.replace(PHASE, settings={"training": {"epochs": "many"}})
+    with pytest.raises(UserError, match="phases/03/learned.json of run is not .*--epochs=many"):
+        phase.settings_with(RunSettings(run_dir="run"))
 
 
 def test_a_phase_and_its_export_go_as_a_whole(directory):
