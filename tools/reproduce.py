@@ -31,6 +31,8 @@ from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.run.files import check_folder, check_output, check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS
+from tools.reproduce_cells import cells
+from tools.reproduce_results import Place, Run, refuse_other_data
 from tools.reproduce_runs import (
     Signals,
     Trainer,
@@ -39,14 +41,7 @@ from tools.reproduce_runs import (
     printed,
     train_all,
 )
-from tools.reproduce_table import (
-    Place,
-    Run,
-    cells,
-    refuse_other_data,
-    text_table,
-    write_markdown,
-)
+from tools.reproduce_table import text_table, write_markdown
 
 _TABLE = flags.DEFINE_enum("table", "1", ["1", "2", "ablation"], "Which table.")
 _DATASET = flags.DEFINE_enum("dataset", "cifar100", ["cifar100", "digits"], "Data source.")

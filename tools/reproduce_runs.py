@@ -16,7 +16,7 @@ from mnemonics_tf.phases.phase0 import seed_of
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import by_name
-from tools.reproduce_table import Run
+from tools.reproduce_results import Run
 
 _POLL_SECONDS = 1.0
 

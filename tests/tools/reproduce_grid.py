@@ -2,7 +2,8 @@
 
 import pathlib
 
-from tools.reproduce_table import Place, Run, cells
+from tools.reproduce_cells import cells
+from tools.reproduce_results import Place, Run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCHEDULE = ("--base_epochs=2", "--epochs=1", "--finetune_epochs=3")

@@ -116,7 +116,7 @@ def test_runs_wait_for_the_phase_0_they_share(tmp_path, monkeypatch):
 
 
 def test_a_run_that_has_its_phase_0_waits_for_no_one(tmp_path, monkeypatch):
-    first, second, _ = grid(tmp_path, methods=["lwf"])
+    first, second, *_ = grid(tmp_path, methods=["lwf"])
     train_phase0(second)
 
     def both(story):
@@ -140,8 +140,7 @@ def test_one_job_trains_one_run_at_a_time(tmp_path, monkeypatch):
 
 
 def test_a_failure_is_reported_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    runs = grid(tmp_path, methods=["lwf"])
-    first, second, third = runs
+    runs = first, second, third = grid(tmp_path, methods=["lwf"])[:3]
 
     def fail(story):  # without a phase 0: the next one trains it
         assert story.running == [first]
@@ -164,7 +163,7 @@ def test_a_failure_is_reported_and_the_others_go_on(tmp_path, monkeypatch, capsy
 
 
 def test_a_signal_is_passed_on_once_and_nothing_new_starts(tmp_path, monkeypatch, capsys):
-    lwf, second, _ = grid(tmp_path, methods=["lwf"])
+    lwf, second, *_ = grid(tmp_path, methods=["lwf"])
     lucir = grid(tmp_path, methods=["lucir"])[0]
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
@@ -213,7 +212,7 @@ def test_phase_0_comes_from_here_or_from_what_is_given(tmp_path):
 
 
 def test_all_seeds_may_share_a_phase_0(tmp_path):
-    one, other = grid(tmp_path, methods=["lwf"], seeds=(0, 1), share=True)[::3]
+    one, other = grid(tmp_path, methods=["lwf"], seeds=(0, 1), share=True)[::4]
     assert (one.seed, other.seed) == (0, 1)
     train_phase0(one)
     assert find_phase0(other, []) == one.directory.root

@@ -11,12 +11,13 @@ from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.run.files import read_json, write_json
 from tests.tools.reproduce_grid import SCHEDULE, grid, named
-from tools.reproduce_table import TRAINED_AS, cells, rows, text_table, write_markdown
+from tools.reproduce_cells import TRAINED_AS, cells
+from tools.reproduce_table import rows, text_table, write_markdown
 
 # Rows
 
 
-@pytest.mark.parametrize(("table", "count"), [("1", 13), ("2", 6), ("ablation", 8)])
+@pytest.mark.parametrize(("table", "count"), [("1", 17), ("2", 6), ("ablation", 8)])
 def test_every_row_stands_once(table, count):
     names = [cell.name for cell in cells(table)]
     assert len(names) == len(set(names)) == count
@@ -24,19 +25,21 @@ def test_every_row_stands_once(table, count):
 
 @pytest.mark.parametrize("method", ["lwf", "icarl", "bic", "lucir"])
 def test_rows_of_table_1_add_the_plug_in_in_two_steps(method):
-    plain, herding, ours = cells("1", [method])
+    plain, herding, unadjusted, ours = cells("1", [method])
     assert (plain.exemplars, plain.transfer, plain.adjust, plain.finetune) == ("herding", *3 * [0])
     assert "--noweight_transfer" in plain.flags()
     assert "--finetune_epochs=0" in plain.flags()
     assert (herding.exemplars, herding.transfer, herding.adjust) == ("herding", True, False)
     assert (ours.exemplars, ours.transfer, ours.adjust) == ("mnemonics", True, True)
-    for cell in (herding, ours):
+    assert (unadjusted.exemplars, unadjusted.transfer, unadjusted.adjust) == ("mnemonics", True, 0)
+    for cell in (herding, unadjusted, ours):
         assert "--weight_transfer" in cell.flags()
         assert "--finetune_epochs=0" not in cell.flags()
-    assert plain.published("cifar100", 5)[0] is not None
-    assert ours.published("cifar100", 5)[0] is not None
-    # The paper has this step for LUCIR only, in its Table 2.
-    assert (herding.published("cifar100", 5)[0] is not None) == (method == "lucir")
+    assert plain.published("cifar100", 5) is not None
+    assert ours.published("cifar100", 5) is not None
+    # The paper has these steps for LUCIR only, in its Table 2.
+    for cell in (herding, unadjusted):
+        assert (cell.published("cifar100", 5) is not None) == (method == "lucir")
 
 
 def test_methods_choose_rows():
@@ -57,11 +60,11 @@ def test_methods_that_share_runs_train_the_same(method, other):
 
 def test_icarl_shares_the_runs_of_lwf(tmp_path):
     runs = grid(tmp_path)
-    for suffix in ("", " w/ herding", " w/ ours"):
+    for suffix in ("", " w/ herding", " w/ ours w/o adj.", " w/ ours"):
         lwf, icarl = (named(runs, f"{method}{suffix}") for method in ("lwf", "icarl"))
         assert icarl.directory.root == lwf.directory.root
         assert "--method=lwf" in icarl.choices()
-    assert len({run.name for run in runs}) == 13 - 3
+    assert len({run.name for run in runs}) == 17 - 4
 
 
 # Figures
@@ -145,7 +148,7 @@ def test_one_seed_has_no_interval(tmp_path):
 
 def test_a_ceiling_for_each_method_that_has_exemplars(tmp_path):
     chosen = cells("1", ["lwf", "joint"], ceiling=True)
-    assert [cell.ceiling for cell in chosen] == [False] * 4 + [True]
+    assert [cell.ceiling for cell in chosen] == [False] * 5 + [True]
     (plain, *_), ceiling = grid(tmp_path, methods=["lwf"]), chosen[-1]
     for schedule, number in (((), 20), (("--exemplars_per_class=5",), 5)):
         place = dataclasses.replace(plain.place, schedule=schedule)
@@ -153,7 +156,7 @@ def test_a_ceiling_for_each_method_that_has_exemplars(tmp_path):
         flags = {f"--exemplars_per_class={4 * number}", f"--replay_per_class={number}"}
         assert flags < set(run.choices())
         assert f"exemplars_per_class-{4 * number}" in run.name
-    assert ceiling.published("cifar100", 5) == (None, None)
+    assert ceiling.published("cifar100", 5) is None
     assert "ceiling: 4 times" in text_table([run])
 
 
@@ -168,7 +171,7 @@ def test_accuracy_before_the_fine_tune_and_with_the_best_constant(tmp_path):
                 phase["stages"] = {"before_finetune": {"classifier": 0.2, "nme": 0.3}}
                 phase["best_constant"] = {"accuracy": 0.8, "chosen_on": "test data"}
         write_json(run.directory.results, contents)
-    plain, tuned, _ = rows(runs)
+    plain, tuned, *_ = rows(runs)
     assert plain.before.mean == pytest.approx(50)  # it has no fine-tune
     assert tuned.before.mean == pytest.approx((50 + 20 + 20) / 3)
     assert tuned.constant.mean == pytest.approx((50 + 80 + 80) / 3)
@@ -184,7 +187,7 @@ def test_text_and_markdown_say_the_same(tmp_path):
     write_markdown(tmp_path / "table.md", runs)
     text, markdown = text_table(runs), (tmp_path / "table.md").read_text()
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 3
+    assert len(lines) == 2 + 4
     assert len({line.count("|") for line in lines}) == 1
     assert "| icarl | 5 | 0, 1 | 60.50 ± 6.35 | 57.12 | +3.38 |" in markdown
     for written in (text, markdown):
@@ -193,14 +196,40 @@ def test_text_and_markdown_say_the_same(tmp_path):
     assert "icarl trains" not in text_table(grid(tmp_path, methods=["lwf"]))
 
 
+def test_what_the_authors_gave_later_stands_beside_it(tmp_path):
+    write_markdown(tmp_path / "table.md", grid(tmp_path, methods=["lucir"]))
+    (line,) = (x for x in (tmp_path / "table.md").read_text().splitlines() if "64.95" in x)
+    assert line.startswith("| lucir w/ ours | 5 | - | - | 64.95 |  | 63.34 | - | 11.64 |")
+
+
+def test_hardware_and_recipe_are_named(tmp_path):
+    runs = grid(tmp_path, methods=["lwf"], seeds=(0, 1))
+    machines = [
+        {"processor": "AMD EPYC", "cores": 2, "gpus": [], "replicas": 1},
+        {"processor": "AMD EPYC", "cores": 16, "gpus": ["NVIDIA H100"], "replicas": 1},
+    ]
+    for seed, machine in enumerate(machines):
+        run = named(runs, "lwf w/ ours", seed)
+        used = {"exemplars": "mnemonics", "adjust_old_exemplars": True}
+        write_local(run, 0.5, **used, inner_scope="classifier", inner_steps=50)
+        contents = read_json(run.directory.results)
+        write_json(run.directory.results, contents | {"hardware": machine})
+    write_local(named(runs, "lwf"), 0.5, exemplars="herding", inner_scope="transfer")
+    assert rows(runs)[3].hardware == "2 cores of AMD EPYC; NVIDIA H100"
+    text = text_table(runs)
+    assert "inner_scope=classifier (all)" in text
+    assert "inner_steps" not in text  # as in the letter
+    assert "transfer (all)" not in text  # of exemplars that did not learn
+
+
 def test_published_results_count_and_grow(tmp_path):
     published = tmp_path / "published"
     runs = grid(tmp_path, methods=["lwf"], published=published)
-    plain, herding, _ = runs
+    plain, herding, *_ = runs
     write_results(published / f"{plain.name}.json", plain, {"classifier": 0.4, "nme": 0.5})
     write_local(herding, 0.3)
-    assert [run.is_done() for run in runs] == [True, True, False]
-    assert [run.is_done() for run in grid(tmp_path, methods=["lwf"])] == [False, True, False]
+    assert [run.is_done() for run in runs] == [True, True, False, False]
+    assert [run.is_done() for run in grid(tmp_path, methods=["lwf"])] == [False, True, False, False]
     assert rows(runs)[0].accuracy.mean == pytest.approx(40)
 
     before = (published / f"{plain.name}.json").read_bytes()

@@ -1,0 +1,313 @@
+"""The runs behind the rows of a table, and what their results say."""
+
+import dataclasses
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.methods import METHODS
+from mnemonics_tf.run import results
+from mnemonics_tf.run.data_facts import DIGESTS
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_json, write_json
+from mnemonics_tf.settings import (
+    AdjustmentSettings,
+    ExemplarSettings,
+    InnerSettings,
+    OuterSettings,
+    ValidationSettings,
+    by_name,
+)
+from tools.reproduce_cells import TIMES, Cell
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What the runs of a grid have in common.
+
+    Attributes:
+        dataset: value of --dataset.
+        schedule: flags that say how long to train, without --flagfile.
+        folder: holds the run directories.
+        published: folder of results.json files, each named after its run; or None.
+        share_phase0: whether all seeds have one model of phase 0.
+    """
+
+    dataset: str
+    schedule: tuple[str, ...]
+    folder: pathlib.Path
+    published: pathlib.Path | None = None
+    share_phase0: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What a run says of a cell, in percent and seconds.
+
+    Attributes:
+        average_accuracy: over the phases.
+        forgetting: the paper's F.
+        last_accuracy: after the last phase.
+        seconds: of all phases.
+        later_seconds: without phase 0, whose model runs share.
+        before_finetune: average accuracy before each phase's fine-tune; None if it is not told.
+        with_best_constant: average accuracy of the classifier with the constant on new classes'
+            logits that is best on the test data of each phase; None if it is not told.
+        hardware: in words; empty if it is not told.
+        learning: settings of exemplar learning, where exemplars learned.
+    """
+
+    average_accuracy: float
+    forgetting: float
+    last_accuracy: float
+    seconds: float
+    later_seconds: float
+    before_finetune: float | None
+    with_best_constant: float | None
+    hardware: str
+    learning: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A cell with a number of phases and a seed."""
+
+    place: Place
+    cell: Cell
+    num_phases: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Names the training, not the cell: cells that train the same share a run."""
+        chosen = [*self.cell.flags(), *self._ceiling()]
+        flags = "_".join(flag.removeprefix("--").replace("=", "-") for flag in chosen)
+        return f"{flags}_N{self.num_phases}_seed{self.seed}"
+
+    @property
+    def directory(self) -> RunDirectory:
+        """Where the run lies."""
+        return RunDirectory(self.place.folder / self.name)
+
+    @property
+    def phase0(self) -> tuple[str, str, int | None]:
+        """Runs with the same value and schedule have the same model of phase 0."""
+        seed = None if self.place.share_phase0 else self.seed
+        return self.place.dataset, METHODS[self.cell.trained_as].classifier, seed
+
+    def choices(self) -> list[str]:
+        """Returns the flags that tell the run from others of its schedule."""
+        chosen = [*self.cell.flags(), *self._ceiling()]
+        return [*chosen, f"--num_phases={self.num_phases}", f"--seed={self.seed}"]
+
+    def _ceiling(self) -> list[str]:
+        if not self.cell.ceiling:
+            return []
+        name, number = "--exemplars_per_class=", ExemplarSettings().exemplars_per_class
+        for flag in self.place.schedule:
+            if flag.startswith(name):
+                number = int(flag.removeprefix(name))
+        return [f"{name}{TIMES * number}", f"--replay_per_class={number}"]
+
+    def is_done(self) -> bool:
+        """Whether its results are written, here or in the folder of published ones."""
+        return self._results() is not None
+
+    def figures(self) -> Figures:
+        """Returns its figures, as the head of the cell's method has them.
+
+        Raises:
+            UserError: if the results are damaged or were made with other settings.
+        """
+        path = self._results()
+        contents = read_json(path)
+        try:
+            self._check_settings(path, contents["settings"])
+            head = METHODS[self.cell.method].prediction_head
+            summary = contents["summary"][head]
+            seconds = [sum(phase["seconds"].values()) for phase in contents["phases"]]
+            return Figures(
+                100 * summary["average_accuracy"],
+                100 * summary["forgetting"],
+                100 * summary["phase_accuracies"][-1],
+                sum(seconds),
+                sum(seconds[1:]),
+                _average(_before_finetune(contents["phases"], head, self.cell)),
+                _average(_with_best_constant(contents["phases"], head)),
+                _hardware(contents.get("hardware") or {}),
+                _learning(by_name(contents["settings"])),
+            )
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            raise UserError(
+                f"{path} is not the results.json of a run ({error!r}): "
+                "restore it, or remove it to train the run again"
+            ) from error
+
+    def data(self) -> tuple[pathlib.Path, str | None, str | None]:
+        """Returns its results.json and what stands there for its classes, and for its images too.
+
+        None where it does not tell.
+
+        Raises:
+            UserError: if the results are damaged.
+        """
+        path = self._results()
+        contents = read_json(path)
+        if not isinstance(contents, dict):
+            raise UserError(f"{path} is not the results.json of a run: restore or remove it")
+        classes = results.data_id({**contents, DIGESTS: None})
+        return path, classes, results.data_id(contents) if contents.get(DIGESTS) else None
+
+    def publish(self) -> None:
+        """Copies its results to the folder of published ones, without confusion matrices."""
+        target = self._published
+        if target is None or target.exists() or not self.directory.results.exists():
+            return
+        self.figures()  # refuses what is not the run's
+        contents = read_json(self.directory.results)
+        for phase in contents["phases"]:
+            for head in phase["heads"].values():
+                head.pop("confusion_matrix", None)
+        write_json(target, contents)
+
+    @property
+    def _published(self) -> pathlib.Path | None:
+        folder = self.place.published
+        return folder and folder / f"{self.name}.json"
+
+    def _results(self) -> pathlib.Path | None:
+        paths = (self._published, self.directory.results)
+        return next((path for path in paths if path and path.exists()), None)
+
+    def _check_settings(self, path: pathlib.Path, groups: dict[str, dict[str, Any]]) -> None:
+        """Refuses results of another schedule, which a file's name does not tell."""
+        found = _used(by_name(groups))
+        wanted = _values([f"--dataset={self.place.dataset}", *self.place.schedule, *self.choices()])
+        for name, value in wanted.items():
+            # Older results lack younger settings; where a run lies is no setting.
+            if name in found and _as(found[name], value) != found[name]:
+                raise UserError(
+                    f"{path} was made with --{name}={found[name]}, but this grid has "
+                    f"--{name}={value}: pass the --schedule (or folder) that belong together"
+                )
+
+
+def refuse_other_data(runs: Sequence[Run]) -> None:
+    """Refuses runs that learned from other data than each other: no table compares these.
+
+    Of results that note no digest of the images the classes alone are compared.
+
+    Args:
+        runs: done or not.
+
+    Raises:
+        UserError: names two that differ.
+    """
+    first: dict[str, tuple[pathlib.Path, str]] = {}
+    for path, *found in dict.fromkeys(run.data() for run in runs if run.is_done()):
+        for what, one in zip(("classes", "images"), found, strict=True):
+            if one is None:
+                continue
+            other, theirs = first.setdefault(what, (path, one))
+            if theirs != one:
+                raise UserError(
+                    f"{path} and {other} learned from other {what}: one table can't hold both; "
+                    "remove one of them, or pass the --data_dir and the folders (--output, "
+                    "--published) that belong together"
+                )
+
+
+def _before_finetune(phases: Sequence[dict[str, Any]], head: str, cell: Cell) -> list[float | None]:
+    """Returns the accuracy before each phase's fine-tune; where there is none, of the phase."""
+    first, *later = (phase["heads"][head].get("accuracy") for phase in phases)
+    if cell.finetune:
+        stages = (phase.get("stages", {}) for phase in phases[1:])
+        later = [one.get("before_finetune", {}).get(head) for one in stages]
+    return [first, *later]
+
+
+def _with_best_constant(phases: Sequence[dict[str, Any]], head: str) -> list[float | None]:
+    """Returns each phase's accuracy with the best constant; in phase 0 no class is old."""
+    if head != "classifier":
+        return [None]
+    later = ((phase.get("best_constant") or {}).get("accuracy") for phase in phases[1:])
+    return [phases[0]["heads"][head].get("accuracy"), *later]
+
+
+def _hardware(noted: dict[str, Any]) -> str:
+    """Returns the GPUs, or where there are none the processor: `2 cores of AMD EPYC`."""
+    gpus = noted.get("gpus") or []
+    if gpus:
+        return f"{len(gpus)} x {gpus[0]}" if len(gpus) > 1 else str(gpus[0])
+    processor = noted.get("processor")
+    return f"{noted.get('cores')} cores of {processor}" if processor else ""
+
+
+def _learning(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings by which exemplars learned, by name; none where they did not."""
+    if settings.get("exemplars") != "mnemonics":
+        return {}
+    groups: list[type] = [InnerSettings, OuterSettings, ValidationSettings]
+    if settings.get("adjust_old_exemplars"):
+        groups.append(AdjustmentSettings)
+    names = [field.name for group in groups for field in dataclasses.fields(group)]
+    return {name: settings[name] for name in ("mnemonics_start", *names) if name in settings}
+
+
+def _average(accuracies: Sequence[float | None]) -> float | None:
+    """Returns the mean in percent, or None where one is not known."""
+    return None if None in accuracies else 100 * statistics.fmean(accuracies)
+
+
+def _used(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings without those of exemplar learning where they decide nothing."""
+    if settings.get("adjust_old_exemplars"):
+        return settings
+    groups = (InnerSettings, OuterSettings, ValidationSettings, AdjustmentSettings)
+    unused = {field.name for group in groups for field in dataclasses.fields(group)}
+    unused.add("mnemonics_start")
+    if settings.get("exemplars") == "mnemonics":
+        unused = {field.name for field in dataclasses.fields(AdjustmentSettings)}
+    unused.discard("adjust_old_exemplars")  # that it is off must be so in the grid too
+    return {name: value for name, value in settings.items() if name not in unused}
+
+
+def departures(learned: Sequence[dict[str, Any]], letter: str) -> list[str]:
+    """Returns the settings by which exemplars learned that are not those of a flagfile.
+
+    Args:
+        learned: settings by name, of each run.
+        letter: the flagfile, which is told in brackets.
+    """
+    wanted = _values(flags.FlagValues().read_flags_from_files([f"--flagfile={letter}"]))
+    found: dict[str, None] = {}
+    for settings in learned:
+        for name, value in settings.items():
+            if name in wanted and _as(value, wanted[name]) != value:
+                found[f"{name}={value} ({wanted[name]})"] = None
+    return list(found)
+
+
+def _values(passed: Sequence[str]) -> dict[str, str | bool]:
+    """Returns what flags say, by name; the last one of a name holds."""
+    values: dict[str, str | bool] = {}
+    for flag in passed:
+        name, equals, value = flag.removeprefix("--").partition("=")
+        if equals:
+            values[name] = value
+        else:
+            values[name.removeprefix("no")] = not name.startswith("no")
+    return values
+
+
+def _as(example: Any, text: str | bool) -> Any:
+    """Returns the value of a flag in the type that results.json has for it."""
+    if isinstance(text, bool):
+        return text
+    if isinstance(example, list):
+        return [float(item) for item in text.split(",")]
+    return type(example)(text)
