@@ -1,7 +1,6 @@
 """The report: its command, its page, its tables."""
 
 import html.parser
-import json
 import os
 import pathlib
 import subprocess
@@ -15,30 +14,14 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.reporting import markdown, tables
 from mnemonics_tf.reporting.charts import Series, line_chart, ticks
-from mnemonics_tf.reporting.comparability import warnings
 from mnemonics_tf.reporting.drift import since_birth
 from mnemonics_tf.reporting.gallery import difference, gallery
 from mnemonics_tf.reporting.groups import group_runs
 from mnemonics_tf.reporting.runs import load_runs
-from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import write_arrays, write_json
 from tests.reporting.report_runs import contents, write_run
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Writes results as files and returns their paths."""
-
-    def write_files(*runs) -> list[str]:
-        paths = [tmp_path / f"{i}.json" for i in range(len(runs))]
-        for path, run in zip(paths, runs, strict=True):
-            path.write_text(json.dumps(run))
-        return [str(path) for path in paths]
-
-    return write_files
 
 
 class Page(html.parser.HTMLParser):
@@ -70,28 +53,6 @@ class Page(html.parser.HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def test_seeds_become_one_group_with_an_interval(write):
-    runs = load_runs(write(contents(1, (0.9, 0.5)), contents(0, (0.9, 0.7))))
-    (group,) = group_runs(runs)
-    assert [run.seeds[0] for run in group.runs] == [0, 1]
-    last = group.accuracies("classifier")[1]
-    assert last.mean == pytest.approx(0.6)
-    assert last.deviation == pytest.approx(0.02**0.5)
-    assert last.half_width is None  # two seeds are too few
-    assert group.accuracies("nme")[0].deviation == pytest.approx(0, abs=1e-9)
-    forgotten = group.metric("classifier", "forgetting")
-    assert forgotten.values == (pytest.approx(0.2), pytest.approx(0.4))
-    assert warnings(runs, [group]) == []
-
-
-def test_three_seeds_have_an_interval(write):
-    runs = load_runs(write(*(contents(seed, (0.9, 0.5 + 0.1 * seed)) for seed in range(3))))
-    (group,) = group_runs(runs)
-    last = group.accuracies("classifier")[1]
-    assert last.half_width == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)
-    assert tables.summary([group]).rows[0][5] == "60.00 ± 24.84\n(sd 10.00)"
-
-
 def test_two_seeds_are_drawn_as_lines_and_three_as_a_ribbon(tmp_path, write):
     def drawn(count):
         paths = write(*(contents(seed, (0.9, 0.5 + 0.1 * seed)) for seed in range(count)))
@@ -102,159 +63,6 @@ def test_two_seeds_are_drawn_as_lines_and_three_as_a_ribbon(tmp_path, write):
     assert drawn(1) == (0, 0)
     assert drawn(2) == (0, 2 * 4)  # both heads, accuracy and forgetting
     assert drawn(3) == (4, 0)
-
-
-def test_differences_are_formed_seed_by_seed(write):
-    runs = load_runs(
-        write(
-            *(contents(seed, (0.9, 0.5 + 0.1 * seed)) for seed in range(2)),
-            *(
-                contents(seed, (0.9, 0.52 + 0.1 * seed), exemplar__exemplars="random")
-                for seed in range(3)
-            ),
-            contents(0, exemplar__exemplars_per_class=3),
-        )
-    )
-    table = tables.paired(group_runs(runs))
-    assert table.caption.startswith("Difference from lwf, herding")
-    assert [row[:3] for row in table.rows] == [
-        ("lwf, random", "classifier", "0, 1"),
-        ("lwf, random", "nme", "0, 1"),
-    ]
-    assert table.rows[0][4] == "+2.00\n(sd 0.00)\n+2.00, +2.00"
-    assert tables.paired(group_runs(runs[:2])) is None
-
-
-def test_other_settings_make_other_groups_with_names_that_differ(write):
-    runs = load_runs(
-        write(
-            contents(),
-            contents(training__epochs=3),
-            contents(exemplar__exemplars="random"),
-            contents(training__method="joint"),
-        )
-    )
-    names = [group.name for group in group_runs(runs)]
-    assert names == [
-        "lwf, herding, epochs=10",
-        "lwf, herding, epochs=3",
-        "lwf, random",
-        "joint (upper bound)",
-    ]
-
-
-def test_names_hold_three_differences_that_matter(write):
-    runs = load_runs(
-        write(
-            contents(),
-            contents(
-                training__epochs=3,
-                model__depth=14,
-                training__base_epochs=4,
-                training__batch_size=8,
-                training__ranking_margin=0.1,  # LUCIR's
-                outer__outer_steps=7,  # of exemplars that learn
-            ),
-        )
-    )
-    names = [group.name for group in group_runs(runs)]
-    assert names[1] == "lwf, herding, depth=14, base_epochs=4, epochs=3"
-
-
-def test_runs_that_differ_in_nothing_that_matters_are_told_apart_by_their_paths(write):
-    paths = write(contents(), contents(outer__outer_steps=7))
-    names = [group.name for group in group_runs(load_runs(paths))]
-    assert names == [f"lwf, herding, {path}" for path in paths]
-
-
-def test_settings_and_protocol_that_an_older_file_lacks_are_at_their_defaults(write):
-    older = contents(1)
-    del older["settings"]["outer"], older["protocol"]["exemplars_total"]
-    del older["settings"]["training"]["ranking_margin"]
-    runs = load_runs(write(contents(0), older))
-    (group,) = group_runs(runs)
-    assert len(group.runs) == 2
-    assert warnings(runs, [group]) == []
-
-
-def test_runs_can_be_named(tmp_path, write):
-    first, second, third = write(contents(), contents(1), contents(training__epochs=3))
-    groups = group_runs(load_runs([f"our run={first}", f"our run={second}", f"b={third}"]))
-    assert [(group.name, len(group.runs)) for group in groups] == [("our run", 2), ("b", 1)]
-    apart = group_runs(load_runs([f"a={first}", f"b={second}"]))
-    assert [group.name for group in apart] == ["a", "b"]
-    same = group_runs(load_runs([f"a={first}", f"a={third}"]))
-    assert [group.name for group in same] == ["a, epochs=10", "a, epochs=3"]
-    odd = tmp_path / "x=y.json"
-    odd.write_text(json.dumps(contents()))
-    assert load_runs([str(odd)])[0].name == ""
-    for argument in (f"={first}", "a="):
-        with pytest.raises(UserError, match="expected a path, or NAME=PATH"):
-            load_runs([argument])
-    with pytest.raises(UserError, match="pass it once"):
-        load_runs([f"a={first}", f"b={first}"])
-
-
-def test_a_seed_counts_once(write):
-    same = contents()
-    runs = load_runs([*write(same, same), *write(same, same)])
-    assert len(runs) == 2  # a path that comes twice is one run
-    (group,) = group_runs(runs)
-    assert len(group.runs) == 1
-    assert group.runs[0].path.name == "0.json"
-    (warning,) = warnings(runs, [group])
-    assert "1.json repeats" in warning
-
-
-def on(names: str, digest: str | None, seed: int = 0) -> dict:
-    """Results of a run on some data."""
-    digests = {"training": digest, "test": "files-0"} if digest else None
-    order = {"class_order": list(range(10)), "class_names": names.split() + list("cdefghij")}
-    return contents(seed) | order | {"data_digests": digests}
-
-
-def test_runs_on_other_data_are_neither_averaged_nor_repeats(write):
-    runs = load_runs(
-        write(on("a b", "files-1"), on("a b", "files-2", 1), on("k l", "files-1"), on("a b", None))
-    )
-    groups = group_runs(runs)
-    assert [len(group.runs) for group in groups] == [1] * 4
-    assert len({group.name for group in groups}) == 4
-    found = warnings(runs, groups)
-    (warning,) = [text for text in found if text.startswith("Other classes or images: ")]
-    assert "a, b, c, ... (lwf" in warning
-    assert "images not noted (lwf" in warning
-    assert not any("repeats" in text for text in found)
-    same = load_runs(write(on("a b", "files-1"), on("a b", "files-1", 1)))
-    (group,) = group_runs(same)
-    assert len(group.runs) == 2
-    assert warnings(same, [group]) == []
-
-
-def test_different_protocols_are_warned_of(write):
-    runs = load_runs(write(contents(), contents(exemplar__exemplars_per_class=5)))
-    (warning,) = warnings(runs, group_runs(runs))
-    assert warning.startswith("Other protocols: exemplars_per_class is 20 (lwf")
-    assert "; 5 (" in warning
-
-
-def test_a_warning_is_one_line_however_many_runs(write):
-    several = [
-        contents(training__epochs=n, exemplar__exemplars_per_class=5 + n % 2) for n in range(1, 9)
-    ]
-    runs = load_runs(write(*several))
-    (warning,) = warnings(runs, group_runs(runs))
-    assert "and 2 more" in warning
-    assert len(warning) < 400
-    assert "\n" not in warning
-
-
-def test_unfinished_runs_and_uneven_seeds_are_warned_of(write):
-    runs = load_runs(write(contents(), contents(5, (0.9,), training__method="icarl")))
-    found = " ".join(warnings(runs, group_runs(runs)))
-    assert "has 1 of 2 phases" in found
-    assert "same seeds" in found
-    assert "protocols" not in found.lower()
 
 
 def test_the_table_beside_the_paper():
@@ -362,98 +170,6 @@ def test_text_from_files_is_escaped(tmp_path, write):
     assert not page.all("script")
     assert bad in " ".join(page.text)
     assert "<script" not in output.with_suffix(".md").read_text().replace("\\<", "")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda run: run.pop("phases"), "'phases' is missing"),
-        (lambda run: run["phases"].reverse(), "phases/0/phase: expected 0, found 1"),
-        (
-            lambda run: run["phases"][0]["heads"]["nme"].update(accuracy=float("nan")),
-            "phases/0/heads/nme/accuracy: expected a number from 0 to 1, found NaN",
-        ),
-        (
-            lambda run: run["phases"][1]["heads"]["nme"].update(group_accuracies=[0.5]),
-            "heads/nme/group_accuracies: expected 2 entries, found 1",
-        ),
-        (lambda run: run["phases"][0].update(heads=3), "phases/0/heads: expected an object"),
-        (lambda run: run["protocol"].pop("dataset"), "protocol: 'dataset' is missing"),
-        (
-            lambda run: run.update(settings={"training": 3}),
-            "settings/training: expected an object, found 3",
-        ),
-        (
-            lambda run: run["phases"][0].update(seconds={"train": "long"}),
-            "seconds/train: expected a number",
-        ),
-        (lambda run: run.update(prediction_head="oracle"), "prediction_head: expected"),
-    ],
-)
-def test_files_that_are_no_results(write, change, message):
-    run = contents()
-    change(run)
-    with pytest.raises(UserError, match="0.json is not a results.json") as raised:
-        load_runs(write(run))
-    assert message in str(raised.value)
-
-
-LARGE = 10**400
-MISTYPED = {
-    "stages": lambda run: run["phases"][1].update(stages=[1]),
-    "exemplars": lambda run: run["phases"][1].update(stages={"exemplars": {"meta_loss": ["x"]}}),
-    "adjust": lambda run: run["phases"][1].update(stages={"adjust": {"count": LARGE}}),
-    "margin_end": lambda run: run["phases"][0].update(stages={"adjust": {"margin_end": LARGE}}),
-    "hardware": lambda run: run.update(hardware=[1]),
-    "packages": lambda run: run.update(packages="numpy"),
-    "exemplar_seed": lambda run: run["settings"]["exemplar"].update(exemplar_seed="one"),
-    "seed": lambda run: run["settings"]["protocol"].update(seed=LARGE),
-    "method": lambda run: run["settings"]["training"].update(method=["lwf"]),
-    "epochs": lambda run: run["settings"]["training"].update(epochs=LARGE),
-    "depth": lambda run: run["settings"]["model"].update(depth={}),
-    "num_phases": lambda run: run["protocol"].update(num_phases=LARGE),
-    "num_seen": lambda run: run["phases"][0].update(num_seen=LARGE),
-    "num_seen must grow": lambda run: run["phases"][1].update(num_seen=5),
-    "train": lambda run: run["phases"][0]["seconds"].update(train=LARGE),
-    "class_order": lambda run: run.update(class_order=[1, 2, 3]),
-    "class_order: expected each": lambda run: run.update(class_order=[1] * 10),
-    "class_names": lambda run: run.update(class_names=list("abc")),
-    "data_digests": lambda run: run.update(data_digests=[1]),
-}
-
-
-@pytest.mark.parametrize("place", MISTYPED)
-def test_values_of_another_kind_are_named(write, place):
-    run = contents()
-    MISTYPED[place](run)
-    with pytest.raises(UserError, match=rf"not a results.json .*: .*{place}") as raised:
-        load_runs(write(run))
-    assert len(str(raised.value)) < 400
-
-
-def test_published_results_are_of_the_right_shape():
-    paths = [p for p in RESULTS.rglob("*.json") if '"summary"' in p.read_text()[:20]]
-    assert len(paths) > 10
-    assert len(load_runs(paths)) == len(paths)
-
-
-def test_results_that_are_not_those_of_their_phases(tmp_path):
-    directory = RunDirectory(tmp_path)
-    run = contents()
-    write_json(directory.results, run)
-    for record in run["phases"]:
-        write_json(directory.record(record["phase"]), record)
-    assert len(load_runs([str(tmp_path)])) == 1
-    run["phases"][1]["heads"]["nme"]["accuracy"] = 0.61
-    write_json(directory.record(1), run["phases"][1])
-    with pytest.raises(UserError, match=r"results\.json and .*01/phase\.json contradict"):
-        load_runs([str(tmp_path)])
-    write_json(directory.results, run)
-    labels = np.arange(10)
-    arrays = {"labels": labels, "classifier": labels, "nme": labels}
-    write_arrays(directory.predictions(1), arrays)
-    with pytest.raises(UserError, match=r"results\.json and .*01/predictions\.npz contradict"):
-        load_runs([str(tmp_path)])
 
 
 def test_pages_that_can_not_be_written(tmp_path, write):
