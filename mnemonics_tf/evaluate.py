@@ -16,8 +16,8 @@ from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
-from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.extension.reopened import open_run
+from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.program import program, refuse_arguments, start
 from mnemonics_tf.run.resume import read_record
 from mnemonics_tf.serving.loading import Export
@@ -62,17 +62,17 @@ def evaluate(
         UserError: if there is no such run or phase, the data has other classes, or the run would
             import code that was not named.
     """
-    experiment = open_run(run_dir, data_dir, own or {}, "scoring it")
-    directory = experiment.directory
+    opened = open_run(run_dir, data_dir, own or {}, "scoring it")
+    directory = opened.directory
     differs = False
-    for phase in experiment.phases_done(phase_index):
+    for phase in opened.phases_done(phase_index):
         if from_export:
-            predictions = _predict_by_export(experiment, phase)
+            predictions = _predict_by_export(opened, phase)
         else:
-            predictions = experiment.predict_again(phase)
+            predictions = opened.predict_again(phase)
         recorded = read_record(directory, phase)["heads"]
         predictions = _compared(predictions, recorded, directory.record(phase.index))
-        for head, figures in predictions.summary(experiment.groups(phase)).items():
+        for head, figures in predictions.summary(opened.groups(phase)).items():
             then = recorded[head]
             # Old classes may not have been tested; new ones always are.
             name = "accuracy" if then["accuracy"] is not None else "group_accuracies"
@@ -104,10 +104,10 @@ def _compared(
     return predictions.of(tested.tolist())
 
 
-def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
-    test_set = experiment.data.test_set(phase)
-    export = Export(experiment.exports.path(phase), test_set.image_shape)
-    batch_size = experiment.settings.training.evaluation_batch_size
+def _predict_by_export(opened: OpenedRun, phase: Phase) -> Predictions:
+    test_set = opened.data.test_set(phase)
+    export = Export(opened.exports.path(phase), test_set.image_shape)
+    batch_size = opened.settings.training.evaluation_batch_size
     batches = [
         test_set.subset(np.arange(start, min(start + batch_size, len(test_set)))).load_all()
         for start in range(0, len(test_set), batch_size)
@@ -115,14 +115,14 @@ def _predict_by_export(experiment: Experiment, phase: Phase) -> Predictions:
     heads = {}
     for head, signature in (("classifier", "serving_default"), ("nme", "nme")):
         ids = export.class_ids(signature, batches)
-        unknown = np.setdiff1d(ids, experiment.protocol.original_ids(phase.seen_classes))
+        unknown = np.setdiff1d(ids, opened.protocol.original_ids(phase.seen_classes))
         if len(unknown):
             raise UserError(
-                f"the export {experiment.exports.path(phase)} is not of this phase: it knows "
+                f"the export {opened.exports.path(phase)} is not of this phase: it knows "
                 f"classes of the ids {', '.join(map(str, unknown[:5]))}; put the right one back, "
                 "or score the phase without --from_export"
             )
-        heads[head] = experiment.protocol.labels_of(ids)
+        heads[head] = opened.protocol.labels_of(ids)
     return Predictions(test_set.labels, heads)
 
 

@@ -3,59 +3,43 @@
 import contextlib
 import functools
 import gc
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.data.access import PhaseData
-from mnemonics_tf.data.augmentation import AUGMENTATIONS
-from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import described
-from mnemonics_tf.devices import create_strategy, is_chief, spans_workers
+from mnemonics_tf.devices import is_chief
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.exemplars.budget import kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.methods import METHODS
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
 from mnemonics_tf.monitoring.outlook import Outlook
 from mnemonics_tf.monitoring.phase import show_phase
 from mnemonics_tf.monitoring.progress import LOGGER, log_to, stop_logging
-from mnemonics_tf.monitoring.summaries import Summaries
+from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
-from mnemonics_tf.phases.backbone import claim_backbone, open_backbone
+from mnemonics_tf.phases.backbone import claim_backbone
 from mnemonics_tf.phases.checks import (
     check_exemplars,
-    check_method,
     check_snapshot,
-    make_protocol,
-    settle,
-    warn_of_small_classes,
 )
-from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.phases.finetune import finetune_model, finetunes
 from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.phases.opening import outlook_of, tell_plan
-from mnemonics_tf.phases.run_models import RunModels
 from mnemonics_tf.phases.state import PhaseState
 from mnemonics_tf.phases.train_model import train_model
-from mnemonics_tf.phases.workshop import Workshop
-from mnemonics_tf.phases.write_results import write_results
-from mnemonics_tf.registry import find
 from mnemonics_tf.run import results
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints
-from mnemonics_tf.run.data_facts import data_facts, note_digests, preprocessing_of
+from mnemonics_tf.run.data_facts import note_digests, preprocessing_of
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.run.learned import learned_phases, read_learned
-from mnemonics_tf.run.resume import claim_directory, load_memory, read_record
+from mnemonics_tf.run.resume import claim_directory
 from mnemonics_tf.run.workers import any_worker, share_state
 from mnemonics_tf.settings import Settings
 
@@ -66,7 +50,7 @@ STAGES = ("train", "exemplars", "adjust", "trim", "finetune")
 _TEST = "test"
 
 
-class Experiment:
+class Experiment(OpenedRun):
     """One class-incremental run, from the first phase to results.json.
 
     Args:
@@ -78,16 +62,7 @@ class Experiment:
             the settings ask for.
 
     Attributes:
-        settings: of the run.
-        source: where images come from.
-        protocol: which class comes when.
-        preprocessing: what becomes of images.
-        data: the gate to the phases' images.
-        method: how the model learns.
-        workshop: loops, evaluators and objectives, which serve all phases.
-        directory: where everything is written.
-        exports: the SavedModels of the phases.
-        stop: what asks the run to save and stop.
+        stop: what asks the run to save and stop; beside those of `OpenedRun`.
 
     Raises:
         UserError: if settings and data do not fit together, before any work starts.
@@ -100,52 +75,14 @@ class Experiment:
         strategy: tf.distribute.Strategy | None = None,
         protocol: ClassIncrementalProtocol | None = None,
     ):
-        strategy = strategy or create_strategy(settings.run.strategy)
-        self.stop = StopRequest(functools.partial(any_worker, strategy))
-        self.settings = settings = settle(settings)
-        self.source = source
-        self.method = find(METHODS, settings.training.method, "method")(settings.training)
-        self.protocol = protocol or self._protocol()
-        self.data = PhaseData(source, self.protocol, self.method.keeps_past_data)
-        self.directory = RunDirectory(settings.run.run_dir)
-        self.preprocessing = preprocessing_of(self.directory, source, self.protocol)
-        self.workshop = Workshop(
-            settings=settings,
-            architecture=Architecture(
-                settings.model.backbone,
-                settings.model.depth,
-                source.image_shape,
-                self.method.classifier,
-                self.method.corrects_logits,
-                own=open_backbone(settings, self.preprocessing, self.directory),
-            ),
-            pipeline=Pipeline(
-                Normalization(self.preprocessing.channel_mean, self.preprocessing.channel_std),
-                AUGMENTATIONS[self.preprocessing.augmentation],
-                settings.protocol.seed,
-            ),
-            strategy=strategy,
-        )
-        self.exports = PhaseExports(self.workshop, self.directory, source, self.protocol)
-        self._strategy = strategy
-        self._summaries = Summaries(self.directory.tensorboard)
+        super().__init__(settings, source, strategy, protocol)
+        self.stop = StopRequest(functools.partial(any_worker, self.strategy))
         self._told = False
-        self._models = RunModels(self.workshop, self.method, self.protocol, self.directory)
 
     @functools.cached_property
     def _outlook(self) -> Outlook:
         """How much training there is; who only scores a run need not count it."""
         return outlook_of(self.settings, self.protocol, self.source)
-
-    def _protocol(self) -> ClassIncrementalProtocol:
-        """Returns the protocol that the settings ask for; refuses what does not fit together."""
-        settings, source = self.settings, self.source
-        protocol = make_protocol(
-            settings, len(source.class_names), source.class_names, source.original_ids
-        )
-        check_method(settings, self.method, protocol, source)
-        warn_of_small_classes(settings, protocol, source, protocol.phases)
-        return protocol
 
     @contextlib.contextmanager
     def session(self, console: bool = True) -> Iterator[None]:
@@ -182,9 +119,9 @@ class Experiment:
         last = self.settings.run.last_phase
         phases = self.protocol.phases[: last + 1 if last >= 0 else None]
         directory, facts = self.directory, self.class_facts()
-        chief = is_chief(self._strategy)
+        chief = is_chief(self.strategy)
         left = claim_directory(directory, self.settings, facts, phases) if chief else []
-        share_state(self._strategy, directory)
+        share_state(self.strategy, directory)
         if not chief:  # with what the chief has noted
             left = claim_directory(directory, self.settings, facts, phases)
             self._check_preprocessing()
@@ -213,7 +150,7 @@ class Experiment:
                         note_digests(directory, facts, phase.index)
                 else:
                     LOGGER.info("phase %d is done already", phase.index)
-                    if is_chief(self._strategy):
+                    if is_chief(self.strategy):
                         self.look_after_export(phase)
         finally:
             gc.unfreeze()
@@ -240,7 +177,7 @@ class Experiment:
         """Lines 2-20 of Algorithm 1 for one phase."""
         state = self.begin_phase(phase)  # lines 2, 6, 7
         if not self._told:
-            tell_plan(self.settings, self.protocol, state.model, self._strategy, self.directory)
+            tell_plan(self.settings, self.protocol, state.model, self.strategy, self.directory)
             self._told = True
         following = [*STAGES, _TEST]
         first = following.index(state.resume.stage) if state.resume else 0
@@ -325,9 +262,9 @@ class Experiment:
     def begin_phase(self, phase: Phase) -> PhaseState:
         """Gets D_i and E_{0:i-1} from memory, and initialises Theta_i with Theta_{i-1}."""
         training_set = self.data.training_set(phase)
-        with self._strategy.scope():
+        with self.strategy.scope():
             if phase.index == 0:
-                old_model, model = None, self._models.new(phase)
+                old_model, model = None, self.models.new(phase)
                 memory = ExemplarMemory.empty(
                     self.source.image_shape,
                     self.directory.phase(0),
@@ -337,10 +274,10 @@ class Experiment:
             else:
                 before = self.protocol.phases[phase.index - 1]
                 model = self.load_model(before.index)
-                old_model = self._models.frozen(model)
+                old_model = self.models.frozen(model)
                 model.grow(phase.num_new)
                 model.set_transfer(self.settings.model.weight_transfer)
-                memory = self._memory_after(before)
+                memory = self.load_memory(before)
                 if model.transfer:
                     LOGGER.info("phase %d: %s", phase.index, model.transfer_in_words())
         checkpoints = self.checkpoints(phase)
@@ -354,7 +291,7 @@ class Experiment:
             self.stop,
             self.settings.run,
             self.protocol.num_phases,
-            self._summaries,
+            self.summaries,
             self._outlook,
         )
         snapshot = checkpoints.latest()
@@ -376,14 +313,6 @@ class Experiment:
         owner = results.hash_of({"settings": chosen, "phase": phase.index})
         return PhaseCheckpoints(self.directory.phase(phase.index), owner)
 
-    def load_model(self, phase_index: int) -> IncrementalModel:
-        """Returns Theta_i as it was at the end of phase i: the run's one model, as it is then."""
-        return self._models.load(self.protocol.phases[phase_index])
-
-    def _memory_after(self, phase: Phase) -> ExemplarMemory:
-        codec = self.settings.exemplar.codec
-        return load_memory(self.directory, phase, self.source.image_shape, codec)
-
     def _measures_before(self, state: PhaseState) -> bool:
         """Whether the fine-tune is about to begin, rather than to go on from a checkpoint."""
         wanted = finetunes(self.settings.training, self.method, state.phase)
@@ -392,48 +321,6 @@ class Experiment:
     def _accuracies(self, state: PhaseState) -> dict[str, float]:
         predictions = self.predict(state.phase, state.model, state.memory)[0]
         return evaluate.accuracies(predictions.summary(self.groups(state.phase)))
-
-    def predict(
-        self, phase: Phase, model: IncrementalModel, memory: ExemplarMemory
-    ) -> tuple[Predictions, np.ndarray]:
-        """Returns both heads' predictions of a phase's test set, and the class means `nme` used.
-
-        Args:
-            phase: whose seen classes are tested.
-            model: Theta_i.
-            memory: gives the class means.
-        """
-        evaluator = self.workshop.evaluator(model)
-        return evaluate.predict(evaluator, phase, memory, self.data.test_set(phase))
-
-    def predict_again(self, phase: Phase) -> Predictions:
-        """Returns both heads' predictions of Theta_i and E_{0:i}, from the run directory."""
-        memory = self._memory_after(phase)
-        model = self.load_model(phase.index)
-        with self.data.naming_broken_files():
-            return self.predict(phase, model, memory)[0]
-
-    def phases_done(self, index: int = -1) -> list[Phase]:
-        """Returns the phases that are done.
-
-        Args:
-            index: of the one that is wanted; -1: all.
-
-        Raises:
-            UserError: if there is none.
-        """
-        done = [p for p in self.protocol.phases if self.directory.record(p.index).exists()]
-        chosen = [phase for phase in done if index in (-1, phase.index)]
-        if not chosen:
-            raise UserError(
-                f"--phase={index} is not done in {self.directory.root}; done: "
-                f"{', '.join(str(phase.index) for phase in done) or 'none'}"
-            )
-        return chosen
-
-    def groups(self, phase: Phase) -> Sequence[range]:
-        """Returns the class groups of the phases up to this one."""
-        return [earlier.new_classes for earlier in self.protocol.phases[: phase.index + 1]]
 
     def _close_phase(self, state: PhaseState) -> None:
         """Tests both heads, exports, and writes the record that says 'done', in this order."""
@@ -454,7 +341,7 @@ class Experiment:
         if learned:
             record["learned"] = learned.facts()
         show_phase(
-            self._summaries,
+            self.summaries,
             self.directory,
             phase,
             state.model,
@@ -479,55 +366,4 @@ class Experiment:
                 f"{head} {'not tested on all' if v is None else f'{v:.2%}'}"
                 for head, v in accuracies.items()
             ),
-        )
-
-    def look_after_export(self, phase: Phase) -> None:
-        """Makes the damaged export of a phase that is done again; of a missing one it tells."""
-        path, trouble = self.exports.path(phase), self.exports.trouble(phase)
-        if not trouble:
-            return
-        kept = (self.directory.model(phase.index), self.directory.exemplars(phase.index))
-        lost = [file.name for file in kept if not file.exists()]
-        # One that is not there may have been moved away, so that servers go back to an earlier one.
-        if path.exists() and not lost and not spans_workers(self._strategy):
-            self.export(phase)  # which tells of it
-            return
-        run_dir = shlex.quote(str(self.directory.root))
-        way_out = f"python -m mnemonics_tf.export --run_dir={run_dir} makes it again"
-        if lost:
-            way_out = f"it can't be made again, for the phase has lost {' and '.join(lost)}"
-        LOGGER.warning(
-            "phase %d is done, but its export %s %s: %s", phase.index, path, trouble, way_out
-        )
-
-    def export(self, phase: Phase) -> None:
-        """Exports a phase that is done, on one machine."""
-        memory = self._memory_after(phase)
-        model = self.load_model(phase.index)
-        means = self.workshop.evaluator(model).class_means(memory, phase.num_seen)
-        heads = read_record(self.directory, phase)["heads"]
-        self.exports.write(phase, model, memory, means, evaluate.accuracies(heads))
-
-    def class_facts(self) -> dict[str, Any]:
-        """Returns what the run directory notes of the data: a run goes on with the same only.
-
-        To be asked for before the first phase ends, which makes training images go out of reach.
-        """
-        return data_facts(self.source, self.protocol, self.preprocessing)
-
-    def write_results(self, phases: Sequence[Phase], settings: Settings) -> dict[str, Any]:
-        """Writes results.json, of phases that are done; returns what it holds.
-
-        Args:
-            phases: which.
-            settings: of the run; those of a phase that was learned afterwards are in its record.
-        """
-        return write_results(
-            self.directory,
-            settings,
-            self.protocol,
-            phases,
-            self.source.names_of(self.protocol.order),
-            self._strategy.num_replicas_in_sync,
-            self._summaries,
         )

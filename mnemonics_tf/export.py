@@ -15,8 +15,8 @@ from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.extension.reopened import open_run
+from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.program import program, refuse_arguments, start
 from mnemonics_tf.run.learned import read_learned
 
@@ -51,30 +51,30 @@ def export(
         UserError: if there is no such run or phase, another process works on it, the data has other
             classes or is not found, or the run would import code that was not named.
     """
-    experiment = open_run(run_dir, data_dir, own or {}, "exporting it")
-    source = experiment.source
+    opened = open_run(run_dir, data_dir, own or {}, "exporting it")
+    source = opened.source
     if source.fit_image is None and source.fitting != DataSource.fitting:
         raise UserError(
             f"none of the data of {run_dir} is found, which tells how images are brought to one "
             "size: pass --data_dir"
         )
-    chosen = experiment.phases_done(phase_index)
-    with experiment.directory.locked():
-        done = [_export(experiment, phase) for phase in chosen]
+    chosen = opened.phases_done(phase_index)
+    with opened.directory.locked():
+        done = [_export(opened, phase) for phase in chosen]
     return 0 if all(done) else 1
 
 
-def _export(experiment: Experiment, phase: Phase) -> bool:
+def _export(opened: OpenedRun, phase: Phase) -> bool:
     """Makes the export of a phase if it needs to be; returns whether nothing went wrong."""
-    path, trouble = experiment.exports.path(phase), experiment.exports.trouble(phase)
-    learned = read_learned(experiment.directory, phase.index)
+    path, trouble = opened.exports.path(phase), opened.exports.trouble(phase)
+    learned = read_learned(opened.directory, phase.index)
     if learned and not learned.export:
         print(f"phase {phase.index}: is held back; its learn command without --noexport exports it")
     elif not trouble:
         print(f"phase {phase.index}: {path} is whole")
     else:
         try:
-            experiment.export(phase)
+            opened.export(phase)
         except UserError as error:
             print(f"phase {phase.index}: {path} {trouble}: it can't be made again: {error}")
             return False

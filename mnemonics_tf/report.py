@@ -20,8 +20,8 @@ from absl import flags
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError, printable
-from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.extension.reopened import reopened
+from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, start
 from mnemonics_tf.registry import flags_of, own_code
@@ -123,9 +123,9 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
         try:
             directory = group.first.directory
             assert directory is not None, "the candidates have one"
-            experiment = _experiment(directory, data_dir)
-            features_of = functools.partial(_features, experiment)
-            pictures = embed(group.first, experiment.source, features_of)
+            opened = _opened(directory, data_dir)
+            features_of = functools.partial(_features, opened)
+            pictures = embed(group.first, opened.source, features_of)
         except OtherDataError as error:
             others.append(error)
         except UserError as error:
@@ -136,7 +136,7 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
     raise others[0]
 
 
-def _experiment(directory: RunDirectory, data_dir: str) -> Experiment:
+def _opened(directory: RunDirectory, data_dir: str) -> OpenedRun:
     """Returns a run with its data.
 
     Raises:
@@ -155,18 +155,18 @@ def _experiment(directory: RunDirectory, data_dir: str) -> Experiment:
     source = open_source(wanted)
     remedy = "pass the data that it learned from as --data_dir, or none to leave the t-SNE out"
     refuse_other_classes(directory, source.class_names, remedy)
-    experiment = Experiment(wanted, source, tf.distribute.get_strategy())
-    refuse_other_data(directory, experiment.class_facts(), remedy, parts=("training",))
+    opened = OpenedRun(wanted, source, tf.distribute.get_strategy())
+    refuse_other_data(directory, opened.class_facts(), remedy, parts=("training",))
     if learned_phases(directory):
         return reopened(read_history(directory, run), source)
-    return experiment
+    return opened
 
 
-def _features(experiment: Experiment, phase: int, images: np.ndarray) -> np.ndarray:
+def _features(opened: OpenedRun, phase: int, images: np.ndarray) -> np.ndarray:
     """Returns features of a phase's model, from its arrays: a SavedModel can hold any program."""
-    model = experiment.load_model(phase)
+    model = opened.load_model(phase)
     rows = ArrayImageSet(images, np.zeros(len(images), np.int32))
-    return experiment.workshop.evaluator(model).outputs(rows).features
+    return opened.workshop.evaluator(model).outputs(rows).features
 
 
 def command() -> None:

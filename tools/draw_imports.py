@@ -26,7 +26,7 @@ LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"commands": ("train", "learn", "evaluate", "export", "report")},
     {"extension": ("extension",)},
     {
-        "experiment": ("experiment",),
+        "experiment": ("experiment", "opened_run"),
         "flags": ("flags", "program"),
         "one's own classifier": (
             *("keras_exemplars", "keras_arguments", "keras_checkpoint", "keras_network"),

@@ -7,11 +7,11 @@ import tensorflow as tf
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.extension.images import find_base, find_learned, join, preprocessing_of_run
 from mnemonics_tf.extension.wanted import few
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.monitoring.summaries import Summaries
+from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.phases.write_results import write_results
 from mnemonics_tf.registry import flags_of, refuse_unnamed_code
 from mnemonics_tf.run.data_facts import refuse_other_classes, refuse_other_data
@@ -29,7 +29,7 @@ from mnemonics_tf.serving.export import export_folder
 from mnemonics_tf.settings import RunSettings, Settings, by_name
 
 
-def open_run(run_dir: str, data_dir: str, named: Mapping[str, str], doing: str) -> Experiment:
+def open_run(run_dir: str, data_dir: str, named: Mapping[str, str], doing: str) -> OpenedRun:
     """Returns a run with its data, which need not have the same test images, and all its phases.
 
     Args:
@@ -57,10 +57,10 @@ def open_run(run_dir: str, data_dir: str, named: Mapping[str, str], doing: str) 
     source = open_source(wanted)
     remedy = "pass the data that it learned from as --data_dir"
     refuse_other_classes(directory, source.class_names, remedy)
-    experiment = Experiment(wanted, source, tf.distribute.get_strategy())
+    opened = OpenedRun(wanted, source, tf.distribute.get_strategy())
     # Other test images will do, if it is said; training images play no part.
-    refuse_other_data(directory, experiment.class_facts(), remedy, parts=(), may_differ=("test",))
-    return experiment
+    refuse_other_data(directory, opened.class_facts(), remedy, parts=(), may_differ=("test",))
+    return opened
 
 
 def _refuse_other_code(wanted: Settings, named: Mapping[str, str]) -> None:
@@ -72,7 +72,7 @@ def _refuse_other_code(wanted: Settings, named: Mapping[str, str]) -> None:
         raise UserError(f"{flags_of(other)}: {wanted.run.run_dir} was run with {run}")
 
 
-def reopened(history: History, base: DataSource | None, named: Container[str] = ()) -> Experiment:
+def reopened(history: History, base: DataSource | None, named: Container[str] = ()) -> OpenedRun:
     """Returns a run that has learned further phases, with what is found of its images.
 
     Args:
@@ -84,7 +84,7 @@ def reopened(history: History, base: DataSource | None, named: Container[str] = 
     nothing = [0] * len(history.known)
     source = join(history, base, find_learned(history, named), preprocessing, nothing)
     strategy = tf.distribute.get_strategy()
-    return Experiment(history.settings, source, strategy, history.protocol())
+    return OpenedRun(history.settings, source, strategy, history.protocol())
 
 
 def undo(run: RunSettings, named: Container[str] = ()) -> None:

@@ -55,7 +55,7 @@ def run_dir(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def pictures(run_dir):
     (run,) = load_runs([str(run_dir)])
-    experiment = report_module._experiment(RunDirectory(run_dir), "")
+    experiment = report_module._opened(RunDirectory(run_dir), "")
     return embed(run, load_digits(), functools.partial(report_module._features, experiment))
 
 
