@@ -151,9 +151,13 @@ class TrainingStep:
     def _apply_if_finite(self, gradients):
         counts = self._strategy.run(count_not_finite, (gradients,))
         finite = self._strategy.reduce(tf.distribute.ReduceOp.SUM, counts, axis=None) == 0
-        # A condition within a replica could not ask the others for their gradients.
-        if finite:
+
+        def update() -> tf.Tensor:
             self._strategy.run(self._update, (gradients,))
+            return finite
+
+        # A condition within a replica could not ask the others for their gradients.
+        tf.cond(finite, update, lambda: finite)
         self._loss_scale.update(finite)
 
     def means(self, totals: np.ndarray) -> dict[str, float]:
