@@ -10,18 +10,12 @@ from absl import flags
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
+from mnemonics_tf.reporting.names import matters
 from mnemonics_tf.run import results
 from mnemonics_tf.run.data_facts import DIGESTS
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json
-from mnemonics_tf.settings import (
-    AdjustmentSettings,
-    ExemplarSettings,
-    InnerSettings,
-    OuterSettings,
-    ValidationSettings,
-    by_name,
-)
+from mnemonics_tf.settings import GROUP_OF, ExemplarSettings, Settings, by_name
 from tools.reproduce_cells import TIMES, Cell
 
 
@@ -251,11 +245,12 @@ def _learning(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings by which exemplars learned, by name; none where they did not."""
     if settings.get("exemplars") != "mnemonics":
         return {}
-    groups: list[type] = [InnerSettings, OuterSettings, ValidationSettings]
-    if settings.get("adjust_old_exemplars"):
-        groups.append(AdjustmentSettings)
-    names = [field.name for group in groups for field in dataclasses.fields(group)]
-    return {name: settings[name] for name in ("mnemonics_start", *names) if name in settings}
+    groups = ("inner", "outer", "validation", "adjustment")
+    return {
+        name: value
+        for name, value in _used(settings).items()
+        if name == "mnemonics_start" or GROUP_OF.get(name) in groups
+    }
 
 
 def _average(accuracies: Sequence[float | None]) -> float | None:
@@ -264,16 +259,10 @@ def _average(accuracies: Sequence[float | None]) -> float | None:
 
 
 def _used(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings without those of exemplar learning where they decide nothing."""
-    if settings.get("adjust_old_exemplars"):
-        return settings
-    groups = (InnerSettings, OuterSettings, ValidationSettings, AdjustmentSettings)
-    unused = {field.name for group in groups for field in dataclasses.fields(group)}
-    unused.add("mnemonics_start")
-    if settings.get("exemplars") == "mnemonics":
-        unused = {field.name for field in dataclasses.fields(AdjustmentSettings)}
-    unused.discard("adjust_old_exemplars")  # that it is off must be so in the grid too
-    return {name: value for name, value in settings.items() if name not in unused}
+    """Returns the settings, by name, without those that decide nothing beside the others."""
+    # Older results lack younger settings.
+    complete = by_name(Settings().results_settings()) | settings
+    return {name: value for name, value in settings.items() if matters(name, complete)}
 
 
 def departures(learned: Sequence[dict[str, Any]], letter: str) -> list[str]:

@@ -48,6 +48,7 @@ _HAS_EFFECT: dict[str, Callable[[_Settings], bool]] = {
     "outer_learning_rate": _learns,
     "train_beside_old": _learns,
     "validation": _learns,
+    "rehearsal_steps": lambda s: _learns(s) and s["validation"] == "rehearsal",
     "mnemonics_start": _learns,
     "adjustment": lambda s: bool(s["adjust_old_exemplars"]),
     "pool_size": lambda s: _moves(s) and s["inner_start"] == "pool",
@@ -111,7 +112,7 @@ def _differences(runs: Sequence[Run]) -> list[list[str]]:
         name
         for name in sorted(set().union(*facts), key=_rank)
         if len({json.dumps(fact.get(name)) for fact in facts}) > 1
-        and any(_matters(name, run.settings) for run in runs)
+        and any(matters(name, run.settings) for run in runs)
     ]
     return [[f"{name}={_short(fact.get(name))}" for name in differing[:_MOST]] for fact in facts]
 
@@ -122,7 +123,13 @@ def _rank(name: str) -> tuple[int, int, str]:
     return first, order.index(name) if name in order else len(order), name
 
 
-def _matters(name: str, settings: _Settings) -> bool:
+def matters(name: str, settings: _Settings) -> bool:
+    """Returns whether a setting has an effect beside a run's other settings.
+
+    Args:
+        name: of the setting.
+        settings: all of the run's, by name.
+    """
     always = _HAS_EFFECT.get(GROUP_OF.get(name, ""), lambda s: True)
     if name == "adjust_old_exemplars":
         return True
