@@ -98,7 +98,7 @@ def available_bytes() -> int | None:
     meminfo = pathlib.Path("/proc/meminfo")
     if not meminfo.exists():
         return None
-    match = re.search(r"MemAvailable:\s*(\d+) kB", meminfo.read_text())
+    match = re.search(r"MemAvailable:\s*(\d+) kB", meminfo.read_text("utf-8"))
     return int(match.group(1)) * 1024 if match else None
 
 

@@ -1,6 +1,7 @@
 """What the commands have in common: one line where a user went wrong, and an exit status."""
 
 import functools
+import io
 import sys
 from collections.abc import Callable
 
@@ -8,15 +9,20 @@ from absl import app, flags, logging
 
 from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.monitoring.progress import drop_output
 from mnemonics_tf.run.interruption import INTERRUPTED
 
 Main = Callable[[list[str]], int]
+
+#: exit status of a program whose output nobody reads any more (128 + SIGPIPE, as shells have it)
+NOT_READ = 141
 
 
 def program(stopped: str = "stopped at once", diverged: str = "") -> Callable[[Main], Main]:
     """Makes a command's `main` end with one line and an exit status whatever happens.
 
-    0 stands for success and 2 for a user's error; `main` may return others.
+    0 stands for success and 2 for a user's error; `main` may return others. Where what it prints
+    is no longer read the status is 141.
 
     Args:
         stopped: what to say when it is interrupted; the status is 130.
@@ -28,8 +34,14 @@ def program(stopped: str = "stopped at once", diverged: str = "") -> Callable[[M
         def guarded(arguments: list[str]) -> int:
             if not flags.FLAGS["verbosity"].present:
                 logging.set_verbosity(logging.WARNING)  # TensorFlow tells of its inner life at INFO
+            _show_any_text()
             try:
-                return main(arguments)
+                status = main(arguments)
+                sys.stdout.flush()
+                return status
+            except BrokenPipeError:  # as of `| head -1`: what was wanted has been read
+                drop_output()
+                return NOT_READ
             except KeyboardInterrupt:
                 print(stopped, file=sys.stderr)
                 return INTERRUPTED
@@ -43,6 +55,12 @@ def program(stopped: str = "stopped at once", diverged: str = "") -> Callable[[M
         return guarded
 
     return wrap
+
+
+def _show_any_text() -> None:
+    r"""Lets standard output show `\xNN` for a letter that the locale's encoding does not have."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def refuse_arguments(arguments: list[str]) -> None:

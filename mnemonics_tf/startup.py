@@ -1,7 +1,7 @@
 """Imports TensorFlow for a command: without the lines that its C++ parts greet every start with.
 
 They are written before a level of logging can be set (TF_CPP_MIN_LOG_LEVEL), straight to standard
-error. Import this module before TensorFlow.
+error. Import this module before TensorFlow. Standard streams that are closed become /dev/null.
 """
 
 import contextlib
@@ -15,6 +15,22 @@ from collections.abc import Iterator
 _GREETINGS = (b"I0000 ", b"WARNING: All log messages before absl::InitializeLog()")
 
 _STANDARD_ERROR = 2
+
+
+def open_standard_streams() -> None:
+    """Opens those that the program was started without (`>&-`), on /dev/null.
+
+    The first files to be opened would have their numbers, and what is meant for a terminal would be
+    written into them.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            mode = "w" if descriptor else "r"
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8"))  # noqa: SIM115, stays open
 
 
 @contextlib.contextmanager
@@ -49,6 +65,7 @@ def tells(record: logging.LogRecord) -> bool:
     return "triggered tf.function retracing" not in record.getMessage()
 
 
+open_standard_streams()
 with without_greetings():
     import tensorflow  # noqa: F401
 

@@ -1,5 +1,9 @@
 """How commands end: one line, and an exit status."""
 
+import io
+import os
+import sys
+
 import pytest
 
 from mnemonics_tf.errors import UserError
@@ -23,6 +27,37 @@ def test_trouble_is_one_line(parse, capsys, trouble, line, status):
 
     assert main(["name"]) == status
     assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_output_that_nobody_reads_ends_in_silence(parse, monkeypatch, capfd):
+    parse()
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    @program()
+    def main(arguments):
+        print("never read")
+        return 0
+
+    with open(writer, "w") as closed:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", closed)
+            assert main(["name"]) == 141
+    assert capfd.readouterr() == ("", "")  # nor when the stream is closed
+
+
+def test_letters_that_the_terminal_lacks_are_shown_by_number(parse, monkeypatch):
+    parse()
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+
+    @program()
+    def main(arguments):
+        print("K\u00e4fer")
+        return 0
+
+    assert main(["name"]) == 0
+    assert written.getvalue() == b"K\\xe4fer\n"
 
 
 def test_other_errors_and_statuses_are_left_alone(parse):

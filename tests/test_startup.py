@@ -2,11 +2,13 @@
 
 import logging
 import os
+import subprocess
 import sys
 
 import pytest
 
 from mnemonics_tf.startup import tells, without_greetings
+from tools.generate_build import REPOSITORY
 
 GREETINGS = (
     b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
@@ -57,3 +59,17 @@ def test_retracing_is_not_told(message, told):
     record = logging.LogRecord("tensorflow", logging.WARNING, "", 1, message, (), None)
     assert tells(record) == told
     assert tells in logging.getLogger("tensorflow").filters
+
+
+def test_closed_streams_take_no_file_s_place(tmp_path):
+    """Without it the first file that is opened is standard output."""
+    program = (
+        "import sys, types; sys.modules['tensorflow'] = types.ModuleType('tensorflow');"
+        "import mnemonics_tf.startup, os;"
+        f"file = open({str(tmp_path / 'file')!r}, 'w');"
+        "print('said'); os.write(1, b'said'); os.write(2, b'said'); print('said', file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program]
+    closed = ["sh", "-c", 'exec "$@" >&- 2>&- <&-', "sh", *command]
+    subprocess.run(closed, check=True, cwd=REPOSITORY)
+    assert (tmp_path / "file").read_text() == ""

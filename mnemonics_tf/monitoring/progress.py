@@ -1,8 +1,10 @@
 """What a run says while it works: one line on a terminal, plain lines elsewhere, and log.txt."""
 
 import contextlib
+import errno
 import logging
 import logging.handlers
+import os
 import pathlib
 import shutil
 import sys
@@ -68,10 +70,40 @@ def _begin(console: bool) -> None:
         LOGGER.removeHandler(handler)
         handler.close()
     if console:
-        stream = logging.StreamHandler(sys.stdout)
+        stream = _Console(sys.stdout)
         # A message takes the place of the progress line that may stand on a terminal.
         stream.setFormatter(logging.Formatter(f"{_ERASE_LINE * sys.stdout.isatty()}%(message)s"))
         LOGGER.addHandler(stream)
+
+
+class _Console(logging.StreamHandler):
+    """Standard output that may lose its reader, which costs its lines, but not the run its work."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's own name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+        elif is_gone(sys.exc_info()[1]):
+            drop_output("the work goes on without it")
+
+
+def is_gone(error: BaseException | None) -> bool:
+    """Whether an error says that nobody reads any more: a pipe's end or the terminal was closed."""
+    return isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO)
+
+
+def drop_output(consequence: str = "") -> None:
+    """Sends standard output nowhere from here on; what is still in its buffer too.
+
+    Args:
+        consequence: what to say on standard error, if anything.
+    """
+    with contextlib.suppress(OSError, ValueError):  # a notebook's has no descriptor
+        descriptor = sys.stdout.fileno()
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), descriptor)
+    if consequence:
+        with contextlib.suppress(OSError):
+            print(f"standard output was closed: {consequence}", file=sys.stderr)
 
 
 class _LogFile(logging.FileHandler):
@@ -83,7 +115,7 @@ class _LogFile(logging.FileHandler):
     """
 
     def __init__(self, path: pathlib.Path, earlier: list[logging.LogRecord]):
-        super().__init__(path)
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
         self._earlier = earlier
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -166,8 +198,13 @@ class Progress:
         if self._terminal and not last:
             # One line: what does not fit is cut, or the next one could not take its place.
             width = shutil.get_terminal_size().columns - 1
-            sys.stdout.write(_ERASE_LINE + line[:width])
-            sys.stdout.flush()
+            try:
+                sys.stdout.write(_ERASE_LINE + line[:width])
+                sys.stdout.flush()
+            except OSError as error:
+                if not is_gone(error):
+                    raise
+                drop_output("the work goes on without it")
         interval = self.INTERVAL_WITHIN if part else self.INTERVAL
         if last or (not self._terminal and now - self._reported >= interval):
             LOGGER.info("%s", line)

@@ -268,7 +268,7 @@ def read_json(path: pathlib.Path) -> Any:
     """
     check_regular(path)
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; the run directory is incomplete") from error
     except OSError as error:

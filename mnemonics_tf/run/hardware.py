@@ -38,7 +38,7 @@ def describe_hardware() -> dict[str, object]:
 def _processor() -> str:
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        match = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
+        match = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text("utf-8"))
         if match:
             return match.group(1).strip()
     return platform.processor() or platform.machine()

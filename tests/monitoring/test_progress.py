@@ -175,6 +175,23 @@ def test_a_full_disk_costs_the_log_its_lines_and_nothing_else(tmp_path, monkeypa
     assert "Traceback" not in printed.err
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path, monkeypatch, capfd, clock, terminal):
+    reader, writer = os.pipe()
+    with open(writer, "w") as output:
+        os.close(reader)
+        monkeypatch.setattr(output, "isatty", lambda: terminal)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", output)
+            log_to(tmp_path / "log.txt")
+            StageProgress(0, 0, "train", total=2).update(1, METRICS)
+            LOGGER.info("K\u00e4fer")
+            LOGGER.info("after")
+    lines = (tmp_path / "log.txt").read_text("utf-8").splitlines()
+    assert [line.split()[-1] for line in lines][-2:] == ["K\u00e4fer", "after"]
+    assert capfd.readouterr().err == "standard output was closed: the work goes on without it\n"
+
+
 def test_mistakes_in_a_message_are_shown(tmp_path, capfd):
     log_to(tmp_path / "log.txt")
     LOGGER.info("%d", "no number")
