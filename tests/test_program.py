@@ -39,10 +39,9 @@ def test_output_that_nobody_reads_ends_in_silence(parse, monkeypatch, capfd):
         print("never read")
         return 0
 
-    with open(writer, "w") as closed:
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "stdout", closed)
-            assert main(["name"]) == 141
+    with open(writer, "w") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        assert main(["name"]) == 141
     assert capfd.readouterr() == ("", "")  # nor when the stream is closed
 
 
