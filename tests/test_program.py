@@ -2,12 +2,15 @@
 
 import io
 import os
+import re
 import sys
+import tomllib
 
 import pytest
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.program import program, refuse_arguments
+from tools.generate_build import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -75,3 +78,11 @@ def test_what_has_no_name_is_refused():
     refuse_arguments(["train"])
     with pytest.raises(UserError, match="unexpected argument 'depth=8'"):
         refuse_arguments(["train", "depth=8"])
+
+
+def test_the_readme_names_every_command():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    text = (REPOSITORY / "README.md").read_text("utf-8")
+    sentence = text.partition("the commands `mnemonics-")[2].partition(";")[0]
+    named = {f"mnemonics-{name.strip('-')}" for name in re.findall(r"-?(\w+)`", sentence)}
+    assert named == set(project["scripts"])

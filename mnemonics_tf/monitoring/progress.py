@@ -168,9 +168,10 @@ class Progress:
     def __init__(self, prefix: str, total: int, start: float = 0):
         self._prefix = prefix
         self._total = total
-        self._start = start
         self._started = time.monotonic()
         self._traced = TRACES.seconds
+        self._last = (start, self._started, self._traced)  # position, time, tracing by then
+        self._measured = (0.0, 0.0)  # positions and seconds, but for updates that had tracing
         self._reported = -self.INTERVAL
         self._terminal = sys.stdout.isatty()
 
@@ -186,12 +187,16 @@ class Progress:
             position: epochs or steps done; within one a fraction of it.
             metrics: by name; `loss` or `meta_loss` and `images_per_second` stand in front.
         """
-        now = time.monotonic()
-        done, last = position - self._start, position == self._total
+        now, last = time.monotonic(), position == self._total
+        if self._traces(position, now):
+            metrics = {name: v for name, v in metrics.items() if name != "images_per_second"}
+        positions, seconds = self._measured
         if last:
             when = f"took {duration(now - self._started)}"
+        elif positions:
+            when = f"{duration(seconds / positions * (self._total - position))} left"
         else:
-            when = f"{duration(self.spent() / max(done, 1e-9) * (self._total - position))} left"
+            when = "time left not known yet"
         whole, part = divmod(position, 1)
         where = f"{int(whole) + (part > 0)}/{self._total}" + (f" ({part:.0%})" if part else "")
         line = f"{self._prefix} {where}  {_described(metrics, when)}"
@@ -209,6 +214,16 @@ class Progress:
         if last or (not self._terminal and now - self._reported >= interval):
             LOGGER.info("%s", line)
             self._reported = now
+
+    def _traces(self, position: float, now: float) -> bool:
+        """Returns whether there was tracing since the last update; measures the speed if not."""
+        before, since, tracing = self._last
+        self._last = (position, now, TRACES.seconds)
+        if TRACES.seconds > tracing:
+            return True
+        positions, seconds = self._measured
+        self._measured = (positions + position - before, seconds + now - since)
+        return False
 
 
 def watched(items: Iterable[Item], total: int, prefix: str) -> Iterator[Item]:

@@ -107,6 +107,8 @@ def load_runs(arguments: Sequence[str | os.PathLike]) -> list[Run]:
                 )
             continue
         names[file.resolve()] = name
+        if directory and not file.exists():
+            raise UserError(_no_results(directory))
         runs.append(Run(path, _read(file), directory, name))
         if directory:
             refuse_other_records(runs[-1])
@@ -127,11 +129,26 @@ def _named(argument: str) -> tuple[str, pathlib.Path]:
     return name, user_path(rest)
 
 
+def _no_results(directory: RunDirectory) -> str:
+    root = printable(directory.root)
+    done = 0
+    while directory.record(done).exists():
+        done += 1
+    if not done:
+        what = "no phase of it is done" if directory.settings.exists() else "it is no run"
+        return f"{root} holds no results.json: {what}"
+    return (
+        f"{root} holds no results.json: it has not reached its last phase; its command with "
+        f"--last_phase={done - 1} writes that of the phases up to {done - 1}, which are done, and "
+        "goes on later without the flag"
+    )
+
+
 def _read(file: pathlib.Path) -> dict[str, Any]:
     if not file.exists():
         raise UserError(
-            f"{file} does not exist: pass directories of runs, or the results.json of runs, that "
-            "reached their last phase (see --last_phase)"
+            f"{printable(file)} does not exist: pass directories of runs, or the results.json of "
+            "runs"
         )
     contents = read_json(file)
     wrong = trouble(contents)

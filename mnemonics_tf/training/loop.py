@@ -1,5 +1,6 @@
 """The model-level loop: many steps in one call of a graph that all phases share."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,29 @@ from mnemonics_tf.training.step import METRICS, LossParts, TrainingStep
 
 #: what a call of the graph is meant to take; between calls a run reports, saves and may stop
 SECONDS_PER_CALL = 5.0
+
+
+class Speed:
+    """How many images a second pass through an epoch's calls; those that trace count if all do."""
+
+    def __init__(self):
+        self._images = {False: 0, True: 0}
+        self._seconds = {False: 0.0, True: 0.0}
+
+    @contextlib.contextmanager
+    def of(self, images: int) -> Iterator[None]:
+        """Measures one call, through which so many images pass."""
+        traces, started = TRACES.counts.total(), time.perf_counter()
+        yield
+        traced = TRACES.counts.total() > traces
+        self._images[traced] += images
+        self._seconds[traced] += time.perf_counter() - started
+
+    @property
+    def images_per_second(self) -> float:
+        """Over the calls so far."""
+        traced = not self._images[False]
+        return self._images[traced] / max(self._seconds[traced], 1e-9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,17 +208,17 @@ class TrainingLoop:
             learning_rate = self.settings.learning_rate_at(epoch)
             self._step.set_learning_rate(learning_rate)
             arguments = feed.epoch(epoch)
-            step, first_step, started = first_step, 0, time.perf_counter()
-            before = step
+            step, first_step = first_step, 0
+            speed = Speed()
             while step < steps:
                 count = self._pace.steps(steps - step)
-                totals = self._call(feed, arguments, step, count, totals)
+                with speed.of(min((step + count) * batch_size, size) - step * batch_size):
+                    totals = self._call(feed, arguments, step, count, totals)
                 step += count
-                done = min(step * batch_size, size) - before * batch_size
                 metrics = {
                     **self._step.means(totals),
                     "learning_rate": learning_rate,
-                    "images_per_second": done / (time.perf_counter() - started),
+                    "images_per_second": speed.images_per_second,
                 }
                 if not np.isfinite(metrics["loss"]):
                     raise FloatingPointError(

@@ -127,6 +127,19 @@ def test_elsewhere_lines_are_plain_and_not_too_many(stream, clock, tmp_path):
     assert [line.split(" ", 2)[2] for line in logged] == lines
 
 
+def test_what_is_traced_tells_neither_speed_nor_time_left(stream, clock, monkeypatch):
+    stream = stream(terminal=False)
+    stage = StageProgress(0, 5, "train", total=100)
+    clock.now += 20
+    monkeypatch.setattr(progress.TRACES, "seconds", progress.TRACES.seconds + 15)
+    stage.update(1, METRICS)
+    clock.now += 10
+    stage.update(11, METRICS)
+    first, second = stream.getvalue().splitlines()
+    assert first.startswith("phase 0/5 train epoch 1/100  loss 1.811  time left not known yet  cl")
+    assert "228 images/s  1:29 left" in second
+
+
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs pseudo-terminals")
 def test_a_real_terminal_is_known_as_one(tmp_path, monkeypatch, clock):
     ours, theirs = os.openpty()

@@ -199,7 +199,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 
 def test_runs_that_are_not_there(tmp_path, capsys):
-    with pytest.raises(UserError, match=r"results.json does not exist"):
+    with pytest.raises(UserError, match=r"it is no run"):
         load_runs([str(tmp_path)])
     with pytest.raises(UserError, match=r"--output=.*ends in .html"):
         report_module.report(["x"], tmp_path / "page", "")

@@ -105,3 +105,16 @@ def test_results_that_are_not_those_of_their_phases(tmp_path):
     write_arrays(directory.predictions(1), arrays)
     with pytest.raises(UserError, match=r"results\.json and .*01/predictions\.npz contradict"):
         load_runs([str(tmp_path)])
+
+
+def test_a_run_that_is_not_at_its_end_is_told_from_none(tmp_path):
+    with pytest.raises(UserError, match="holds no results.json: it is no run"):
+        load_runs([tmp_path])
+    directory = RunDirectory(tmp_path)
+    write_json(directory.settings, {})
+    with pytest.raises(UserError, match="no phase of it is done"):
+        load_runs([tmp_path])
+    for phase in (0, 1):
+        write_json(directory.record(phase), {})
+    with pytest.raises(UserError, match="with --last_phase=1 writes that of the phases up to 1"):
+        load_runs([tmp_path])

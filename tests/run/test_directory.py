@@ -8,6 +8,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import write_text
+from tools.generate_build import REPOSITORY
 
 
 @pytest.fixture
@@ -42,3 +43,13 @@ def test_whoever_lost_the_directory_writes_nothing_more(directory, begun_again):
         assert directory.root.exists() == begun_again
         assert not directory.record(0).parent.exists()
     write_text(directory.results, "")  # without a lock anybody may
+
+
+def test_the_readme_names_every_file_of_a_run(directory):
+    text = (REPOSITORY / "README.md").read_text("utf-8")
+    tree = text.partition("## What a run leaves")[2].split("```")[1]
+    files = [path.name for path in vars(directory).values() if path != directory.root]
+    by_phase = [directory.base_model, directory.exemplars(0), directory.exemplar_starts(0)]
+    by_phase += [directory.model(0), directory.predictions(0), directory.record(0)]
+    missing = [name for name in (*files, *(p.name for p in by_phase)) if name not in tree]
+    assert not missing

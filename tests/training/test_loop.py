@@ -82,6 +82,18 @@ def test_the_model_learns(uninterrupted):
     assert last["images_per_second"] > 0
 
 
+def test_calls_that_trace_do_not_count_in_the_speed(monkeypatch):
+    now = iter([0.0, 30.0, 30.0, 32.0])
+    monkeypatch.setattr(loop_module.time, "perf_counter", lambda: next(now))
+    speed = loop_module.Speed()
+    with speed.of(60):
+        TRACES.note("a test's")
+    assert speed.images_per_second == 2
+    with speed.of(400):
+        pass
+    assert speed.images_per_second == 200
+
+
 def test_all_epochs_of_all_stages_run_in_one_graph(images):
     before = TRACES.counts.copy()
     model = make_model()
