@@ -10,6 +10,12 @@ class UserError(Exception):
     """
 
 
+def counted(number: int, thing: str) -> str:
+    """Returns a number of things in words: `1 class`, `2 classes`, `1 phase`, `3 phases`."""
+    plural = "es" if thing.endswith("s") else "s"
+    return f"{number} {thing}{'' if number == 1 else plural}"
+
+
 def is_utf8(text: str) -> bool:
     """Whether files in UTF-8 can hold a text: names of files that are not UTF-8 can't be held."""
     try:

@@ -13,7 +13,7 @@ from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import described
 from mnemonics_tf.devices import is_chief
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.exemplars.budget import kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.monitoring.outlook import Outlook
@@ -128,9 +128,9 @@ class Experiment(OpenedRun):
         learned = learned_phases(directory)
         if learned:
             LOGGER.info(
-                "%s has learned %d further phases since: it stays as it is, and goes on with "
+                "%s has learned %s since: it stays as it is, and goes on with "
                 "python -m mnemonics_tf.learn",
-                *(directory.root, len(learned)),
+                *(directory.root, counted(len(learned), "further phase")),
             )
             if chief:
                 for phase in phases:
@@ -358,10 +358,10 @@ class Experiment(OpenedRun):
         gc.collect()
         gc.freeze()
         LOGGER.info(
-            "phase %d/%d done: %d classes, %s",
+            "phase %d/%d done: %s, %s",
             phase.index,
             self.protocol.num_phases,
-            phase.num_seen,
+            counted(phase.num_seen, "class"),
             ", ".join(
                 f"{head} {'not tested on all' if v is None else f'{v:.2%}'}"
                 for head, v in accuracies.items()

@@ -34,7 +34,7 @@ def program(stopped: str = "stopped at once", diverged: str = "") -> Callable[[M
         def guarded(arguments: list[str]) -> int:
             if not flags.FLAGS["verbosity"].present:
                 logging.set_verbosity(logging.WARNING)  # TensorFlow tells of its inner life at INFO
-            _show_any_text()
+            _prepare_output()
             try:
                 status = main(arguments)
                 sys.stdout.flush()
@@ -57,10 +57,14 @@ def program(stopped: str = "stopped at once", diverged: str = "") -> Callable[[M
     return wrap
 
 
-def _show_any_text() -> None:
-    r"""Lets standard output show `\xNN` for a letter that the locale's encoding does not have."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
+def _prepare_output() -> None:
+    r"""Has standard output show each line as it comes, also to a file or program.
+
+    A letter that the locale's encoding does not have shows as `\xNN`.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        errors = "backslashreplace" if sys.stdout.errors == "strict" else sys.stdout.errors
+        sys.stdout.reconfigure(line_buffering=True, errors=errors)
 
 
 def refuse_arguments(arguments: list[str]) -> None:

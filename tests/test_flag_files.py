@@ -1,6 +1,8 @@
 """Flag files hold what their comments claim."""
 
+import fnmatch
 import pathlib
+import re
 
 from mnemonics_tf.exemplars.budget import Budget, make_budget
 from mnemonics_tf.flags import settings_from_flags
@@ -77,3 +79,15 @@ def test_the_demonstration_keeps_little_and_has_something_to_learn(parse, monkey
     # One class alone in a phase teaches nothing.
     assert (10 - protocol.base_classes) / protocol.num_phases >= 2
     assert settings.exemplar.exemplars_per_class <= 2
+
+
+def test_what_the_documents_commands_write_is_ignored():
+    """Or it would be committed along with a reader's work."""
+    ignored = (ROOT / ".gitignore").read_text("utf-8").splitlines()
+    texts = [path.read_text("utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))]
+    writes = r"""(?:np\.savez?\(|open\(|--output[= ])['"]?([\w.]+)['"]?(?=, ["'](?!r)|,|$|\s)"""
+    names = {name for text in texts for name in re.findall(writes, text, re.MULTILINE)}
+    assert {"images.npy", "new.npz", "scores.tflite", "scores.onnx", "report.html"} <= names
+    patterns = [line.lstrip("/") for line in ignored]
+    left = [n for n in names if not any(fnmatch.fnmatch(n, p) for p in patterns)]
+    assert not left

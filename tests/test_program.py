@@ -8,7 +8,8 @@ import tomllib
 
 import pytest
 
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, counted
+from mnemonics_tf.monitoring.outlook import phases_in_words
 from mnemonics_tf.program import program, refuse_arguments
 from tools.generate_build import REPOSITORY
 
@@ -48,7 +49,7 @@ def test_output_that_nobody_reads_ends_in_silence(parse, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")  # nor when the stream is closed
 
 
-def test_letters_that_the_terminal_lacks_are_shown_by_number(parse, monkeypatch):
+def test_lines_come_at_once_and_letters_that_are_lacking_by_number(parse, monkeypatch):
     parse()
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
@@ -56,9 +57,9 @@ def test_letters_that_the_terminal_lacks_are_shown_by_number(parse, monkeypatch)
     @program()
     def main(arguments):
         print("K\u00e4fer")
-        return 0
+        return len(written.getvalue())
 
-    assert main(["name"]) == 0
+    assert main(["name"]) == len(b"K\\xe4fer\n")
     assert written.getvalue() == b"K\\xe4fer\n"
 
 
@@ -86,3 +87,15 @@ def test_the_readme_names_every_command():
     sentence = text.partition("the commands `mnemonics-")[2].partition(";")[0]
     named = {f"mnemonics-{name.strip('-')}" for name in re.findall(r"-?(\w+)`", sentence)}
     assert named == set(project["scripts"])
+
+
+def test_one_is_singular():
+    assert [counted(n, thing) for thing in ("new class", "phase") for n in (0, 1, 2)] == [
+        *("0 new classes", "1 new class", "2 new classes"),
+        *("0 phases", "1 phase", "2 phases"),
+    ]
+
+
+def test_no_message_has_a_plural_of_one():
+    """`1 classes` came of numbers put in front of the word: where it can be 1, `counted` does."""
+    assert phases_in_words([1, 1]) == "1 class, then 1 phase of 1"

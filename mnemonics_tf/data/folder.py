@@ -10,7 +10,7 @@ from mnemonics_tf.data.checking import check_files
 from mnemonics_tf.data.layout import SUFFIXES, Layout, find_layout
 from mnemonics_tf.data.storage import FileStorage
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
-from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.errors import UserError, counted, printable
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.settings import DataSettings
@@ -55,8 +55,8 @@ def load_folder(data_dir: str, options: DataSettings) -> StreamedSource:
         empty = [names[c] for c in range(len(names)) if not len(where[c])]
         if empty:
             raise UserError(
-                f"{len(empty)} classes below {printable(root)} have no {name} images (first: "
-                f"{', '.join(empty[:5])}): add some or remove their folders"
+                f"no {name} images of {counted(len(empty), 'class')} below {printable(root)} "
+                f"(first: {', '.join(empty[:5])}): add some or remove their folders"
             )
     storage = FileStorage(root)
     source = StreamedSource(

@@ -8,7 +8,7 @@ import numpy as np
 
 from mnemonics_tf.data.prepared import in_memory_source
 from mnemonics_tf.data.source import InMemorySource, check_class_names, split_by_class
-from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.errors import UserError, counted, printable
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.run.files import read_arrays
@@ -47,8 +47,8 @@ def load_npz(data_dir: str) -> InMemorySource:
     unknown = np.setdiff1d(labels["test"], classes)
     if len(unknown):
         raise UserError(
-            f"{path}: y_train holds {len(classes)} classes, y_test {len(unknown)} that are not "
-            "among them; expected the same classes in both"
+            f"{path}: y_train holds {counted(len(classes), 'class')}, y_test {len(unknown)} "
+            "that are not among them; expected the same classes in both"
         )
     names = _class_names(path, classes, arrays.get(_CLASS_NAMES))
     training, test = (split_by_class(images[part], labels[part]) for part in ("train", "test"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mnemonics_tf.data.source import ids_in_words
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +118,9 @@ class ClassIncrementalProtocol:
         valid = [n for n in range(1, rest + 1) if rest % n == 0] if rest else [0]
         if self.num_phases not in valid:
             raise UserError(
-                f"--num_phases={self.num_phases} does not divide the {rest} classes that are left "
-                f"after {self.base_classes} base classes of {total}; "
-                f"valid values: {', '.join(map(str, valid))}"
+                f"--num_phases={self.num_phases} does not divide the rest of "
+                f"{counted(rest, 'class')} after {counted(self.base_classes, 'base class')} of "
+                f"{total}; valid values: {', '.join(map(str, valid))}"
             )
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from mnemonics_tf.data.source import DataSource
-from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.errors import UserError, counted, printable
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.registry import find
 from mnemonics_tf.run.files import check_path
@@ -107,7 +107,7 @@ def described(source: DataSource) -> str:
     origin = f", from {source.origin}" if source.origin else ""
     return (
         f"{source.name}: {source.training_counts().sum()} training and "
-        f"{source.test_counts().sum()} test images of {len(source.class_names)} classes, "
+        f"{source.test_counts().sum()} test images of {counted(len(source.class_names), 'class')}, "
         f"{height} x {width} pixels{origin}"
     )
 

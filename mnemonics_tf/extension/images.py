@@ -6,7 +6,7 @@ from mnemonics_tf.data.joined import JoinedSource, Part
 from mnemonics_tf.data.preprocessing import Preprocessing
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import create, open_source
-from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.errors import UserError, counted, printable
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.registry import is_own_source
 from mnemonics_tf.run.data_facts import (
@@ -37,9 +37,9 @@ def find_base(history: History, data_dir: str, named: Container[str]) -> DataSou
         refuse_other_test_images(history.directory, source, "they are left out")
     except UserError as error:
         LOGGER.warning(
-            "the test images of the run's first %d classes are not found, so that these are not "
+            "the test images of the run's first %s are not found, so that these are not "
             "tested (%s)",
-            *(len(history.base_names), error),
+            *(counted(len(history.base_names), "class"), error),
         )
         return None
     return source
@@ -109,9 +109,8 @@ def _find(phase: LearnedPhase, history: History, named: Container[str]) -> DataS
             raise UserError(f"{printable(phase.data_dir)} holds other test images of them")
     except UserError as error:
         LOGGER.warning(
-            "the test images of the %d classes of phase %d are not found, so that these are not "
-            "tested (%s)",
-            *(len(phase.classes), phase.index, error),
+            "the test images of %s of phase %d are not found, so that these are not tested (%s)",
+            *(counted(len(phase.classes), "class"), phase.index, error),
         )
         return None
     return source

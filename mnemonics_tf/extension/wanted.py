@@ -8,7 +8,7 @@ from typing import Any
 
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import create
-from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.errors import UserError, counted, printable
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
@@ -253,8 +253,8 @@ def _known_classes(history: History, request: Request, source: DataSource) -> st
     old = [name for name in source.class_names if _as_compared(name) in known]
     if len(old) < len(source.class_names):
         return (
-            f"{place} holds {len(old)} classes that the run knows already: {few(old)}: pass "
-            "--skip_known to leave them out, or rename what is another class of the same name"
+            f"{place} holds {counted(len(old), 'class')} that the run knows already: {few(old)}: "
+            "pass --skip_known to leave them out, or rename what is another class of the same name"
         )
     message = f"{place} holds no class that the run does not know already: {few(old)}"
     last = history.learned[-1] if history.learned else None

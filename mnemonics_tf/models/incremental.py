@@ -263,11 +263,12 @@ class IncrementalModel:
         by_channel = sum(
             layer.transfer_scale.shape[-2] == 1 != layer.kernel.shape[-2] for layer in layers
         )
+        shared = f" ({by_channel} layers have one for each output channel)" if by_channel else ""
         return (
             f"weight transfer freezes {frozen:,} numbers in the kernels of {len(layers)} layers "
-            f"and trains {trained.total():,} of the backbone: {trained['scales']:,} scales "
-            f"({by_channel} layers have one for each output channel) and "
-            f"{trained['shifts and normalisation']:,} shifts and parameters of normalisation"
+            f"and trains {trained.total():,} of the backbone: {trained['scales']:,} scales"
+            f"{shared} and {trained['shifts and normalisation']:,} shifts and parameters of "
+            "normalisation"
         )
 
     def enable_transfer(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from mnemonics_tf.errors import counted
 from mnemonics_tf.monitoring.progress import LOGGER, duration
 
 #: seconds below which nobody asks
@@ -52,10 +53,10 @@ def phases_in_words(sizes: Sequence[int]) -> str:
         sizes: new classes of each phase.
     """
     base, *later = sizes
-    text = f"{base} classes"
+    text = counted(base, "class")
     if not later:
         return f"{text} in one phase"
-    times = f"{len(later)} phases" if len(later) > 1 else "1 phase"
+    times = counted(len(later), "phase")
     if len(set(later)) == 1:
         return f"{text}, then {times} of {later[0]}"
     return f"{text}, then {times} of {', '.join(map(str, later))}"

@@ -5,6 +5,7 @@ import sys
 
 import tensorflow as tf
 
+from mnemonics_tf.errors import counted
 from mnemonics_tf.monitoring.progress import LOGGER, duration
 
 
@@ -31,9 +32,9 @@ class Plan:
             in_a_step: how many train the temporary model of one outer step.
         """
         LOGGER.info(
-            "%s: %d exemplars, %d in a step; outer steps ahead: %d",
+            "%s: %s, %d in a step; outer steps ahead: %d",
             self._name,
-            learning,
+            counted(learning, "exemplar"),
             in_a_step,
             self._steps,
         )

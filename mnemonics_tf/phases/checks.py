@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mnemonics_tf.data.phase_classes import ids_of_phases, settled
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase, class_order
 from mnemonics_tf.data.source import DataSource
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.monitoring.progress import LOGGER
@@ -98,13 +98,13 @@ def warn_of_small_classes(
         if small:
             names = source.names_of(protocol.original_ids(small[:5]))
             LOGGER.warning(
-                "%d classes of phase %d have fewer training images than the %d exemplars asked for "
-                "(first: %s; smallest: %d images): all of their images are kept",
-                len(small),
-                phase.index,
+                "fewer training images than the exemplars asked for, %d, in %s of phase %d "
+                "(first: %s; smallest: %s): all of them are kept",
                 quota,
+                counted(len(small), "class"),
+                phase.index,
                 ", ".join(names),
-                min(counts[small]),
+                counted(int(min(counts[small])), "image"),
             )
 
 

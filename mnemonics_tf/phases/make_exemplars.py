@@ -11,6 +11,7 @@ from mnemonics_tf.bilevel.learner import Course, Exemplars, OuterData
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.errors import counted
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
@@ -233,8 +234,10 @@ def _beside(
         count = min(max(1, share), len(members) - 1)
         judges[members[len(members) - count :]] = True
     LOGGER.info(
-        "exemplars: the new classes are %d: theirs learn beside %d exemplars of %d old classes",
-        *(phase.num_new, np.sum(old & ~judges), phase.num_old),
+        "exemplars: those of %s learn beside %s of %s",
+        counted(phase.num_new, "new class"),
+        counted(int(np.sum(old & ~judges)), "exemplar"),
+        counted(phase.num_old, "old class"),
     )
     if held_out:
         held_out = concatenate([held_out, memory.as_image_set().subset(np.flatnonzero(judges))])

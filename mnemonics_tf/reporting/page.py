@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mnemonics_tf.errors import counted
 from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.evaluation.intervals import FEWEST_FOR_INTERVAL, Estimate
 from mnemonics_tf.exemplars.budget import Budget
@@ -246,7 +247,7 @@ def _embeddings(embedded: Embedded) -> str:
         "what the run itself keeps.</p>"
     ]
     for picture in embedded.pictures:
-        parts.append(f"<h3>Phase {picture.phase}: {picture.num_seen} classes known</h3>")
+        parts.append(f"<h3>Phase {picture.phase}: {counted(picture.num_seen, 'class')} known</h3>")
         parts.append(charts.legend(list(enumerate(picture.class_names)), lines=False))
         parts.append('<div class="figures">')
         for k, (name, exemplars) in enumerate(picture.exemplars.items()):

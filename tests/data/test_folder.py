@@ -312,9 +312,9 @@ def test_file_names_need_not_be_text(tmp_path):
         ({"train/a": 3, "train/b": 3}, r"holds train/ .* none of val/, .*--data_dir=.*train"),
         ({"val/a": 3, "val/b": 3}, r"holds val/ .* none of train/"),
         ({"a": 0, "b": 0}, "no images"),
-        ({"a": 3, "b": 1}, "1 classes .* no test images .*b"),
+        ({"a": 3, "b": 1}, "no test images of 1 class .*b"),
         ({**SPLIT, "val/bird": 1}, "has classes that .* has not: bird"),
-        ({**SPLIT, "train/bird": 1}, "1 classes .* no test images .*bird"),
+        ({**SPLIT, "train/bird": 1}, "no test images of 1 class .*bird"),
     ],
 )
 def test_folders_that_are_not_fit(tmp_path, folders, message):

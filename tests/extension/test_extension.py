@@ -175,7 +175,7 @@ def test_training_an_extended_run_changes_nothing_and_says_so(mine_extended, cap
     before = files_of(mine_extended.root)
     with caplog.at_level("INFO", logger="mnemonics_tf"):
         contents = train(settings_for(mine_extended.root, mine_extended.base))
-    assert "has learned 1 further phases since: it stays as it is" in caplog.text
+    assert "has learned 1 further phase since: it stays as it is" in caplog.text
     assert contents == read_json(mine_extended.directory.results)
     assert files_of(mine_extended.root) == before
 
@@ -340,7 +340,7 @@ def test_a_run_on_all_data(mine):
 
 def test_data_that_do_not_fit(finished, tmp_path):
     both = save(tmp_path / "both.npz", [2, 3])
-    with pytest.raises(UserError, match="1 classes that the run knows already: 2: pass --skip_kno"):
+    with pytest.raises(UserError, match="1 class that the run knows already: 2: pass --skip_kno"):
         extension(finished.root, both)
     known = save(tmp_path / "known.npz", [2, 7])
     with pytest.raises(UserError, match="no class that the run does not know already: 2, 7"):

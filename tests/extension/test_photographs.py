@@ -101,9 +101,9 @@ def test_ten_classes_then_three_then_one_then_two(photographs, tmp_path):
         settings_for(photographs / "ten", tmp_path / "ours", base_classes=10, num_phases=0)
     )
     told = learn(ours.root, photographs / "three")
-    assert "theirs learn beside" not in told
+    assert "learn beside" not in told
     told = learn(ours.root, photographs / "one", "--noexport")
-    assert "the new classes are 1: theirs learn beside 26 exemplars of 13 old classes" in told
+    assert "those of 1 new class learn beside 26 exemplars of 13 old classes" in told
     told = learn(ours.root, photographs / "two", "--noexport")
     assert "phase 3/3 done: 16 classes" in told
 

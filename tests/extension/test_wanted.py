@@ -60,7 +60,7 @@ def test_a_budget_of_another_kind_takes_the_place_of_the_last(history, tmp_path,
 @pytest.mark.parametrize("name", [ACCENT_OF_ITS_OWN, "dog ", "Cat"])
 def test_a_known_class_is_known_however_it_is_written(history, tmp_path, name):
     data_dir = named(tmp_path, name, "new")
-    with pytest.raises(UserError, match="1 classes that the run knows already"):
+    with pytest.raises(UserError, match="1 class that the run knows already"):
         wanted(history, data_dir)
     assert wanted(history, data_dir, skip_known=True).phase.classes == ["new"]
     with pytest.raises(UserError, match="no class that the run does not know already"):

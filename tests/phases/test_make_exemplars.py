@@ -272,7 +272,8 @@ def test_few_new_classes_learn_and_are_judged_beside_old_ones(
     old = state.memory.images.copy()
     with caplog.at_level("INFO", logger="mnemonics_tf"):
         make(workshop, state)
-    assert f"the new classes are {count}: theirs learn beside 8 exemplars of 4 old" in caplog.text
+    new = {1: "1 new class", 2: "2 new classes"}[count]
+    assert f"those of {new} learn beside 8 exemplars of 4 old classes" in caplog.text
     assert "the exemplars stay as they were chosen" in caplog.text
     assert state.memory.labels.tolist() == np.repeat(range(4 + count), PER_CLASS).tolist()
     np.testing.assert_array_equal(state.memory.images[: len(old)], old)
