@@ -201,10 +201,14 @@ class Progress:
         where = f"{int(whole) + (part > 0)}/{self._total}" + (f" ({part:.0%})" if part else "")
         line = f"{self._prefix} {where}  {_described(metrics, when)}"
         if self._terminal and not last:
-            # One line: what does not fit is cut, or the next one could not take its place.
+            # One line: what does not fit is cut, or the next one could not take its place. The time
+            # left is what is wanted most.
             width = shutil.get_terminal_size().columns - 1
+            shown = line
+            if len(line) > width:
+                shown = f"{self._prefix} {where}  {when}  {_described(metrics, '')}"
             try:
-                sys.stdout.write(_ERASE_LINE + line[:width])
+                sys.stdout.write(_ERASE_LINE + shown[:width])
                 sys.stdout.flush()
             except OSError as error:
                 if not is_gone(error):
@@ -275,7 +279,7 @@ def _described(metrics: dict[str, float], when: str) -> str:
     speed = rest.pop("images_per_second", None)
     rates = [] if speed is None else [f"{_number(speed)} images/s"]
     others = [f"{name} {_number(value)}" for name, value in rest.items()]
-    return "  ".join([*loss, *rates, when, *others])
+    return "  ".join([*loss, *rates, *([when] if when else []), *others])
 
 
 def _number(value: float) -> str:

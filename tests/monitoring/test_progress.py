@@ -106,9 +106,11 @@ def test_a_terminal_shows_one_line_that_changes(stream, clock):
 def test_a_line_never_breaks(stream, clock, monkeypatch):
     stream = stream(terminal=True)
     monkeypatch.setenv("COLUMNS", "40")
-    StageProgress(1, 5, "train", total=4).update(1, METRICS)
+    stage = StageProgress(1, 5, "train", total=4)
+    clock.now += 10
+    stage.update(1, METRICS)
     (line,) = screen(stream.getvalue())
-    assert line == "phase 1/5 train epoch 1/4  loss 1.811  "
+    assert line == "phase 1/5 train epoch 1/4  30 s left  l"
 
 
 def test_elsewhere_lines_are_plain_and_not_too_many(stream, clock, tmp_path):
