@@ -74,6 +74,7 @@ def tell_uncaught(
 ) -> None:
     """Tells of what ended the program: of Ctrl-C, which may come before `main`, in one line."""
     if issubclass(kind, KeyboardInterrupt):
+        passing("")
         print("stopped at once", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
