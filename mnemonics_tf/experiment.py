@@ -303,7 +303,7 @@ class Experiment(OpenedRun):
                 "phase %d goes on from its checkpoint, in stage %s%s",
                 phase.index,
                 snapshot.stage,
-                f" after {snapshot.position} steps" if snapshot.position else "",
+                f" after {counted(snapshot.position, 'step')}" if snapshot.position else "",
             )
             state.restore(snapshot)
         return state
