@@ -21,6 +21,7 @@ from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.program import program, refuse_arguments, start
 from mnemonics_tf.run.resume import read_record
 from mnemonics_tf.serving.loading import Export
+from mnemonics_tf.terminal import passing
 
 
 def define_flags() -> None:
@@ -66,12 +67,14 @@ def evaluate(
     directory = opened.directory
     differs = False
     for phase in opened.phases_done(phase_index):
+        passing(f"scoring phase {phase.index} ...")
         if from_export:
             predictions = _predict_by_export(opened, phase)
         else:
             predictions = opened.predict_again(phase)
         recorded = read_record(directory, phase)["heads"]
         predictions = _compared(predictions, recorded, directory.record(phase.index))
+        passing("")
         for head, figures in predictions.summary(opened.groups(phase)).items():
             then = recorded[head]
             # Old classes may not have been tested; new ones always are.

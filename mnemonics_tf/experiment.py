@@ -18,7 +18,7 @@ from mnemonics_tf.exemplars.budget import kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.monitoring.outlook import Outlook
 from mnemonics_tf.monitoring.phase import show_phase
-from mnemonics_tf.monitoring.progress import LOGGER, log_to, stop_logging
+from mnemonics_tf.monitoring.progress import LOGGER, log_to, stop_logging, waiting_for
 from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
@@ -78,6 +78,7 @@ class Experiment(OpenedRun):
         super().__init__(settings, source, strategy, protocol)
         self.stop = StopRequest(functools.partial(any_worker, self.strategy))
         self._told = False
+        self._transfer_told = ""
 
     @functools.cached_property
     def _outlook(self) -> Outlook:
@@ -278,8 +279,9 @@ class Experiment(OpenedRun):
                 model.grow(phase.num_new)
                 model.set_transfer(self.settings.model.weight_transfer)
                 memory = self.load_memory(before)
-                if model.transfer:
-                    LOGGER.info("phase %d: %s", phase.index, model.transfer_in_words())
+                if model.transfer and (words := model.transfer_in_words()) != self._transfer_told:
+                    LOGGER.info("from phase %d on %s", phase.index, words)
+                    self._transfer_told = words
         checkpoints = self.checkpoints(phase)
         state = PhaseState(
             phase,
@@ -301,7 +303,7 @@ class Experiment(OpenedRun):
                 "phase %d goes on from its checkpoint, in stage %s%s",
                 phase.index,
                 snapshot.stage,
-                f" after {snapshot.position} steps" if snapshot.position else "",
+                f" after {counted(snapshot.position, 'step')}" if snapshot.position else "",
             )
             state.restore(snapshot)
         return state
@@ -325,12 +327,15 @@ class Experiment(OpenedRun):
     def _close_phase(self, state: PhaseState) -> None:
         """Tests both heads, exports, and writes the record that says 'done', in this order."""
         phase = state.phase
+        where = f"phase {phase.index}/{self.protocol.num_phases}"
+        waiting_for(f"{where} is tested")
         with state.timed("evaluate"):
             predictions, means = self.predict(phase, state.model, state.memory)
         heads = predictions.summary(self.groups(phase))
         evaluate.write_outcome(self.directory, state, predictions)
         learned = read_learned(self.directory, phase.index)
         accuracies = evaluate.accuracies(heads)
+        waiting_for(f"{where} is exported, and drawn for TensorBoard")
         with state.timed("export"):
             if not learned or learned.export:
                 self.exports.write(phase, state.model, state.memory, means, accuracies)

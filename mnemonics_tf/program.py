@@ -11,6 +11,7 @@ from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.progress import drop_output
 from mnemonics_tf.run.interruption import INTERRUPTED
+from mnemonics_tf.terminal import passing
 
 Main = Callable[[list[str]], int]
 
@@ -43,9 +44,11 @@ def program(stopped: str = "stopped at once", diverged: str = "") -> Callable[[M
                 drop_output()
                 return NOT_READ
             except KeyboardInterrupt:
+                passing("")
                 print(stopped, file=sys.stderr)
                 return INTERRUPTED
             except UserError as error:
+                passing("")
                 print(f"error: {error}", file=sys.stderr)
                 return 2
             except FloatingPointError as error:

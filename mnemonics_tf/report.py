@@ -42,6 +42,7 @@ from mnemonics_tf.run.history import read_history
 from mnemonics_tf.run.learned import learned_phases, recorded_data_dir
 from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import RunSettings, Settings
+from mnemonics_tf.terminal import passing
 
 
 def define_flags() -> None:
@@ -84,6 +85,7 @@ def report(paths: Sequence[str], output: pathlib.Path, data_dir: str) -> int:
     for text in found:
         print(f"warning: {text}", file=sys.stderr)
     embedded = _embedded(groups, data_dir)
+    passing("")
     if embedded.reason:
         print(f"t-SNE left out: {embedded.reason}", file=sys.stderr)
     write_text(output, page(groups, found, embedded), "--output")
@@ -123,7 +125,9 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
         try:
             directory = group.first.directory
             assert directory is not None, "the candidates have one"
+            passing("reading data for the t-SNE ...")
             opened = _opened(directory, data_dir)
+            passing("laying exemplars and their classes out (t-SNE) ...")
             features_of = functools.partial(_features, opened)
             pictures = embed(group.first, opened.source, features_of)
         except OtherDataError as error:

@@ -2,6 +2,7 @@
 
 They are written before a level of logging can be set (TF_CPP_MIN_LOG_LEVEL), straight to standard
 error. Import this module before TensorFlow. Standard streams that are closed become /dev/null.
+A terminal says what it waits for, and Ctrl-C ends in one line then too.
 """
 
 import contextlib
@@ -9,7 +10,10 @@ import logging
 import os
 import sys
 import tempfile
+import types
 from collections.abc import Iterator
+
+from mnemonics_tf.terminal import passing
 
 #: what begins a line of information, and the line that comes before the first of them
 _GREETINGS = (b"I0000 ", b"WARNING: All log messages before absl::InitializeLog()")
@@ -65,8 +69,22 @@ def tells(record: logging.LogRecord) -> bool:
     return "triggered tf.function retracing" not in record.getMessage()
 
 
+def tell_uncaught(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    """Tells of what ended the program: of Ctrl-C, which may come before `main`, in one line."""
+    if issubclass(kind, KeyboardInterrupt):
+        passing("")
+        print("stopped at once", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 open_standard_streams()
+sys.excepthook = tell_uncaught
+passing("loading TensorFlow ...")
 with without_greetings():
     import tensorflow  # noqa: F401
+passing("")
 
 logging.getLogger("tensorflow").addFilter(tells)

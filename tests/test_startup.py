@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mnemonics_tf.startup import tells, without_greetings
+from mnemonics_tf.startup import tell_uncaught, tells, without_greetings
 from tools.generate_build import REPOSITORY
 
 GREETINGS = (
@@ -73,3 +73,10 @@ def test_closed_streams_take_no_file_s_place(tmp_path):
     closed = ["sh", "-c", 'exec "$@" >&- 2>&- <&-', "sh", *command]
     subprocess.run(closed, check=True, cwd=REPOSITORY)
     assert (tmp_path / "file").read_text() == ""
+
+
+def test_ctrl_c_before_a_program_begins_is_one_line(capsys):
+    tell_uncaught(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "stopped at once\n"
+    tell_uncaught(KeyError, KeyError("missing"), None)
+    assert "KeyError: 'missing'" in capsys.readouterr().err

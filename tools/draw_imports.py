@@ -63,6 +63,7 @@ LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
             "registry",
             "settings",
             "startup",
+            "terminal",
             "tracing",
         )
     },

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError, counted, printable
-from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.monitoring.progress import LOGGER, waiting_for
 from mnemonics_tf.registry import find
 from mnemonics_tf.run.files import check_path
 from mnemonics_tf.settings import TFDS_PREFIX, DataSettings, Settings
@@ -85,6 +85,7 @@ def create(
     """
     options = options or DataSettings()
     check_path("--data_dir", data_dir)  # it may come from a run's files
+    waiting_for(f"reading the data of {printable(name)}")
     if name.startswith(TFDS_PREFIX):
         from mnemonics_tf.data import prepared
 

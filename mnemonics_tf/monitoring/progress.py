@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from mnemonics_tf.run.files import user_error_on_disk_trouble
+from mnemonics_tf.terminal import ERASE_LINE, is_terminal, passing
 from mnemonics_tf.tracing import TRACES
 
 LOGGER = logging.getLogger("mnemonics_tf")
@@ -21,9 +22,6 @@ Item = TypeVar("Item")
 
 #: messages that are held for a log file
 _HELD = 10_000
-
-#: back to the line's beginning, and clear it
-_ERASE_LINE = "\r\x1b[K"
 
 
 def log_before_run(console: bool = True) -> None:
@@ -72,7 +70,7 @@ def _begin(console: bool) -> None:
     if console:
         stream = _Console(sys.stdout)
         # A message takes the place of the progress line that may stand on a terminal.
-        stream.setFormatter(logging.Formatter(f"{_ERASE_LINE * sys.stdout.isatty()}%(message)s"))
+        stream.setFormatter(logging.Formatter(f"{ERASE_LINE * is_terminal()}%(message)s"))
         LOGGER.addHandler(stream)
 
 
@@ -128,6 +126,12 @@ class _LogFile(logging.FileHandler):
             super().handleError(record)
 
 
+def waiting_for(text: str) -> None:
+    """Shows on a terminal that has the messages what they wait for, until the next one comes."""
+    if any(isinstance(handler, _Console) for handler in LOGGER.handlers):
+        passing(f"{text} ...")
+
+
 def duration(seconds: float) -> str:
     """Returns seconds as `12 s`, `3:05` or `1:02:03`."""
     whole = round(seconds)
@@ -173,7 +177,7 @@ class Progress:
         self._last = (start, self._started, self._traced)  # position, time, tracing by then
         self._measured = (0.0, 0.0)  # positions and seconds, but for updates that had tracing
         self._reported = -self.INTERVAL
-        self._terminal = sys.stdout.isatty()
+        self._terminal = is_terminal()
 
     def spent(self) -> float:
         """Returns the seconds so far, but for tracing: done once, it tells nothing of the rest."""
@@ -208,7 +212,7 @@ class Progress:
             if len(line) > width:
                 shown = f"{self._prefix} {where}  {when}  {_described(metrics, '')}"
             try:
-                sys.stdout.write(_ERASE_LINE + shown[:width])
+                sys.stdout.write(ERASE_LINE + shown[:width])
                 sys.stdout.flush()
             except OSError as error:
                 if not is_gone(error):
@@ -269,7 +273,9 @@ class StageProgress(Progress):
         start: float = 0,
         unit: str = "epoch",
     ):
-        super().__init__(f"phase {phase}/{num_phases} {stage} {unit}", total, start)
+        prefix = f"phase {phase}/{num_phases} {stage} {unit}"
+        super().__init__(prefix, total, start)
+        waiting_for(f"{prefix} {int(start)}/{total}  begins")  # tracing may take the first minute
 
 
 def _described(metrics: dict[str, float], when: str) -> str:

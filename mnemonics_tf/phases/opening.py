@@ -33,11 +33,11 @@ def tell_plan(
     parameters = sum(int(np.prod(variable.shape)) for variable in model.backbone.variables)
     chosen = settings.exemplar
     LOGGER.info(
-        "plan: %s; %s, %s exemplars (%s), %s with %s parameters",
+        "plan: %s; %s, %s exemplars, %s, %s with %s parameters",
         phases_in_words([len(phase.new_classes) for phase in protocol.phases]),
         settings.training.method,
         chosen.exemplars,
-        make_budget(chosen).flag.removeprefix("--"),
+        make_budget(chosen).in_words,
         settings.model.backbone,
         f"{parameters:,}",
     )
@@ -48,7 +48,7 @@ def tell_plan(
         "on %d x %s%s, in %s",
         strategy.num_replicas_in_sync,
         device,
-        f" with {free / 2**30:.1f} GiB" if free else "",
+        f" with {free / 2**30:.1f} GiB free" if free else "",
         directory.root,
     )
 

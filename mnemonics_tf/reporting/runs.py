@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,6 +136,11 @@ def _no_results(directory: RunDirectory) -> str:
     while directory.record(done).exists():
         done += 1
     if not done:
+        below = [path.parent for path in sorted(directory.root.glob("*/results.json"))]
+        if below and not directory.settings.exists():
+            named = " ".join(shlex.quote(printable(path)) for path in below[:3])
+            more = " ..." if len(below) > 3 else ""
+            return f"{root} is no run, but holds some: pass them, {named}{more}"
         what = "no phase of it is done" if directory.settings.exists() else "it is no run"
         return f"{root} holds no results.json: {what}"
     return (

@@ -6,6 +6,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from mnemonics_tf.terminal import ERASE_LINE, is_terminal
+
 #: exit status of a run that was asked to stop and can go on (EX_TEMPFAIL)
 EXIT_STATUS = 75
 
@@ -69,6 +71,8 @@ class StopRequest:
         )
         name = signal.Signals(number).name
         line = f"{name}: saving after the steps in progress; once more stops at once\n"
+        # The terminal has shown ^C behind the line that says how far the run is.
+        line = ERASE_LINE * is_terminal() + line
         # Not by print: its buffer may be in use by what the signal interrupted.
         with contextlib.suppress(OSError):
             os.write(_STANDARD_OUTPUT, line.encode())

@@ -16,6 +16,7 @@ from mnemonics_tf.monitoring.progress import (
     duration,
     log_before_run,
     log_to,
+    waiting_for,
     watched,
 )
 
@@ -61,6 +62,7 @@ def stream(monkeypatch, tmp_path):
         stream = Stream(terminal)
         monkeypatch.setattr(sys, "stdout", stream)
         monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("TERM", "xterm")
         log_to(tmp_path / "log.txt")
         return stream
 
@@ -113,6 +115,26 @@ def test_a_line_never_breaks(stream, clock, monkeypatch):
     assert line == "phase 1/5 train epoch 1/4  30 s left  l"
 
 
+def test_what_is_waited_for_passes(stream, clock, monkeypatch):
+    stream = stream(terminal=True)
+    waiting_for("reading")
+    assert screen(stream.getvalue()) == ["reading ..."]
+    StageProgress(1, 5, "train", total=4)
+    assert screen(stream.getvalue()) == ["phase 1/5 train epoch 0/4  begins ..."]
+    LOGGER.info("a message")
+    assert screen(stream.getvalue()) == ["a message", ""]
+    monkeypatch.setenv("TERM", "dumb")  # knows no way to clear a line
+    waiting_for("reading")
+    assert screen(stream.getvalue()) == ["a message", ""]
+
+
+def test_nothing_is_waited_for_where_nobody_asked_for_messages(stream):
+    stream = stream(terminal=True)
+    progress.stop_logging()
+    waiting_for("reading")
+    assert stream.getvalue() == ""
+
+
 def test_elsewhere_lines_are_plain_and_not_too_many(stream, clock, tmp_path):
     stream = stream(terminal=False)
     stage = StageProgress(0, 5, "adjust", total=100, start=90, unit="step")
@@ -157,7 +179,7 @@ def test_a_real_terminal_is_known_as_one(tmp_path, monkeypatch, clock):
             shown += os.read(ours, 4096).decode()
     os.close(ours)
     assert shown.count("\n") == 1
-    assert shown.startswith("\r\x1b[Kphase 0/0 train epoch 1/2")
+    assert "\r\x1b[Kphase 0/0 train epoch 1/2" in shown
     assert "\x1b" not in (tmp_path / "log.txt").read_text()
 
 

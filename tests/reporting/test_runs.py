@@ -118,3 +118,12 @@ def test_a_run_that_is_not_at_its_end_is_told_from_none(tmp_path):
         write_json(directory.record(phase), {})
     with pytest.raises(UserError, match="with --last_phase=1 writes that of the phases up to 1"):
         load_runs([tmp_path])
+
+
+def test_a_folder_of_runs_names_them(tmp_path):
+    for name in ("a b", "c"):
+        write_json(RunDirectory(tmp_path / name).results, contents())
+    with pytest.raises(UserError) as raised:
+        load_runs([tmp_path])
+    told = f"{tmp_path} is no run, but holds some: pass them, '{tmp_path}/a b' {tmp_path}/c"
+    assert str(raised.value) == told
