@@ -240,8 +240,13 @@ class Experiment(OpenedRun):
         seed = self.workshop.seed
         if donor:
             theirs = preprocessing_of(RunDirectory(donor), self.source, self.protocol)
-            phase0.refuse_other_preprocessing(donor, theirs, self.preprocessing)
-            seed = phase0.take_over(state.model, fingerprint, self.directory, RunDirectory(donor))
+            seed = phase0.take_over(
+                state.model,
+                fingerprint,
+                self.directory,
+                RunDirectory(donor),
+                lambda: phase0.refuse_other_preprocessing(donor, theirs, self.preprocessing),
+            )
         else:
             metrics = self._train_model(state)
         state.metrics["phase0"] = {"seed": seed}

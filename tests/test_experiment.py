@@ -19,6 +19,7 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import STAGES, Experiment
+from mnemonics_tf.phases import phase0
 from mnemonics_tf.phases.checks import make_protocol
 from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
@@ -293,8 +294,12 @@ def test_a_run_of_an_earlier_version_notes_digests_once_it_has_learned(copy, tmp
     assert read_json(copy.directory.classes)["data_digests"] == digests
 
 
-def test_phase_0_is_not_taken_from_other_pixels(copy, tmp_path):
+def test_phase_0_is_not_taken_from_other_pixels(copy, tmp_path, monkeypatch):
+    """That is told, and not that their mean is another, as that of other pixels is."""
     other_pixels(copy.directory, "training")
+    monkeypatch.setattr(
+        phase0, "refuse_other_preprocessing", lambda *_: pytest.fail("the mean was told first")
+    )
     run = {"run_dir": str(tmp_path / "taker"), "phase0_from": str(copy.directory.root)}
     with pytest.raises(UserError, match="training images are others .*--phase0_from"):
         make(changed(SETTINGS, run=run)).run()

@@ -86,6 +86,7 @@ def take_over(
     expected: Callable[[int], str],
     own: RunDirectory,
     other: RunDirectory,
+    check: Callable[[], None],
 ) -> int:
     """Gives a model the weights of another run's Theta_0, which may be of another seed.
 
@@ -94,6 +95,8 @@ def take_over(
         expected: fingerprint of this run's phase 0, had it a given seed.
         own: this run's directory.
         other: the other run's.
+        check: refuses what else does not fit, once the images are known to be the same: other
+            images have another mean, too, and are the reason to tell.
 
     Returns:
         The seed that Theta_0 was trained with.
@@ -114,6 +117,7 @@ def take_over(
         "its model can't be taken by --phase0_from: pass a run on the data of --data_dir, or leave "
         "the flag out to train phase 0 here",
     )
+    check()
     # A correction of logits is not part of what runs share: it starts as it is. All else must be
     # in the file, under whatever names its version had.
     start = model.state()
