@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
-from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.sources import described
 from mnemonics_tf.devices import is_chief
 from mnemonics_tf.errors import UserError, counted
@@ -41,7 +39,6 @@ from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.run.learned import learned_phases, read_learned
 from mnemonics_tf.run.resume import claim_directory
 from mnemonics_tf.run.workers import any_worker, share_state
-from mnemonics_tf.settings import Settings
 
 #: the lines of Algorithm 1 between a phase's beginning and its test; each is resumable as a unit
 STAGES = ("train", "exemplars", "adjust", "trim", "finetune")
@@ -53,32 +50,16 @@ _TEST = "test"
 class Experiment(OpenedRun):
     """One class-incremental run, from the first phase to results.json.
 
-    Args:
-        settings: of the run.
-        source: where images come from.
-        strategy: the distribution strategy that everything runs in; None: the one that the settings
-            name.
-        protocol: of a run that has learned further phases, which settings fit already; None: what
-            the settings ask for.
-
-    Attributes:
-        stop: what asks the run to save and stop; beside those of `OpenedRun`.
-
-    Raises:
-        UserError: if settings and data do not fit together, before any work starts.
+    Arguments, attributes and what is refused are those of `OpenedRun`.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        source: DataSource,
-        strategy: tf.distribute.Strategy | None = None,
-        protocol: ClassIncrementalProtocol | None = None,
-    ):
-        super().__init__(settings, source, strategy, protocol)
-        self.stop = StopRequest(functools.partial(any_worker, self.strategy))
-        self._told = False
-        self._transfer_told = ""
+    _told = False  # whether the plan was
+    _transfer_told = ""  # what was said last of weight transfer
+
+    @functools.cached_property
+    def stop(self) -> StopRequest:
+        """What asks the run to save and stop."""
+        return StopRequest(functools.partial(any_worker, self.strategy))
 
     @functools.cached_property
     def _outlook(self) -> Outlook:

@@ -152,7 +152,7 @@ def _train_new(
         network = workshop.copy_of(model, "pool")
         members = drifted_copies(workshop, phase, model, network, candidates, old, quota)
     outer_data = _outer_data(workshop, network, members, concatenate([candidates, old]))
-    validate = _probe(workshop, model, exemplars, judges, few)
+    validate: Callable[[np.ndarray], float] | None
     rehearses = _rehearses(workshop, phase, held_out)
     if held_out and rehearses:
         score = rehearsal(workshop, phase, candidates, held_out, model, stage)
@@ -160,7 +160,8 @@ def _train_new(
         def validate(images: np.ndarray) -> float:
             now = dataclasses.replace(exemplars, images=images)
             return score(with_learned(workshop, memory, rows, now))  # as it will be stored
-
+    else:
+        validate = _probe(workshop, model, exemplars, judges, few)
     course = learner(workshop, network, members, outer, len(rows)).train_new(
         exemplars,
         outer_data,
