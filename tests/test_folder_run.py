@@ -135,7 +135,7 @@ def test_small_classes_are_kept_whole(small_classes, tmp_path, caplog):
     )
     with caplog.at_level("WARNING", logger="mnemonics_tf"):
         contents = run(settings)
-    assert "all of their images are kept" in caplog.text
+    assert "all of them are kept" in caplog.text
     assert [record["num_seen"] for record in contents["phases"]] == [3, 4, 6]
     assert contents["class_names"] == ["a", "b", "c", "f", "d", "e"]
     memory = read_arrays(RunDirectory(tmp_path / "run").exemplars(2))
