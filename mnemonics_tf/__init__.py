@@ -34,7 +34,7 @@ _MODULES = {
     "Experiment": "mnemonics_tf.experiment",
     "Settings": "mnemonics_tf.settings",
     "UserError": "mnemonics_tf.errors",
-    "learn_exemplars": "mnemonics_tf.keras_exemplars",
+    "learn_exemplars": "mnemonics_tf.own_classifier.exemplars",
     "open_source": "mnemonics_tf.data.sources",
 }
 

@@ -28,9 +28,7 @@ LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
         "experiment": ("experiment", "opened_run"),
         "flags": ("flags", "program"),
-        "one's own classifier": (
-            *("keras_exemplars", "keras_arguments", "keras_checkpoint", "keras_network"),
-        ),
+        "one's own classifier": ("own_classifier",),
     },
     {"phases": ("phases",), "reporting": ("reporting",)},
     {

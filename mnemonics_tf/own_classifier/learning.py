@@ -1,198 +1,35 @@
-"""Exemplars for any Keras classifier, without a run, phases or flags.
+"""How exemplars of one's own classifier are chosen, learned (Eq. 7-9) and judged."""
 
-    exemplars, labels, report = mnemonics_tf.learn_exemplars(model, images, labels, per_class=20)
-
-They are chosen among the images, and then learned as a run learns those of new classes (Eq. 7-9).
-"""
-
-import contextlib
-import dataclasses
 import os
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.bilevel.learner import Companions, Course, ExemplarLearner, Exemplars, OuterData
 from mnemonics_tf.bilevel.objectives import OBJECTIVES
 from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
-from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.probe import probe_accuracy
-from mnemonics_tf.exemplars.selection import SELECTIONS
-from mnemonics_tf.keras_arguments import check_images, check_others, settings_of
-from mnemonics_tf.keras_checkpoint import LearningCheckpoint
-from mnemonics_tf.keras_network import (
-    Build,
-    Encode,
-    KerasNetwork,
-    Pixels,
-    make_network,
-    make_untrained_network,
-)
-from mnemonics_tf.monitoring.progress import LOGGER, Progress, shown
-from mnemonics_tf.paths import user_path
+from mnemonics_tf.monitoring.progress import Progress
+from mnemonics_tf.own_classifier.checkpoint import LearningCheckpoint
+from mnemonics_tf.own_classifier.network import Encode, KerasNetwork
+from mnemonics_tf.own_classifier.report import Report
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.registry import find
-from mnemonics_tf.run.files import check_path
-from mnemonics_tf.settings import InnerSettings, Settings
+from mnemonics_tf.settings import Settings
 from mnemonics_tf.tracing import TracedFunction
 
 #: images that pass the encoder at a time
-_BATCH = 256
+BATCH = 256
 
 #: networks trained from scratch that judge exemplars
 _JUDGES = 3
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """How learning went.
-
-    Attributes:
-        held_out_accuracy_start: accuracy, on images of each class that were held out, of what the
-            chosen exemplars teach before they learn: softmax regression on their features, or with
-            `build` a few networks from scratch (mean); None where nothing was held out.
-        held_out_accuracy_end: the same of the exemplars returned, rounded to uint8.
-        validations: pairs of outer step and held-out accuracy.
-        meta_losses: the outer loss (Eq. 7a) of every outer step.
-        steps_kept: outer steps that the exemplars returned have gone through; 0 where after all of
-            them the accuracy was below that of the start.
-        shifts: how far each exemplar is from the image it began as, in grey levels: root mean
-            square over its pixels, `[n]`.
-        indices: the image that each exemplar began as, rows of `images`, `[n]`.
-        stopped: why learning ended before its last step, or None.
-        seconds: what all of it took.
-    """
-
-    held_out_accuracy_start: float | None
-    held_out_accuracy_end: float | None
-    validations: tuple[tuple[int, float], ...]
-    meta_losses: tuple[float, ...]
-    steps_kept: int
-    shifts: np.ndarray
-    indices: np.ndarray
-    stopped: str | None
-    seconds: float
-
-
-class LearnedExemplars(NamedTuple):
-    """What `learn_exemplars` returns.
-
-    Attributes:
-        images: uint8 `[n, h, w, c]`, class by class, best first within a class.
-        labels: theirs, as they were passed, `[n]`.
-        report: how learning went.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    report: Report
-
-
-def learn_exemplars(
-    model: keras.Model,
-    images: np.ndarray,
-    labels: np.ndarray,
-    per_class: int = 20,
-    preprocess: Callable[[tf.Tensor], tf.Tensor] | None = None,
-    *,
-    start: str = "herding",
-    encoder: keras.Model | Encode | None = None,
-    build: Build | None = None,
-    augmentation: str = "none",
-    seed: int = 0,
-    progress: bool = True,
-    checkpoint: str | os.PathLike[str] | None = None,
-    **settings: Any,
-) -> LearnedExemplars:
-    """Learns a few images a class from which a classifier learns what it would from all (Eq. 7-9).
-
-    The exemplars begin as real images. In each outer step a temporary model is trained on them from
-    a fresh classifier, and they move against the gradient that its loss on `images` has by their
-    pixels. Those with the best accuracy on held-out images are returned, rounded to uint8. The
-    model is read and never changed.
-
-    Args:
-        model: a classifier; functional or Sequential with a Dense layer at its end (a softmax may
-            follow), or any other together with `encoder`.
-        images: uint8 `[n, h, w, c]`.
-        labels: int `[n]`.
-        per_class: exemplars of a class; a class of fewer images is kept whole.
-        preprocess: maps float32 pixels `[b, h, w, c]` from 0 to 255 to what the model takes, by
-            TensorFlow or `keras.ops`, each image by itself; None: the model takes such pixels.
-        start: how the images are chosen that exemplars begin as: `herding`, `random`, or
-            `package.module:Name`.
-        encoder: maps what `preprocess` returns to features `[b, d]`; None: the model up to its
-            last Dense layer.
-        build: makes an untrained model, cut like `model`, from a seed. Each outer step then trains
-            all weights of another one: exemplars for networks that are trained from scratch. Batch
-            normalisation keeps the statistics that new models have. None: what is trained, and from
-            where, is told by `inner_scope` and `inner_start`.
-        augmentation: in the inner loop: `none`, `shift` by a pixel, `crop_mirror` by up to 4, or
-            `resized_crop_mirror`.
-        seed: of all draws; the same arguments and seed give the same exemplars.
-        progress: whether it shows what it does; messages go to the logger `mnemonics_tf`.
-        checkpoint: a file, written every minute, from which the same call goes on after a stop; it
-            is removed at the end.
-        **settings: fields of `InnerSettings`, `OuterSettings` and `ValidationSettings` by name,
-            e.g. `outer_steps=100, inner_scope="all"`; docs/exemplar_learning.md tells of them.
-
-    Raises:
-        UserError: if the arguments do not fit together, before any work; a message names a setting
-            as the flag it is in a run, `--outer_steps` for `outer_steps`.
-
-    Source: Liu et al., "Mnemonics Training: Multi-Class Incremental Learning without Forgetting",
-    CVPR 2020, Section 4.3; the classifier alone is trained, from a fresh start in every outer step,
-    where the paper trains all of Theta_i from its own weights.
-    """
-    started = time.monotonic()
-    wanted = settings_of(settings, build)
-    check_images(images, labels, per_class)
-    check_others(seed, preprocess=preprocess, encoder=encoder, build=build)
-    choose = find(SELECTIONS, start, "start")
-    if augmentation not in AUGMENTATIONS:
-        raise UserError(f"augmentation={augmentation!r}: pass one of {', '.join(AUGMENTATIONS)}")
-    normalization = _normalization_of(images)
-    classes, positions = np.unique(labels, return_inverse=True)
-    pixels = Pixels(normalization, preprocess or tf.identity, AUGMENTATIONS[augmentation])
-    examples = normalization.normalize(images[:2])
-    if checkpoint is not None:
-        check_path("checkpoint", user_path(checkpoint))
-    inner = wanted.inner
-    if build is None:
-        network = encoded = make_network(model, encoder, pixels, examples, classes, inner, seed)
-    else:
-        network = make_untrained_network(build, pixels, examples, len(classes), inner, seed)
-        encoded = make_network(model, encoder, pixels, examples, classes, InnerSettings(), seed)
-    with shown() if progress else contextlib.nullcontext():
-        work = _Work(
-            encoded.encode,
-            network,
-            normalization,
-            wanted,
-            images,
-            positions,
-            seed,
-            from_scratch=build is not None,
-        )
-        held_out = work.held_out(per_class)
-        rows = work.choose(choose, ~held_out, per_class)
-        kept = checkpoint and work.checkpoint(checkpoint, rows, augmentation, model.get_weights())
-        course = work.learn(rows, held_out, kept or None)
-        learned = normalization.to_uint8(tf.constant(course.best)).numpy()
-        report = work.report(course, rows, learned, held_out, started)
-        LOGGER.info("%s", _told(report))
-        if kept:
-            kept.remove()
-    return LearnedExemplars(learned, np.asarray(labels)[rows], report)
-
-
-class _Work:
+class Learning:
     """Choosing and learning, once all arguments are found to be sound.
 
     Args:
@@ -339,8 +176,8 @@ class _Work:
         correct = []
         for start in range(_JUDGES):
             trained = objective.trained(tf.constant(normalized), labels, "judge", start)
-            for first in range(0, len(positions), _BATCH):
-                part = slice(first, first + _BATCH)
+            for first in range(0, len(positions), BATCH):
+                part = slice(first, first + BATCH)
                 logits = self._network.outer_logits(trained, {"image": images[part]})
                 correct.append(np.argmax(logits.numpy(), axis=1) == positions[part])
         return float(np.concatenate(correct).mean())
@@ -413,38 +250,8 @@ class _Work:
             tell: called with the number of images that are done.
         """
         features = []
-        for first in range(0, len(images), _BATCH):
-            batch = images[first : first + _BATCH]
+        for first in range(0, len(images), BATCH):
+            batch = images[first : first + BATCH]
             features.append(self._encode(normalize(batch)).numpy())
             tell(first + len(batch))
         return np.concatenate(features)
-
-
-def _told(report: Report) -> str:
-    """Returns what learning came to, on one line."""
-    if report.held_out_accuracy_start is None:
-        return f"exemplars: learned in {report.steps_kept} steps; nothing was held out to judge by"
-    if not report.steps_kept:
-        return (
-            "exemplars: learning did not help: held-out accuracy was "
-            f"{report.held_out_accuracy_start:.3f} at the start and never higher; they stay as "
-            "they were chosen"
-        )
-    return (
-        f"exemplars: held-out accuracy {report.held_out_accuracy_start:.3f} at the start, "
-        f"{report.held_out_accuracy_end:.3f} after {report.steps_kept} of "
-        f"{len(report.meta_losses)} steps, which are kept"
-    )
-
-
-def _normalization_of(images: np.ndarray) -> Normalization:
-    """Returns the normalisation by the images' own mean and deviation, channel by channel."""
-    sums, squares = np.zeros(images.shape[-1]), np.zeros(images.shape[-1])
-    for first in range(0, len(images), _BATCH):
-        batch = images[first : first + _BATCH] / 255.0
-        sums += batch.sum(axis=(0, 1, 2))
-        squares += np.square(batch).sum(axis=(0, 1, 2))
-    count = images.size / images.shape[-1]
-    mean = sums / count
-    std = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-6))
-    return Normalization(tuple(mean), tuple(std))

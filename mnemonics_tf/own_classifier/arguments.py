@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.keras_network import Build
+from mnemonics_tf.own_classifier.network import Build
 from mnemonics_tf.settings import GROUP_OF, Settings
 
 #: settings that mean something in a run only

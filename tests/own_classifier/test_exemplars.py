@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 import mnemonics_tf
-from mnemonics_tf import keras_checkpoint
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
+from mnemonics_tf.own_classifier import checkpoint
 
 FEW = {"outer_steps": 2, "inner_steps": 3}
 
@@ -205,7 +205,7 @@ def test_numbers_of_numpy_are_numbers(few):
 
 
 def test_progress_is_shown_and_the_log_left_as_it_was(few, capsys, monkeypatch):
-    logger = mnemonics_tf.keras_exemplars.LOGGER
+    logger = mnemonics_tf.own_classifier.exemplars.LOGGER
     monkeypatch.setattr(type(logger), "hasHandlers", lambda self: False)  # pytest has its own
     learn(few, progress=True)
     shown = capsys.readouterr().out
@@ -219,8 +219,8 @@ def test_progress_is_shown_and_the_log_left_as_it_was(few, capsys, monkeypatch):
 def test_a_stopped_call_goes_on_from_its_checkpoint(few, tmp_path, monkeypatch):
     options = {"outer_steps": 3, "validation_share": 0.0, "start": "random"}
     whole = learn(few, **options)
-    monkeypatch.setattr(keras_checkpoint, "_SECONDS", 0.0)
-    write = keras_checkpoint.LearningCheckpoint.save
+    monkeypatch.setattr(checkpoint, "_SECONDS", 0.0)
+    write = checkpoint.LearningCheckpoint.save
 
     def stop_after_two(self, step, arrays):
         write(self, step, arrays)
@@ -229,7 +229,7 @@ def test_a_stopped_call_goes_on_from_its_checkpoint(few, tmp_path, monkeypatch):
 
     path = tmp_path / "exemplars.npz"
     with monkeypatch.context() as patch:
-        patch.setattr(keras_checkpoint.LearningCheckpoint, "save", stop_after_two)
+        patch.setattr(checkpoint.LearningCheckpoint, "save", stop_after_two)
         with pytest.raises(KeyboardInterrupt):
             learn(few, checkpoint=path, **options)
     with pytest.raises(UserError, match="belongs to exemplars of other images"):

@@ -1,0 +1,1 @@
+"""Exemplars for any Keras classifier, without a run, phases or flags."""
