@@ -1,6 +1,7 @@
 """Algorithm 1 of the paper: the one module that knows the order of things."""
 
 import contextlib
+import dataclasses
 import functools
 import gc
 from collections.abc import Iterator
@@ -218,20 +219,21 @@ class Experiment(OpenedRun):
             phase0.fingerprint, self.settings, self.protocol, self.workshop.architecture
         )
         metrics: dict[str, float] = {}
-        seed = self.workshop.seed
+        origin = phase0.Origin(self.workshop.seed, self.settings.training.mixed_precision)
         if donor:
             theirs = preprocessing_of(RunDirectory(donor), self.source, self.protocol)
-            seed = phase0.take_over(
+            origin = phase0.take_over(
                 state.model,
                 fingerprint,
+                self.settings,
                 self.directory,
                 RunDirectory(donor),
                 lambda: phase0.refuse_other_preprocessing(donor, theirs, self.preprocessing),
             )
         else:
             metrics = self._train_model(state)
-        state.metrics["phase0"] = {"seed": seed}
-        phase0.publish(state.model, fingerprint(seed), seed, self.directory)
+        state.metrics["phase0"] = dataclasses.asdict(origin)
+        phase0.publish(state.model, fingerprint(origin), origin, self.directory)
         return metrics
 
     def _train_model(self, state: PhaseState) -> dict[str, float]:

@@ -17,7 +17,8 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.phases import evaluate

@@ -476,36 +476,39 @@ def test_a_shared_phase_0_is_the_same_model(finished, joint):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "told"),
     [
-        {"protocol": {"class_order_seed": 1}},
-        {"training": {"base_epochs": 5}},
-        {"training": {"weight_decay": 1e-4}},
+        ({"protocol": {"class_order_seed": 1}}, "class_order_seed was 1993 there and is 1 here"),
+        ({"training": {"base_epochs": 5}}, "base_epochs was 4 there and is 5 here"),
+        ({"training": {"weight_decay": 1e-4}}, "weight_decay was 0.0005 there and is 0.0001 here"),
+        ({"training": {"method": "lucir"}}, "=lwf has a linear .* and --method=lucir has a cosine"),
     ],
-    ids=lambda changes: str(*changes.values()),
 )
-def test_phase_0_of_other_settings_is_refused(finished, tmp_path, changes):
+def test_phase_0_of_other_settings_is_refused(finished, tmp_path, changes, told):
     run = {"run_dir": str(tmp_path / "run"), "phase0_from": str(finished.directory.root)}
     settings = changed(SETTINGS, run=run, **changes)
-    with pytest.raises(UserError, match="--phase0_from=.* other settings, data or class order"):
+    message = f"--phase0_from=.* other settings, data or class order .--.*{told}.; leave the flag"
+    with pytest.raises(UserError, match=message):
         make(settings).run()
     assert not RunDirectory(tmp_path / "run").base_model.exists()
 
 
 @pytest.mark.slow
-def test_phase_0_of_another_seed_is_taken_and_recorded(finished, tmp_path, monkeypatch):
+def test_phase_0_of_another_seed_or_precision_is_taken(finished, tmp_path, monkeypatch):
     """Also by a run that takes it from one that took it."""
     monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
     donor, taken = finished.directory, []
-    for seed in (1, 2):
+    for seed, precision in ((1, "off"), (2, "bfloat16")):
         run = {
             "run_dir": str(tmp_path / f"{seed}"),
             "phase0_from": str(donor.root),
             "last_phase": 0,
         }
-        taker = make(changed(SETTINGS, run=run, protocol={"seed": seed}))
+        changes = {"protocol": {"seed": seed}, "training": {"mixed_precision": precision}}
+        taker = make(changed(SETTINGS, run=run, **changes))
         contents = taker.run()
         assert (contents["phase0_seed"], contents["protocol"]["seed"]) == (0, seed)
+        assert contents["phase0_mixed_precision"] == "off"
         donor = taker.directory
         taken.append(read_arrays(donor.base_model))
     assert finished.contents["phase0_seed"] == 0

@@ -139,7 +139,9 @@ def test_what_lies_in_the_run_is_checked(make, file):
 def test_phase_0_is_shared_by_the_same_model_alone(make, file, tmp_path):
     def fingerprint(experiment):
         architecture = experiment.workshop.architecture
-        return phase0.fingerprint(experiment.settings, experiment.protocol, architecture, seed=0)
+        return phase0.fingerprint(
+            experiment.settings, experiment.protocol, architecture, phase0.Origin(0, "off")
+        )
 
     expected = fingerprint(make(f"--backbone={file}"))
     elsewhere = tmp_path / "elsewhere.keras"

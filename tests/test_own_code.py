@@ -13,7 +13,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.flags import settings_from_flags
-from mnemonics_tf.models.incremental import Architecture
+from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.registry import own_code
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json

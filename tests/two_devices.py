@@ -16,7 +16,8 @@ from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.methods.base import cross_entropy
 from mnemonics_tf.methods.lucir import LUCIR
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.phases.replicated import Replicated
 from mnemonics_tf.phases.temporary_model import TemporaryModel
 from mnemonics_tf.settings import InnerSettings, OuterSettings, TrainingSettings

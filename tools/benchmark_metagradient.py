@@ -162,7 +162,8 @@ def build_outer_step(case: dict):
 
     from mnemonics_tf import bilevel
     from mnemonics_tf.bilevel.problem import BilevelProblem
-    from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+    from mnemonics_tf.models.architecture import Architecture
+    from mnemonics_tf.models.incremental import IncrementalModel
 
     image_shape = (case["image_size"], case["image_size"], 3)
     architecture = Architecture("resnet_cifar", case["depth"], image_shape, "cosine")

@@ -17,7 +17,8 @@ import tensorflow as tf
 from absl import app, flags
 
 from mnemonics_tf.data.pipeline import Normalization
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.run import hardware
 from mnemonics_tf.run.files import write_json

@@ -37,7 +37,8 @@ from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.methods.base import cross_entropy
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.run.files import write_json
 from mnemonics_tf.run.hardware import describe_hardware, describe_packages

@@ -25,7 +25,8 @@ from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import Method
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.run.files import read_arrays, write_arrays
 from mnemonics_tf.settings import TrainingSettings
 from mnemonics_tf.training.loop import TrainingLoop

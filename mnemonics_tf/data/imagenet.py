@@ -18,9 +18,10 @@ from mnemonics_tf.data.layout import (
     list_images,
     note_loose_files,
 )
-from mnemonics_tf.data.prepared import find_prepared, open_prepared, prepare, stream_prepared
+from mnemonics_tf.data.prepared import stream_prepared
 from mnemonics_tf.data.storage import FileStorage
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
+from mnemonics_tf.data.tfds_folder import find_prepared, open_prepared, prepare
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mnemonics_tf.data.prepared import in_memory_source
+from mnemonics_tf.data.measured import in_memory_source
 from mnemonics_tf.data.source import InMemorySource, check_class_names, split_by_class
 from mnemonics_tf.errors import UserError, counted, printable
 from mnemonics_tf.monitoring.progress import LOGGER

@@ -4,8 +4,6 @@ Small sets are read into memory. Large ones stay in their TFRecord files, and th
 by their place.
 """
 
-import pathlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +12,7 @@ import tensorflow as tf
 
 from mnemonics_tf.data.decoding import reason
 from mnemonics_tf.data.encoded import View
+from mnemonics_tf.data.measured import in_memory_source
 from mnemonics_tf.data.records import Records, RecordStorage, index_records
 from mnemonics_tf.data.source import (
     DataSource,
@@ -22,8 +21,13 @@ from mnemonics_tf.data.source import (
     split_by_class,
 )
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
+from mnemonics_tf.data.tfds_folder import (
+    find_prepared,
+    open_prepared,
+    prepare,
+    what_was_looked_for,
+)
 from mnemonics_tf.errors import UserError, printable
-from mnemonics_tf.extras import extra
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 
@@ -59,7 +63,7 @@ def load_prepared(
     if place is None and download:
         place = prepare(name, root)
     if place is None:
-        raise UserError(_what_was_looked_for(root, name))
+        raise UserError(what_was_looked_for(root, name))
     builder = open_prepared(place)
     splits = builder.info.splits
     candidates = [split for split in _TEST_SPLITS if split in splits]
@@ -107,96 +111,6 @@ def _check_pixels(name: str, builder: Any, image_size: int) -> None:
         )
     if dtype not in (np.uint8, np.uint16):
         raise UserError(f"the images of {name} are {dtype}: expected 8 (or 16) bits, uint8")
-
-
-def _what_was_looked_for(root: pathlib.Path, name: str) -> str:
-    if not name:
-        return "--dataset=tfds: names no set: pass --dataset=tfds:NAME, as TFDS calls it"
-    name, _, version = name.partition(":")
-    folder = name.partition("/")[0]
-    if (root / "dataset_info.json").exists() or root.resolve().name == folder:
-        return (
-            f"--data_dir={root} is the folder of {folder} itself, or one in it: pass the folder in "
-            f"which {folder}/ lies"
-        )
-    found = sorted(path.parent.name for path in (root / name).glob("*/dataset_info.json"))
-    if version and found:
-        return f"of {name} in {str(root)!r} is prepared: {', '.join(found)}; not {version}"
-    configs = sorted(
-        {path.parent.parent.name for path in (root / name).glob("*/*/dataset_info.json")}
-    )
-    if configs:
-        return (
-            f"{name} in {str(root)!r} is prepared in {len(configs)} forms: "
-            f"{', '.join(configs[:10])}: pass one of them, --dataset=tfds:{name}/{configs[0]}"
-        )
-    return (
-        f"no data of {name} prepared by TFDS in {str(root)!r} ({name}/VERSION/"
-        "dataset_info.json): prepare it there, or pass --download to let TFDS fetch it"
-    )
-
-
-def find_prepared(root: pathlib.Path, name: str) -> pathlib.Path | None:
-    """Returns the newest version of a set that TFDS has prepared below `root`, or the one named.
-
-    Found by its files alone: a TFDS builder asks the network first, which takes minutes offline.
-    """
-    name, _, wanted = name.partition(":")
-    if not name:
-        return None
-    folder, _, config = name.partition("/")
-    versions = {}
-    for path in (root / folder).glob(f"{config + '/' if config else ''}*/dataset_info.json"):
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name) and wanted in ("", path.parent.name):
-            versions[tuple(map(int, path.parent.name.split(".")))] = path.parent
-    return versions[max(versions)] if versions else None
-
-
-def prepare(name: str, root: pathlib.Path, manual_dir: pathlib.Path | None = None) -> pathlib.Path:
-    """Lets TFDS prepare a set below `root`, from archives in `manual_dir` or by download.
-
-    Raises:
-        UserError: if it does not succeed.
-    """
-    with extra("tfds", "data of TensorFlow Datasets"):
-        import tensorflow_datasets as tfds
-
-    LOGGER.info("preparing %s below %s", name, root)
-    config = tfds.download.DownloadConfig(manual_dir=str(manual_dir) if manual_dir else None)
-    try:
-        tfds.builder(name, data_dir=str(root)).download_and_prepare(download_config=config)
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise UserError(f"TFDS knows no data set {name!r}") from error
-    except (OSError, AssertionError, tfds.download.DownloadError) as error:
-        raise UserError(f"TFDS could not prepare {name} below {str(root)!r}: {error}") from error
-    place = find_prepared(root, name)
-    if place is None:
-        raise UserError(f"TFDS prepared {name}, but not below {str(root)!r}")
-    return place
-
-
-def open_prepared(place: pathlib.Path) -> Any:
-    """Returns the TFDS builder of a prepared set.
-
-    Raises:
-        UserError: if it can't be opened or is no set of labelled images.
-    """
-    with extra("tfds", "data of TensorFlow Datasets"):
-        import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder_from_directory(str(place))
-    except Exception as error:  # noqa: BLE001, it raises nearly anything at damaged files
-        raise UserError(f"the TFDS data in {str(place)!r} can't be opened: {error}") from error
-    features = builder.info.features
-    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
-    wrong = [n for n, k in kinds.items() if n not in features or not isinstance(features[n], k)]
-    if wrong:
-        raise UserError(
-            f"the TFDS data in {str(place)!r} has the features {', '.join(features)}: expected an "
-            "image named 'image' and one class a picture named 'label'"
-        )
-    return builder
 
 
 def _read_into_memory(name: str, builder: Any, candidates: Sequence[str]) -> InMemorySource:
@@ -307,66 +221,6 @@ def _origin(builder: Any, test: str) -> str:
     unread = sorted(set(builder.info.splits) - {"train", test})
     beside = f"; not read: {', '.join(unread)}" if unread else ""
     return f"the splits train and {test} of {builder.data_path}{beside}"
-
-
-def in_memory_source(
-    name: str,
-    training: dict[int, np.ndarray],
-    test: dict[int, np.ndarray],
-    classes: Mapping[int, str],
-) -> InMemorySource:
-    """Returns a source over arrays that measures mean and deviation of the training images.
-
-    Args:
-        name: of the source.
-        training: original class id -> uint8 `[n, h, w, c]`.
-        test: the same for the test part.
-        classes: original class id -> name.
-
-    Raises:
-        UserError: if a class lacks training or test images.
-    """
-    for part, images in (("training", training), ("test", test)):
-        missing = [class_name for c, class_name in classes.items() if c not in images]
-        if missing:
-            raise UserError(f"{name} has no {part} images of {', '.join(missing[:5])}")
-    return MeasuredSource(name, training, test, [classes[c] for c in sorted(classes)])
-
-
-class MeasuredSource(InMemorySource):
-    """A source over arrays whose mean and deviation nobody knows beforehand.
-
-    `channel_mean` and `channel_std` are those of all training images.
-
-    Args:
-        name: of the source.
-        training: original class id -> uint8 `[n, h, w, c]`.
-        test: the same for the test part.
-        class_names: in the order of the original class ids.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        training: Mapping[int, np.ndarray],
-        test: Mapping[int, np.ndarray],
-        class_names: Sequence[str],
-    ):
-        super().__init__(training, test, class_names)
-        self.name = name
-        self.channel_mean, self.channel_std = self.statistics_of(self.original_ids)
-        # Grey images are mostly written signs, which a mirror changes.
-        self.augmentation = "shift" if self.image_shape[-1] == 1 else "crop_mirror"
-
-    def statistics_of(self, classes):
-        """Returns mean and deviation of the training images of these classes."""
-        self._check_known(classes)
-        images = [self._training[c] for c in sorted(classes)]
-        pixels, axes = sum(part[..., 0].size for part in images), (0, 1, 2)
-        mean = sum(part.sum(axes, np.float64) for part in images) / pixels
-        squares = sum(np.square(part, dtype=np.float64).sum(axes) for part in images) / pixels
-        std = np.sqrt(np.maximum(squares - mean**2, 1.0))
-        return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
 def _index(builder: Any, split: str) -> Records:

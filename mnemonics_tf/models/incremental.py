@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.arrays import check_shapes
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.classifiers import (
     CLASSIFIERS,
     MASKED,
@@ -25,67 +25,13 @@ from mnemonics_tf.models.layers import (
     PlainWeights,
     WeightTransferConvolution,
 )
-from mnemonics_tf.models.own_backbone import OwnBackbone
-from mnemonics_tf.models.resnet import BACKBONES, Backbone
 from mnemonics_tf.randomness import derive_seed
-from mnemonics_tf.registry import find
 
 #: what the inner loop of exemplar learning may train
 SCOPES = ("all", "transfer", "classifier")
 
 #: variables that weight transfer alone trains
 _TRANSFER = ("transfer_scale", "transfer_shift")
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """What it takes to build a model again.
-
-    Attributes:
-        backbone: a name in `BACKBONES`, or `package.module:Name` of a user's own.
-        depth: number of layers.
-        image_shape: `(h, w, c)`.
-        classifier: a name in `CLASSIFIERS`.
-        corrects_logits: whether a correction for each class follows the classifier (BiC).
-        own: the backbone, where it is a model of the user's own; the depth is none then.
-    """
-
-    backbone: str
-    depth: int
-    image_shape: tuple[int, int, int]
-    classifier: str
-    corrects_logits: bool = False
-    own: OwnBackbone | None = None
-
-    def __post_init__(self):
-        if self.own is None:
-            self.family.check_depth(self.depth)
-
-    def build_backbone(self, seed: int) -> keras.Model:
-        """Returns a backbone with its first weights.
-
-        Args:
-            seed: of those that are drawn; a model of the user's own has its own.
-        """
-        if self.own is not None:
-            return self.own.build()
-        return self.family.build(self.image_shape, self.depth, seed)
-
-    @property
-    def family(self) -> Backbone:
-        """The family of backbones, which may be a user's own.
-
-        Raises:
-            UserError: if there is none of that name.
-        """
-        found = find(BACKBONES, self.backbone, "backbone")
-        if not isinstance(found, Backbone):
-            raise UserError(
-                f"--backbone={self.backbone} is {type(found).__name__}: expected a Backbone of "
-                f"{Backbone.__module__}, which holds build and check_depth, or a model that was "
-                "opened as `own`"
-            )
-        return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Theta_0 shared by runs: what has to be the same, and how one run takes it from another."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -8,7 +9,9 @@ import numpy as np
 from mnemonics_tf.data.preprocessing import Preprocessing
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.methods import METHODS
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.run.data_facts import refuse_other_phase0
 from mnemonics_tf.run.directory import RunDirectory
@@ -17,12 +20,39 @@ from mnemonics_tf.run.results import hash_of
 from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.settings import Settings, by_name
 
+#: what a user may have set otherwise where Theta_0 is refused
+_SHAPING = (
+    *("dataset", "base_classes", "class_order_seed", "class_order", "phase_classes", "image_size"),
+    *("backbone", "backbone_input", "depth"),
+)
+_TRAINING = (
+    *("base_epochs", "batch_size", "learning_rate", "learning_rate_milestones"),
+    *("learning_rate_decay", "momentum", "weight_decay", "decay_normalization"),
+)
+
+
+#: values of --mixed_precision
+_PRECISIONS = ("off", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """How a Theta_0 was trained, as far as a run that takes it over may be of another kind.
+
+    Attributes:
+        seed: of the run that trained it; -1 where none is told.
+        mixed_precision: in which its activations were computed; weights are float32 always.
+    """
+
+    seed: int
+    mixed_precision: str
+
 
 def fingerprint(
     settings: Settings,
     protocol: ClassIncrementalProtocol,
     architecture: Architecture,
-    seed: int,
+    origin: Origin,
 ) -> str:
     """Returns a hash of everything that touches the model of phase 0 up to its exemplars.
 
@@ -32,7 +62,7 @@ def fingerprint(
         settings: of the run.
         protocol: what is learned when.
         architecture: of the model.
-        seed: that phase 0 was trained with.
+        origin: of the model.
     """
     training = dataclasses.asdict(settings.training)
     # What corrects logits begins with phase 1.
@@ -44,18 +74,15 @@ def fingerprint(
     }
     if architecture.own:  # wherever its file lies
         described |= {"backbone": architecture.own.digests, "input": settings.model.backbone_input}
-    shared = (
-        *("base_epochs", "batch_size", "learning_rate", "learning_rate_milestones"),
-        *("learning_rate_decay", "momentum", "weight_decay", "decay_normalization"),
-    )
-    mixed = {name: training[name] for name in ("mixed_precision",) if training[name] != "off"}
+    precision = origin.mixed_precision
+    mixed = {} if precision == "off" else {"mixed_precision": precision}
     return hash_of(
         {
             "dataset": settings.protocol.dataset,
             "classes": protocol.order[: protocol.base_classes],
-            "seed": seed,
+            "seed": origin.seed,
             "architecture": described,
-            "training": {name: training[name] for name in shared},
+            "training": {name: training[name] for name in _TRAINING},
             "devices": 1,  # as earlier versions had it in runs on one device
             **mixed,
         }
@@ -83,33 +110,40 @@ def refuse_other_preprocessing(donor: str, theirs: Preprocessing, ours: Preproce
 
 def take_over(
     model: IncrementalModel,
-    expected: Callable[[int], str],
+    expected: Callable[[Origin], str],
+    settings: Settings,
     own: RunDirectory,
     other: RunDirectory,
     check: Callable[[], None],
-) -> int:
-    """Gives a model the weights of another run's Theta_0, which may be of another seed.
+) -> Origin:
+    """Gives a model the weights of another run's Theta_0.
+
+    That one may be of another seed, and trained in another precision.
 
     Args:
         model: Theta_0 of this run, untrained.
-        expected: fingerprint of this run's phase 0, had it a given seed.
+        expected: fingerprint of this run's phase 0, had its model a given origin.
+        settings: of this run.
         own: this run's directory.
         other: the other run's.
         check: refuses what else does not fit, once the images are known to be the same: other
             images have another mean, too, and are the reason to tell.
 
     Returns:
-        The seed that Theta_0 was trained with.
+        How Theta_0 was trained.
 
     Raises:
         UserError: if the other was trained with other settings, data or class order.
     """
     arrays = read_arrays(other.base_model)
     seed = _seed_in(other, arrays.pop("seed", None))
-    if str(arrays.pop("fingerprint", "")) != expected(seed):
+    noted = str(arrays.pop("fingerprint", ""))
+    origins = (Origin(seed, precision) for precision in _PRECISIONS)
+    origin = next((origin for origin in origins if expected(origin) == noted), None)
+    if origin is None:
         raise UserError(
             f"--phase0_from={other.root}: its phase 0 was trained with other settings, data or "
-            "class order; leave the flag out to train phase 0 here"
+            f"class order{_difference(settings, other)}; leave the flag out to train phase 0 here"
         )
     refuse_other_phase0(
         own,
@@ -124,8 +158,29 @@ def take_over(
     correction = model.correction.variables if model.correction else []
     kept = {variable.path: start[variable.path] for variable in correction}
     model.set_state({**kept, **arrays}, str(other.base_model))
-    LOGGER.info("phase 0 takes the trained model of %s, of seed %d", other.root, seed)
-    return seed
+    precision = "float32" if origin.mixed_precision == "off" else origin.mixed_precision
+    LOGGER.info(
+        "phase 0 takes the trained model of %s, of seed %d, trained in %s",
+        *(other.root, seed, precision),
+    )
+    return origin
+
+
+def _difference(settings: Settings, other: RunDirectory) -> str:
+    """Returns in words which settings of another run's phase 0 are unlike those of this one."""
+    theirs = by_name(read_settings(other)) if other.settings.exists() else {}
+    ours = by_name(dataclasses.asdict(settings))
+    unlike = [
+        f"--{name} was {theirs[name]!r} there and is {ours[name]!r} here"
+        for name in (*_SHAPING, *_TRAINING)
+        if name in theirs and json.dumps(theirs[name]) != json.dumps(ours[name])
+    ]
+    methods = [run["method"] for run in (theirs, ours) if run.get("method") in METHODS]
+    classifiers = {name: METHODS[name].classifier for name in methods}
+    if len(set(classifiers.values())) > 1:
+        told = [f"--method={name} has a {kind} classifier" for name, kind in classifiers.items()]
+        unlike.append(" and ".join(told))
+    return f" ({'; '.join(unlike)})" if unlike else ""
 
 
 def seed_of(other: RunDirectory) -> int:
@@ -156,14 +211,16 @@ def _seed_in(other: RunDirectory, noted: np.ndarray | None) -> int:
         return -1
 
 
-def publish(model: IncrementalModel, fingerprint: str, seed: int, directory: RunDirectory) -> None:
+def publish(
+    model: IncrementalModel, fingerprint: str, origin: Origin, directory: RunDirectory
+) -> None:
     """Writes Theta_0 as trained, for runs that share it.
 
     Args:
         model: Theta_0.
         fingerprint: of how it was trained.
-        seed: that it was trained with.
+        origin: of the model.
         directory: of the run.
     """
-    notes = {"fingerprint": np.array(fingerprint), "seed": np.array(seed)}
+    notes = {"fingerprint": np.array(fingerprint), "seed": np.array(origin.seed)}
     write_arrays(directory.base_model, {**model.state(), **notes})

@@ -13,7 +13,8 @@ from mnemonics_tf.bilevel.objectives import OBJECTIVES
 from mnemonics_tf.bilevel.objectives.base import Objective
 from mnemonics_tf.data.pipeline import Pipeline
 from mnemonics_tf.evaluation.evaluator import Evaluator
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.phases.replicated import Replicated
 from mnemonics_tf.phases.temporary_model import TemporaryModel
 from mnemonics_tf.registry import find

@@ -37,13 +37,15 @@ def write_results(
     """
     records = [read_record(directory, phase) for phase in phases]
     head = find(METHODS, settings.training.method, "method").prediction_head
-    own_seed = settings.protocol.seed
+    # What runs of earlier versions do not tell is that they trained it themselves.
+    phase0 = records[0].get("stages", {}).get("phase0", {})
+    own_seed, own_precision = settings.protocol.seed, settings.training.mixed_precision
     contents: dict[str, Any] = {
         "summary": results.summarize(records),
         "prediction_head": head,
         "protocol": results.protocol_fingerprint(settings, protocol),
-        # Of a run of an earlier version: its own.
-        "phase0_seed": records[0].get("stages", {}).get("phase0", {}).get("seed", own_seed),
+        "phase0_seed": phase0.get("seed", own_seed),
+        "phase0_mixed_precision": phase0.get("mixed_precision", own_precision),
         "class_order": list(protocol.order),
         "class_names": list(class_names),
         DIGESTS: _noted_digests(directory, records),

@@ -61,7 +61,9 @@ def record_shape(index: int) -> Shape:
                 {
                     "exemplars": learning,
                     "adjust": learning,
-                    "phase0": schema.fields({"seed": schema.whole()}),
+                    "phase0": schema.fields(
+                        {"seed": schema.whole()}, {"mixed_precision": schema.text}
+                    ),
                 },
                 others=schema.anything,
             ),

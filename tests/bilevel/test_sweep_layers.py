@@ -8,7 +8,8 @@ import tensorflow as tf
 from mnemonics_tf import bilevel
 from mnemonics_tf.bilevel.problem import BilevelProblem
 from mnemonics_tf.models import layers
-from mnemonics_tf.models.incremental import SCOPES, Architecture, IncrementalModel
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import SCOPES, IncrementalModel
 from tests.bilevel.metagradient_cases import (
     EXACT,
     FOURTH_ORDER,

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from mnemonics_tf import bilevel
 from mnemonics_tf.bilevel.problem import BilevelProblem
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.models.own_backbone import OwnBackbone
 from mnemonics_tf.settings import ModelSettings
 from tests.bilevel.metagradient_cases import (

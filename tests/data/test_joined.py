@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mnemonics_tf.data.joined import JoinedSource, Part
-from mnemonics_tf.data.prepared import MeasuredSource
+from mnemonics_tf.data.measured import MeasuredSource
 from mnemonics_tf.data.preprocessing import Preprocessing
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.run.data_facts import data_facts, noted_preprocessing, preprocessing_of

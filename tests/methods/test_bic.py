@@ -12,7 +12,8 @@ from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.methods.base import cross_entropy, distillation
 from mnemonics_tf.methods.bic import BiC, fit_correction
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel, Outputs
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel, Outputs
 from mnemonics_tf.run.files import read_arrays
 from mnemonics_tf.settings import (
     ExemplarSettings,

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.methods.lucir import LUCIR, less_forget, margin_ranking
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel, Outputs
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel, Outputs
 from mnemonics_tf.settings import TrainingSettings
 from tools.check_against_pytorch import OPTIMIZATION, make_case, split_kernel, step
 

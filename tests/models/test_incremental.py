@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.classifiers import MASKED
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.incremental import IncrementalModel
 
 
 def make(num_old=0, num_new=3, classifier="linear", seed=0, perturbed=True) -> IncrementalModel:

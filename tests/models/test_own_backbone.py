@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.models.own_backbone import OwnBackbone, opens_own, read_source
 from mnemonics_tf.settings import ModelSettings
 from tests.models.small_models import SHAPE, mixed, plain

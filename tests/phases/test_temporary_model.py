@@ -9,7 +9,8 @@ from mnemonics_tf.bilevel.batches import balanced_order
 from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
 from mnemonics_tf.bilevel.problem import MetaGradientResult
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.phases.temporary_model import TemporaryModel, fresh_weights
 from mnemonics_tf.settings import InnerSettings, OuterSettings
 

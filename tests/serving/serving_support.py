@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.data.pipeline import Normalization
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel, Outputs
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel, Outputs
 from mnemonics_tf.serving.export import export_phase
 from mnemonics_tf.serving.signatures import ExportedClasses
 

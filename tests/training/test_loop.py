@@ -9,7 +9,8 @@ from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.methods.base import MeanOver, cross_entropy, distillation
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.tracing import TRACES
 from mnemonics_tf.training import loop as loop_module
 from mnemonics_tf.training.feed import ResidentFeed, StreamedFeed

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.models.own_backbone import OwnBackbone
 from mnemonics_tf.settings import ModelSettings, TrainingSettings
 from mnemonics_tf.training.optimization import OptimizationSettings

@@ -8,7 +8,8 @@ from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.methods.base import cross_entropy
-from mnemonics_tf.models.incremental import Architecture, IncrementalModel
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.training import precision
 from mnemonics_tf.training.loop import TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
