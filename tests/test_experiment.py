@@ -481,7 +481,7 @@ def test_a_shared_phase_0_is_the_same_model(finished, joint):
         ({"protocol": {"class_order_seed": 1}}, "class_order_seed was 1993 there and is 1 here"),
         ({"training": {"base_epochs": 5}}, "base_epochs was 4 there and is 5 here"),
         ({"training": {"weight_decay": 1e-4}}, "weight_decay was 0.0005 there and is 0.0001 here"),
-        ({"training": {"method": "lucir"}}, "=lwf has a linear .* and --method=lucir has a cosine"),
+        ({"training": {"method": "lucir"}}, "=lwf has a linear .* and --method=lucir has a cosine classifier"),
     ],
 )
 def test_phase_0_of_other_settings_is_refused(finished, tmp_path, changes, told):
