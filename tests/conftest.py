@@ -16,6 +16,7 @@ LONGEST = {
     "test_folder_run.py",
     "test_devices.py",
     "test_experiment.py",
+    "test_going_on.py",
     "test_chaos.py",
     "test_reproduce.py",
     "test_compare_exemplars.py",
@@ -53,6 +54,15 @@ def _own_log():
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished run on the digits, which no test changes."""
+    from tests.digit_runs import SETTINGS, changed, run_watched
+
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    return run_watched(changed(SETTINGS, run={"run_dir": str(directory)}))
 
 
 @pytest.fixture

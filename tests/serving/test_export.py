@@ -1,20 +1,14 @@
-"""Tests of exported models: what they answer, what lies beside them, and how they are published."""
+"""Tests of exported models: what they answer, and what lies beside them."""
 
 import dataclasses
 import importlib.util
 import json
-import os
-import time
-import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnemonics_tf.data.decoding import decode_plain
-from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.incremental import Outputs
-from mnemonics_tf.serving.export import export_folder
 from tests.serving.serving_support import ServedModel, learn
 
 needs_serving_api = pytest.mark.skipif(
@@ -195,95 +189,6 @@ def test_classes_and_class_means_must_fit_the_model(learned, tmp_path):
         learned.export(tmp_path / "net", 1, class_means=learned.class_means[:4])
 
 
-# Bytes of image files
-
-
-def encode_jpeg(image):
-    return tf.io.encode_jpeg(image, quality=90).numpy()
-
-
-def test_jpeg_of_other_sizes_and_channels(learned, tmp_path):
-    served = ServedModel(learned.export(tmp_path / "net", 1))
-    random = np.random.default_rng(5)
-    colour = random.integers(0, 256, (48, 70, 3), np.uint8)
-    grey = random.integers(0, 256, (20, 20, 1), np.uint8)
-    transparent = random.integers(0, 256, (32, 32, 4), np.uint8)
-    files = [
-        encode_jpeg(learned.images[0]),
-        encode_jpeg(colour),
-        encode_jpeg(grey),
-        tf.io.encode_png(transparent).numpy(),
-    ]
-    decoded = [decode_plain(files[0], 3), decode_plain(files[1], 3)]
-    decoded += [tf.repeat(decode_plain(files[2], 1), 3, axis=2), transparent[..., :3]]
-    resized = [tf.image.resize(image, (32, 32), antialias=True) for image in decoded]
-    images = np.stack([np.clip(np.round(image), 0, 255).astype(np.uint8) for image in resized])
-    np.testing.assert_array_equal(images[0], decoded[0])  # the right size already: left as it is
-    answer = served("serving_bytes", {"image_bytes": files})
-    expected = learned.predict(images).logits
-    np.testing.assert_allclose(answer["logits"], expected, rtol=1e-5, atol=1e-5)
-    served.close()
-
-
-def png_that_claims(width: int, height: int) -> bytes:
-    """Returns a PNG file of a few bytes whose header names a size."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checksum = zlib.crc32(kind + data).to_bytes(4, "big")
-        return len(data).to_bytes(4, "big") + kind + data + checksum
-
-    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    rows = zlib.compress(bytes(1000))
-    parts = chunk(b"IHDR", size + b"\x08\x02\0\0\0"), chunk(b"IDAT", rows), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def jpeg_that_claims(width: int, height: int) -> bytes:
-    """Returns a JPEG file of a few bytes whose frame header names a size."""
-    contents = bytearray(encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
-    at = contents.index(b"\xff\xc0") + 5
-    contents[at : at + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
-    return bytes(contents)
-
-
-HOSTILE_IMAGES = {
-    "100 megapixels, PNG": (png_that_claims(10_000, 10_000), "67108864 pixels.*10000 10000"),
-    "100 megapixels, JPEG": (jpeg_that_claims(10_000, 10_000), "67108864 pixels.*10000 10000"),
-    "a product beyond 32 bits": (png_that_claims(2**31 - 1, 2**31 - 1), "67108864 pixels"),
-    "no pixels": (png_that_claims(0, 5), "67108864 pixels"),
-    "a GIF, that may hold many": (b"GIF89a" + bytes(100), "expected a JPEG or PNG file"),
-    "text": (b"no image", "expected a JPEG or PNG file"),
-    "nothing": (b"", "expected a JPEG or PNG file"),
-    "a PNG cut short": (png_that_claims(8, 8)[:40], "PNG"),
-    "only the start of a PNG": (png_that_claims(8, 8)[:16], ""),
-    "a JPEG cut short": (jpeg_that_claims(8, 8)[:30], "JPEG"),
-}
-
-
-def test_hostile_images_are_refused_before_they_are_decoded(learned, tmp_path):
-    served = ServedModel(learned.export(tmp_path / "net", 1))
-    good = tf.io.encode_png(learned.images[0]).numpy()
-    for name, (contents, message) in HOSTILE_IMAGES.items():
-        started = time.monotonic()
-        with pytest.raises(tf.errors.InvalidArgumentError, match=f"(?s){message}"):
-            served("serving_bytes", {"image_bytes": [good, contents]})
-        assert time.monotonic() - started < 10, name
-    assert len(served("serving_bytes", {"image_bytes": [good]})["class_id"]) == 1
-    served.close()
-
-
-def test_evaluation_decides_how_images_are_fitted(learned, tmp_path):
-    def centre_crop(image):
-        return tf.image.resize_with_crop_or_pad(image, 32, 32)
-
-    served = ServedModel(learned.export(tmp_path / "net", 1, fit_image=centre_crop))
-    image = np.random.default_rng(6).integers(0, 256, (40, 40, 3), np.uint8)
-    answer = served("serving_bytes", {"image_bytes": [tf.io.encode_png(image).numpy()]})
-    expected = learned.predict(image[None, 4:36, 4:36]).logits
-    np.testing.assert_allclose(answer["logits"], expected, rtol=1e-5, atol=1e-5)
-    served.close()
-
-
 # What lies beside the graph
 
 
@@ -337,96 +242,3 @@ def test_models_config_serves_every_version_of_every_model(learned, tmp_path):
         assert model.base_path == f"/models/{name}"
         assert model.model_platform == "tensorflow"
         assert model.model_version_policy.WhichOneof("policy_choice") == "all"
-
-
-# Publication
-
-
-def versions(directory):
-    return sorted(path.name for path in directory.iterdir() if path.name.isdecimal())
-
-
-@pytest.mark.parametrize("where", ["saved_model.save", "warm-up", "os.replace"])
-@pytest.mark.slow
-def test_interrupted_export_leaves_no_version(learned, tmp_path, monkeypatch, where):
-    class Killed(BaseException):
-        pass
-
-    def kill(*arguments, **keywords):
-        raise Killed
-
-    directory = tmp_path / "net"
-    with monkeypatch.context() as patch:
-        if where == "saved_model.save":
-            patch.setattr("mnemonics_tf.serving.export.tf.saved_model.save", kill)
-        elif where == "warm-up":
-            patch.setattr("mnemonics_tf.serving.export.write_warmup_requests", kill)
-        else:
-            replace = os.replace
-
-            def kill_at_publication(source, target):
-                if os.path.isdir(source):
-                    kill()
-                replace(source, target)
-
-            patch.setattr("os.replace", kill_at_publication)
-        with pytest.raises(Killed):
-            learned.export(directory, 2)
-    assert versions(directory) == []
-    assert not (tmp_path / "models.config").exists()
-    assert [path.name for path in directory.iterdir()] == [".tmp-2"]
-
-    learned.export(directory, 1)
-    assert [path.name for path in directory.iterdir()] == ["1"]
-    ServedModel(directory / "1").close()
-
-
-def fingerprint(path):
-    return {
-        file.relative_to(path): (file.stat().st_mtime_ns, file.stat().st_size)
-        for file in path.rglob("*")
-    }
-
-
-def test_complete_version_of_the_same_model_is_kept(learned, tmp_path):
-    path = learned.export(tmp_path / "net", 1)
-    before = fingerprint(path)
-    (tmp_path / "models.config").unlink()  # the run was killed between the two
-    assert learned.export(tmp_path / "net", 1) == path
-    assert fingerprint(path) == before
-    assert (tmp_path / "models.config").exists()
-
-
-@pytest.mark.parametrize("other", ["classes", "weights", "class means", "architecture"])
-@pytest.mark.slow
-def test_version_of_another_model_is_never_overwritten(learned, tmp_path, other):
-    directory = tmp_path / "net"
-    if other == "classes":
-        path = learn(seed=1).export(directory, 1, class_means=learned.class_means)
-    elif other == "weights":
-        path = learn(seed=1).export(directory, 1, classes=learned.classes)
-    elif other == "class means":
-        path = learned.export(directory, 1, class_means=-learned.class_means)
-    else:
-        path = learn(classifier="linear").export(directory, 1)
-    before = fingerprint(path)
-    with pytest.raises(UserError, match="never overwritten"):
-        learned.export(directory, 1)
-    assert fingerprint(path) == before
-
-
-def test_exports_keep_the_name_they_have(tmp_path):
-    root = tmp_path / "export"
-    assert export_folder(root, "tfds:cats/small") == root / "tfds_cats_small"
-    assert export_folder(root, "folder", "cats-2.0") == root / "cats-2.0"
-    (root / "cats" / "1").mkdir(parents=True)
-    assert export_folder(root, "folder") == root / "cats"
-    assert export_folder(root, "folder", "cats") == root / "cats"
-    with pytest.raises(UserError, match="exported as cats: leave the flag out, or rename"):
-        export_folder(root, "folder", "dogs")
-
-
-@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "a b", "-x", "ä"])
-def test_what_no_server_can_be_asked_for_is_no_name(tmp_path, name):
-    with pytest.raises(UserError, match="is no name that servers and paths agree on"):
-        export_folder(tmp_path, "digits", name)

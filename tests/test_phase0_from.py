@@ -1,0 +1,83 @@
+"""Phase 0 of another run: when it is taken over, and when refused."""
+
+import numpy as np
+import pytest
+
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.phases import phase0
+from mnemonics_tf.phases.exports import PhaseExports
+from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import read_arrays, write_arrays
+from tests.digit_runs import SETTINGS, changed, make, other_pixels
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"protocol": {"class_order_seed": 1}}, "class_order_seed was 1993 there and is 1 here"),
+        ({"training": {"base_epochs": 5}}, "base_epochs was 4 there and is 5 here"),
+        ({"training": {"weight_decay": 1e-4}}, "weight_decay was 0.0005 there and is 0.0001 here"),
+        (
+            {"training": {"method": "lucir"}},
+            "=lwf has a linear .* and --method=lucir has a cosine classifier",
+        ),
+    ],
+)
+def test_phase_0_of_other_settings_is_refused(finished, tmp_path, changes, told):
+    run = {"run_dir": str(tmp_path / "run"), "phase0_from": str(finished.directory.root)}
+    settings = changed(SETTINGS, run=run, **changes)
+    message = f"--phase0_from=.* other settings, data or class order .--.*{told}.; leave the flag"
+    with pytest.raises(UserError, match=message):
+        make(settings).run()
+    assert not RunDirectory(tmp_path / "run").base_model.exists()
+
+
+@pytest.mark.slow
+def test_phase_0_of_another_seed_or_precision_is_taken(finished, tmp_path, monkeypatch):
+    """Also by a run that takes it from one that took it."""
+    monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
+    donor, taken = finished.directory, []
+    for seed, precision in ((1, "off"), (2, "bfloat16")):
+        run = {
+            "run_dir": str(tmp_path / f"{seed}"),
+            "phase0_from": str(donor.root),
+            "last_phase": 0,
+        }
+        changes = {"protocol": {"seed": seed}, "training": {"mixed_precision": precision}}
+        taker = make(changed(SETTINGS, run=run, **changes))
+        contents = taker.run()
+        assert (contents["phase0_seed"], contents["protocol"]["seed"]) == (0, seed)
+        assert contents["phase0_mixed_precision"] == "off"
+        donor = taker.directory
+        taken.append(read_arrays(donor.base_model))
+    assert finished.contents["phase0_seed"] == 0
+    first = read_arrays(finished.directory.base_model)
+    for arrays in taken:
+        for name, array in first.items():
+            np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_phase_0_of_no_run(tmp_path):
+    run = {"run_dir": str(tmp_path / "run"), "phase0_from": str(tmp_path / "none")}
+    with pytest.raises(UserError, match="base_model.npz is missing"):
+        make(changed(SETTINGS, run=run)).run()
+
+
+def test_phase_0_is_not_taken_from_other_pixels(finished, tmp_path, monkeypatch):
+    copy = finished.copied_to(tmp_path / "copy")
+    """That is told, and not that their mean is another, as that of other pixels is."""
+    other_pixels(copy.directory, "training")
+    monkeypatch.setattr(
+        phase0, "refuse_other_preprocessing", lambda *_: pytest.fail("the mean was told first")
+    )
+    run = {"run_dir": str(tmp_path / "taker"), "phase0_from": str(copy.directory.root)}
+    with pytest.raises(UserError, match="training images are others .*--phase0_from"):
+        make(changed(SETTINGS, run=run)).run()
+
+
+@pytest.mark.parametrize("arrays", [{}, {"fingerprint": np.array("x")}, {"fingerprint": 1}])
+def test_phase_0_of_a_hostile_file(tmp_path, arrays):
+    write_arrays(RunDirectory(tmp_path / "other").base_model, arrays)
+    run = {"run_dir": str(tmp_path / "run"), "phase0_from": str(tmp_path / "other")}
+    with pytest.raises(UserError, match="--phase0_from=.* other settings, data or class order"):
+        make(changed(SETTINGS, run=run)).run()
