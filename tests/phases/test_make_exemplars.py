@@ -1,6 +1,5 @@
 """The exemplar level of a phase on real digits, mostly with a fake in place of meta-gradients."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -9,113 +8,12 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnemonics_tf import devices
-from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
-from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.phases import make_exemplars as make_exemplars_module
-from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
-from mnemonics_tf.phases.make_exemplars import make_exemplars
-from mnemonics_tf.run.files import write_arrays
-from mnemonics_tf.settings import (
-    ExemplarSettings,
-    ProtocolSettings,
-    RunSettings,
-    Settings,
-)
-
-PER_CLASS = 3
-BASE = Settings(
-    protocol=ProtocolSettings(base_classes=4, num_phases=2),
-    exemplar=ExemplarSettings(exemplars="mnemonics", exemplars_per_class=PER_CLASS),
-).changed(
-    mnemonics_start="random",
-    inner_steps=2,
-    outer_steps=2,
-    outer_learning_rate=0.1,
-    outer_batch_size=1000,
-    exemplars_per_step=0,
-    adjust_old_exemplars=True,
-    adjust_steps=4,
-    adjust_learning_rate=0.1,
-    validation_every=1,
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """An untrained run at the exemplar level of phases 0 and 1."""
-
-    experiment: Experiment
-    states: list
-
-    def enter(self, phase: int, **values):
-        """Returns workshop and state of a phase that nothing has touched yet."""
-        settings = dataclasses.replace(BASE, run=self.experiment.settings.run).changed(**values)
-        workshop = dataclasses.replace(self.experiment.workshop, settings=settings)
-        return workshop, dataclasses.replace(self.states[phase], metrics={})
-
-    def after_new_exemplars(self, **values):
-        """Returns phase 1 with E_1 in the memory, chosen at random."""
-        workshop, state = self.enter(1, **({"exemplars": "random"} | values))
-        make(workshop, state)
-        return workshop, state
-
-
-def make(workshop, state):
-    """Makes the new exemplars and keeps them, as a run does."""
-    stage, images = state.stage("exemplars"), state.training_set
-    made = make_exemplars(workshop, state.phase, images, state.memory, state.model, stage)
-    state.memory = made.memory
-    if made.metrics:
-        stage.note(made.metrics)
-
-
-def adjust(workshop, state):
-    """Adjusts the old exemplars and keeps them, as a run does."""
-    stage = state.stage("adjust")
-    adjusted = adjust_exemplars(workshop, state.phase, state.memory, state.model, stage)
-    state.memory = adjusted[0]
-    if adjusted[1]:
-        stage.note(adjusted[1])
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory):
-    run = RunSettings(run_dir=str(tmp_path_factory.mktemp("run")))
-    settings = dataclasses.replace(BASE, run=run)
-    experiment = Experiment(settings, load_digits(), tf.distribute.get_strategy())
-    phases, directory = experiment.protocol.phases, experiment.directory
-    first = experiment.begin_phase(phases[0])
-    chosen = np.concatenate(
-        [first.training_set.indices_of(label)[:PER_CLASS] for label in range(4)]
-    )
-    images = first.training_set.subset(chosen)
-    ExemplarMemory(images.load_all(), images.labels).save(directory.exemplars(0))
-    write_arrays(directory.model(0), first.model.state())
-    return Stage(experiment, [first, experiment.begin_phase(phases[1])])
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """What the objective is asked; each pixel is told to grow darker."""
-    recorded = []
-
-    def value_and_gradient(self, exemplars, labels, learning, outer, *key):
-        recorded.append({"exemplars": exemplars.numpy(), "labels": labels, "key": key, **outer})
-        return tf.constant(1.0), tf.ones_like(exemplars)
-
-    monkeypatch.setattr(UnrolledTraining, "value_and_gradient", value_and_gradient)
-    return recorded
-
-
-def pixels(workshop, images) -> list[bytes]:
-    """Normalised images as something that can be looked up."""
-    stored = workshop.pipeline.normalization.to_uint8(tf.constant(images)).numpy()
-    return [image.tobytes() for image in stored]
+from tests.phases.exemplar_stages import PER_CLASS, adjust, make, pixels
 
 
 @pytest.mark.parametrize("selection", ["random", "herding"])
@@ -346,73 +244,6 @@ def test_what_does_not_fit_into_memory_is_refused_before_work(stage, calls, monk
     workshop, state = stage.enter(0)
     with pytest.raises(UserError, match="--outer_batch_size"):
         make(workshop, state)
-    assert calls == []
-
-
-def test_adjustment_changes_old_exemplars_alone(stage, calls):
-    workshop, state = stage.after_new_exemplars()
-    before = state.memory
-    adjust(workshop, state)
-    old = before.labels < 4
-    np.testing.assert_array_equal(state.memory.labels, before.labels)
-    np.testing.assert_array_equal(state.memory.images[~old], before.images[~old])
-    changed = np.any(state.memory.images[old] != before.images[old], axis=(1, 2, 3))
-    assert np.all(changed)
-    assert state.memory.images.dtype == np.uint8
-    assert state.metrics["adjust"]["count"] == 4 * PER_CLASS
-
-
-@pytest.mark.parametrize(("rate", "warned"), [(1e-5, True), (0.1, False)])
-def test_an_adjustment_that_rounding_takes_away_is_told(stage, calls, caplog, rate, warned):
-    workshop, state = stage.after_new_exemplars(adjust_learning_rate=rate)
-    before = state.memory.images
-    caplog.clear()
-    with caplog.at_level("WARNING", "mnemonics_tf"):
-        adjust(workshop, state)
-    assert np.array_equal(state.memory.images, before) == warned
-    assert any("--adjust_learning_rate" in message for message in caplog.messages) == warned
-
-
-def test_an_adjusted_subset_is_measured_on_its_complement(stage, calls):
-    workshop, state = stage.after_new_exemplars()
-    everything = sorted(
-        image.tobytes()
-        for image, label in zip(state.memory.images, state.memory.labels, strict=True)
-        if label < 4
-    )
-    adjust(workshop, state)
-    first = calls[0]
-    inner, outer = pixels(workshop, first["exemplars"]), pixels(workshop, first["image"])
-    assert sorted(inner + outer) == everything
-    assert set(first["labels"]) == set(first["label"].numpy()) == set(range(4))
-
-
-@pytest.mark.parametrize("changes", [{"adjust_old_exemplars": False}, {}])
-def test_no_adjustment_in_phase_0_or_unless_asked_for(stage, calls, changes):
-    if changes:
-        workshop, state = stage.after_new_exemplars(**changes)
-    else:
-        workshop, state = stage.enter(0, exemplars="random")
-        make(workshop, state)
-    before = state.memory
-    adjust(workshop, state)
-    assert state.memory is before
-    assert calls == []
-
-
-def test_one_exemplar_a_class_cannot_be_split(stage, calls):
-    workshop, state = stage.after_new_exemplars(exemplars_per_class=1)
-    state.memory = state.memory.trimmed(1)
-    before = state.memory
-    with pytest.raises(UserError) as error:
-        adjust(workshop, state)
-    for words in ("2 subsets", "1 exemplars", "--skip_adjustment_if_too_few"):
-        assert words in str(error.value)
-    assert "--noadjust_old_exemplars" in str(error.value)
-
-    skipping = workshop.settings.changed(skip_adjustment_if_too_few=True)
-    adjust(dataclasses.replace(workshop, settings=skipping), state)
-    assert state.memory is before
     assert calls == []
 
 
