@@ -17,7 +17,7 @@ from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.methods.base import MeanOver
 from mnemonics_tf.models.incremental import Outputs
-from mnemonics_tf.phases import make_exemplars as make_exemplars_module
+from mnemonics_tf.phases import judge
 from mnemonics_tf.phases import rehearsal as rehearsal_module
 from mnemonics_tf.phases import train_model as train_model_module
 from mnemonics_tf.phases import workshop as workshop_module
@@ -215,7 +215,7 @@ def test_exemplars_learn_the_same_from_the_same_flags(learned):
 )
 def test_patience_ends_learning(learned, monkeypatch, flags, steps):
     falling = iter(range(0, -100, -1))
-    monkeypatch.setattr(make_exemplars_module, "probe_accuracy", lambda *_: float(next(falling)))
+    monkeypatch.setattr(judge, "probe_accuracy", lambda *_: float(next(falling)))
     judged = ("--validation_share=0.2", "--validation_every=1", "--outer_steps=6")
     assert learned(*judged, *flags).metrics["steps"] == steps
 

@@ -12,6 +12,7 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.monitoring.summaries import Summaries
+from mnemonics_tf.phases import judge
 from mnemonics_tf.phases import make_exemplars as make_exemplars_module
 from tests.phases.exemplar_stages import PER_CLASS, adjust, make, pixels
 
@@ -57,7 +58,7 @@ def test_a_run_keeps_what_a_few_learned_exemplars_began_as(stage, calls, monkeyp
 
 
 def test_figures_can_be_written_and_hold_no_long_lists(stage, calls, monkeypatch):
-    monkeypatch.setattr(make_exemplars_module, "probe_accuracy", lambda *arguments: 0.5)
+    monkeypatch.setattr(judge, "probe_accuracy", lambda *arguments: 0.5)
     workshop, state = stage.enter(0, outer_steps=450, validation_every=225)
     make(workshop, state)
     figures = json.loads(json.dumps(state.metrics["exemplars"], allow_nan=False))
@@ -76,7 +77,7 @@ def test_held_out_images_are_never_candidates(stage, calls, monkeypatch):
     """They come neither into the memory nor into the data that exemplars learn from."""
     judged = []
     monkeypatch.setattr(
-        make_exemplars_module,
+        judge,
         "probe_accuracy",
         lambda features, labels, held_out, expected, by_class: judged.append(expected) or 0.5,
     )
@@ -109,7 +110,7 @@ def rehearsed_as(monkeypatch, scores):
     def rehearsal(*arguments):
         return lambda memory: memories.append(memory) or next(left)
 
-    monkeypatch.setattr(make_exemplars_module, "rehearsal", rehearsal)
+    monkeypatch.setattr(judge, "rehearsal", rehearsal)
     return memories
 
 
@@ -164,7 +165,7 @@ def test_few_new_classes_learn_and_are_judged_beside_old_ones(
         judged.append((labels, expected, by_class))
         return 0.5 if len(judged) == 1 else 0.25  # learning does not help
 
-    monkeypatch.setattr(make_exemplars_module, "probe_accuracy", probe_accuracy)
+    monkeypatch.setattr(judge, "probe_accuracy", probe_accuracy)
     workshop, state = stage.enter(1)
     state = with_new_classes(state, count)
     old = state.memory.images.copy()
@@ -300,7 +301,7 @@ def test_learning_and_adjustment_show_in_tensorboard(stage, calls, tmp_path):
 )
 def test_what_held_out_images_chose_is_told(stage, calls, monkeypatch, caplog, scores, kept, told):
     judged = iter([*scores, 0.0, 0.0])  # the last two: of the exemplars in the end
-    monkeypatch.setattr(make_exemplars_module, "probe_accuracy", lambda *_: next(judged))
+    monkeypatch.setattr(judge, "probe_accuracy", lambda *_: next(judged))
     workshop, state = stage.enter(0)
     with caplog.at_level("INFO", "mnemonics_tf"):
         make(workshop, state)

@@ -1,0 +1,122 @@
+"""What judges new exemplars while they learn: a probe, or a rehearsal of the next phase."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from mnemonics_tf.bilevel.learner import Course, Exemplars
+from mnemonics_tf.data.image_set import ImageSet
+from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.evaluation.probe import probe_accuracy
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.phases.rehearsal import rehearsal, rehearsed
+from mnemonics_tf.phases.state import Stage
+from mnemonics_tf.phases.workshop import Workshop
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """What chooses among exemplars while they learn.
+
+    Attributes:
+        score: accuracy of normalised images of all exemplars that take part, on held-out images.
+        as_stored: whether it scores them as they will be stored, rounded and encoded.
+    """
+
+    score: Callable[[np.ndarray], float]
+    as_stored: bool
+
+
+def find_judge(
+    workshop: Workshop,
+    phase: Phase,
+    exemplars: Exemplars,
+    stored: Callable[[np.ndarray], ExemplarMemory],
+    candidates: ImageSet,
+    held_out: ImageSet | None,
+    judging: ImageSet | None,
+    beside_old: bool,
+    model: IncrementalModel,
+    stage: Stage,
+) -> Judge | None:
+    """Returns what `--validation` asks for, or None where nothing was held out.
+
+    Args:
+        workshop: of the run.
+        phase: which.
+        exemplars: of which some learn.
+        stored: the memory that normalised images of them would make.
+        candidates: D_i but for what is held out; a rehearsal learns from it.
+        held_out: images of D_i that a rehearsal asks for.
+        judging: images that a probe asks for, which may be of old classes too.
+        beside_old: whether a probe judges exemplars of old classes with those that learn.
+        model: Theta_i.
+        stage: shows the training of a rehearsal.
+    """
+    if held_out and _rehearses(workshop, phase):
+        score = rehearsal(workshop, phase, candidates, held_out, model, stage)
+        return Judge(lambda images: score(stored(images)), as_stored=True)
+    if judging is None:
+        return None
+    return Judge(_probe(workshop, model, exemplars, judging, beside_old), as_stored=False)
+
+
+def _rehearses(workshop: Workshop, phase: Phase) -> bool:
+    """Whether a rehearsal of the next phase judges, and says so where it can't."""
+    if workshop.settings.validation.validation != "rehearsal":
+        return False
+    if rehearsed(phase):
+        return True
+    LOGGER.info("exemplars: one new class leaves none to rehearse with: the probe judges instead")
+    return False
+
+
+def _probe(
+    workshop: Workshop,
+    model: IncrementalModel,
+    exemplars: Exemplars,
+    held_out: ImageSet,
+    beside_old: bool,
+) -> Callable[[np.ndarray], float]:
+    """Returns the score of the learning exemplars on held-out training images.
+
+    Args:
+        workshop: of the run.
+        model: Theta_i.
+        exemplars: of which some learn.
+        held_out: images to be told apart.
+        beside_old: whether those that do not learn belong to the exemplars that are judged. Each
+            class then counts as much, for there are few images of old ones.
+    """
+    evaluator = workshop.evaluator(model)
+    held_out_features = evaluator.outputs(held_out).features
+    judged = np.ones_like(exemplars.learns) if beside_old else exemplars.learns
+    labels = exemplars.labels[judged]
+
+    def validate(images: np.ndarray) -> float:
+        features = evaluator.features_of_pixels(images[judged])
+        return probe_accuracy(features, labels, held_out_features, held_out.labels, beside_old)
+
+    return validate
+
+
+def tell_what_helped(course: Course) -> None:
+    """Says whether what was learned is kept, by the held-out accuracies that decided it."""
+    scores = dict(course.validations)
+    steps, start = len(course.meta_losses), course.validations[0][1]
+    if course.steps_kept:
+        LOGGER.info(
+            "exemplars: held-out accuracy %.3f at the start, %.3f after %d of %d steps, which are "
+            "kept",
+            *(start, scores[course.steps_kept], course.steps_kept, steps),
+        )
+        return
+    later = [score for step, score in course.validations if step > 0]
+    LOGGER.warning(
+        "exemplars: learning did not help: held-out accuracy was %.3f at the start and at best %s "
+        "in %d steps; the exemplars stay as they were chosen",
+        *(start, f"{max(later):.3f}" if later else "unknown", steps),
+    )

@@ -1,0 +1,238 @@
+"""Exemplars of new classes learn on the images of their phase (Eq. 8, 9)."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mnemonics_tf.bilevel.learner import Course, Exemplars, OuterData
+from mnemonics_tf.data.image_set import ImageSet
+from mnemonics_tf.data.pipeline import concatenate
+from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.errors import counted
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.monitoring import diagnostics
+from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.phases.judge import Judge, find_judge, tell_what_helped
+from mnemonics_tf.phases.learning import as_exemplars, companions, learner, with_learned
+from mnemonics_tf.phases.pool import drifted_copies
+from mnemonics_tf.phases.select_exemplars import select
+from mnemonics_tf.phases.state import Stage
+from mnemonics_tf.phases.workshop import Workshop
+
+#: so many new classes tell enough of each other; fewer learn beside the old ones
+_ENOUGH_CLASSES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What became of the memory.
+
+    Attributes:
+        memory: with the new classes' exemplars.
+        metrics: of their learning; None if they did not learn.
+        unrounded: the exemplars that learned, and those beside them, before rounding, or None.
+        starts: what some of those that learned began as; None if none learned.
+    """
+
+    memory: ExemplarMemory
+    metrics: dict[str, Any] | None = None
+    unrounded: Exemplars | None = None
+    starts: ExemplarMemory | None = None
+
+
+def learn_new(
+    workshop: Workshop,
+    phase: Phase,
+    memory: ExemplarMemory,
+    candidates: ImageSet,
+    held_out: ImageSet | None,
+    model: IncrementalModel,
+    stage: Stage,
+) -> Made:
+    """Trains E_i on D_i (Eq. 8, 9).
+
+    E_i and D_i are alone in it, as Eq. 7 has them. With `train_beside_old` the old exemplars stand
+    in the inner batches and beside D_i in the outer ones, and do not learn: that is Problem 4b.
+
+    Departure from Eq. 7: where a phase brings fewer than three classes they stand there too, for
+    E_i alone would have next to nothing to discriminate (one class has a loss of zero), and
+    exemplars are validated beside them.
+
+    Args:
+        workshop: of the run.
+        phase: which.
+        memory: of all classes, those of the new ones as they were chosen.
+        candidates: D_i but for what judges.
+        held_out: images of D_i that judge, or None.
+        model: Theta_i.
+        stage: resumes, shows and saves.
+    """
+    outer = workshop.settings.outer
+    new = memory.labels >= phase.num_old
+    few = _are_few(phase)
+    rows, judging = _beside(workshop, phase, memory, held_out)
+    exemplars = as_exemplars(workshop, memory, rows, new)
+    old = memory.as_image_set().subset(rows[~new[rows]])
+    network, members = model, []
+    if workshop.settings.inner.inner_start == "pool":
+        network, quota = workshop.copy_of(model, "pool"), _quota(phase, memory)
+        members = drifted_copies(workshop, phase, model, network, candidates, old, quota)
+    outer_data = _outer_data(workshop, network, members, concatenate([candidates, old]))
+
+    def stored(images: np.ndarray) -> ExemplarMemory:
+        now = dataclasses.replace(exemplars, images=images)
+        return with_learned(workshop, memory, rows, now)
+
+    judge = find_judge(
+        workshop, phase, exemplars, stored, candidates, held_out, judging, few, model, stage
+    )
+    course = learner(workshop, network, members, outer, len(rows)).train_new(
+        exemplars,
+        outer_data,
+        companions(
+            workshop, stage, outer.outer_steps, max(1, len(members)), judge.score if judge else None
+        ),
+        stage.name,
+        phase.index,
+    )
+    learned = stored(exemplars.images)
+    metrics = _told(workshop, phase, course, memory, learned, rows, candidates, judge, model, stage)
+    return Made(learned, metrics, exemplars)
+
+
+def _quota(phase: Phase, memory: ExemplarMemory) -> int:
+    """Returns how many exemplars a new class has."""
+    return int(np.sum(memory.labels >= phase.num_old)) // phase.num_new
+
+
+def _are_few(phase: Phase) -> bool:
+    """Whether the new classes alone would tell too little of each other."""
+    return phase.num_old > 0 and phase.num_new < _ENOUGH_CLASSES
+
+
+def _beside(
+    workshop: Workshop, phase: Phase, memory: ExemplarMemory, held_out: ImageSet | None
+) -> tuple[np.ndarray, ImageSet | None]:
+    """Returns which exemplars take part in learning, and what those that learn are judged by.
+
+    Where old ones take part because new classes are few, some of them are set aside as judges: of
+    each class the last ones, which are the least typical; of a class with a single one none.
+
+    Args:
+        workshop: of the run.
+        phase: which.
+        memory: of all classes.
+        held_out: training images of the new classes that judge, or None.
+    """
+    wanted = workshop.settings
+    old = memory.labels < phase.num_old
+    if not _are_few(phase):
+        takes_part = np.ones_like(old) if wanted.outer.train_beside_old else ~old
+        return np.flatnonzero(takes_part), held_out
+    judges = np.zeros_like(old)
+    for label in range(phase.num_old if held_out else 0):
+        members = np.flatnonzero(memory.labels == label)
+        share = round(wanted.validation.validation_share * len(members))
+        count = min(max(1, share), len(members) - 1)
+        judges[members[len(members) - count :]] = True
+    LOGGER.info(
+        "exemplars: those of %s learn beside %s of %s",
+        counted(phase.num_new, "new class"),
+        counted(int(np.sum(old & ~judges)), "exemplar"),
+        counted(phase.num_old, "old class"),
+    )
+    if held_out:
+        held_out = concatenate([held_out, memory.as_image_set().subset(np.flatnonzero(judges))])
+    return np.flatnonzero(~judges), held_out
+
+
+def _outer_data(
+    workshop: Workshop,
+    network: IncrementalModel,
+    members: Sequence[dict[str, np.ndarray]],
+    images: ImageSet,
+) -> OuterData:
+    """Returns D_i for the outer loss: its features, computed once, where only they are needed.
+
+    Args:
+        workshop: of the run.
+        network: takes on the weights of the members; Theta_i itself where there are none.
+        members: of the pool.
+        images: D_i, and the old exemplars where they stand beside it.
+    """
+    settings = workshop.settings
+    if settings.inner.inner_scope == "classifier":
+        evaluator = workshop.evaluator(network, plain=bool(members))
+        features = []
+        turns: list[dict[str, np.ndarray] | None] = [*members] or [None]
+        for member in turns:
+            if member is not None:
+                network.set_state(member)
+            features.append(evaluator.outputs(images).features)
+        stacked = np.stack(features, axis=1)
+
+        def load(rows):
+            return {"feature": tf.constant(stacked[rows])}
+    else:
+
+        def load(rows):
+            pixels = images.subset(rows).load_all()
+            return {"image": workshop.pipeline.normalization.normalize(pixels)}
+
+    return OuterData(images.labels, load, settings.outer.outer_batch_size, workshop.exemplar_seed)
+
+
+def _told(
+    workshop: Workshop,
+    phase: Phase,
+    course: Course,
+    memory: ExemplarMemory,
+    learned: ExemplarMemory,
+    rows: np.ndarray,
+    candidates: ImageSet,
+    judge: Judge | None,
+    model: IncrementalModel,
+    stage: Stage,
+) -> dict[str, Any]:
+    """Shows and returns the figures of learning.
+
+    Args:
+        workshop: of the run.
+        phase: which.
+        course: how it went.
+        memory: before.
+        learned: the memory afterwards.
+        rows: which of it took part.
+        candidates: what herding, to compare with, chooses among.
+        judge: of the exemplars, or None.
+        model: Theta_i.
+        stage: shows them.
+    """
+    evaluator, new = workshop.evaluator(model), memory.labels >= phase.num_old
+    change = diagnostics.measure_change(model, evaluator, memory, learned, new)
+    metrics = diagnostics.metrics(course, change)
+    if judge:
+        kept = dict(course.validations)[course.steps_kept]
+        rounded = workshop.pipeline.normalization.normalize(learned.images[rows]).numpy()
+        metrics["held_out_accuracy"] = {
+            "start": course.validations[0][1],
+            "float": kept,
+            "uint8": kept if judge.as_stored else judge.score(rounded),
+        }
+        tell_what_helped(course)
+    margins_herding = None
+    if workshop.settings.exemplar.mnemonics_start != "herding":
+        quota = _quota(phase, memory)
+        herded = candidates.subset(select(workshop, phase, candidates, model, "herding", quota))
+        margins_herding = diagnostics.feature_margins(model, evaluator, herded)
+        metrics["margin_herding"] = float(margins_herding.mean())
+    before = phase.index * workshop.settings.outer.outer_steps
+    diagnostics.show(
+        *(stage.summaries, stage.name, phase.index, course, change, before),
+        *(margins_herding, metrics.get("held_out_accuracy")),
+    )
+    return metrics
