@@ -15,7 +15,6 @@ from mnemonics_tf.phases.temporary_model import TemporaryModel, fresh_weights
 from mnemonics_tf.settings import InnerSettings, OuterSettings
 
 SCOPES = ("all", "transfer", "classifier")
-SCOPES = ("all", "transfer", "classifier")
 LABELS = np.array([0, 1, 2, 3, 0, 1, 2, 3])
 BLACK = np.array([-1.5, -2.0, -1.0])
 
