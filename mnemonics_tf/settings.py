@@ -382,6 +382,12 @@ class OuterSettings:
     train_beside_old: bool = setting(
         False, "Old exemplars stand beside the new ones while these learn (Problem 4b)."
     )
+    few_new_classes: str = setting(
+        "stay",
+        "What becomes of learned exemplars in a later phase of one or two new classes: they stay "
+        "as chosen, learn beside old ones, or learn alone (Eq. 7 to the letter).",
+        choices=("stay", "beside", "alone"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

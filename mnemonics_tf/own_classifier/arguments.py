@@ -12,7 +12,7 @@ from mnemonics_tf.settings import GROUP_OF, Settings
 #: settings that mean something in a run only
 _OF_RUNS = frozenset(
     {"pool_size", "train_beside_old", "inner_augmentation", "inner_batch_statistics"}
-    | {"validation", "rehearsal_steps"}
+    | {"validation", "rehearsal_steps", "few_new_classes"}
 )
 
 #: values of settings that go with this project's own models

@@ -23,7 +23,7 @@ from mnemonics_tf.phases.select_exemplars import select
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
 
-#: so many new classes tell enough of each other; fewer learn beside the old ones
+#: so many new classes tell enough of each other
 _ENOUGH_CLASSES = 3
 
 
@@ -58,9 +58,9 @@ def learn_new(
     E_i and D_i are alone in it, as Eq. 7 has them. With `train_beside_old` the old exemplars stand
     in the inner batches and beside D_i in the outer ones, and do not learn: that is Problem 4b.
 
-    Departure from Eq. 7: where a phase brings fewer than three classes they stand there too, for
-    E_i alone would have next to nothing to discriminate (one class has a loss of zero), and
-    exemplars are validated beside them.
+    So it is too where a phase brings one or two classes and `few_new_classes` asks for it: E_i
+    alone would have next to nothing to discriminate (one class has a loss of zero), and exemplars
+    are validated beside old ones.
 
     Args:
         workshop: of the run.
@@ -73,8 +73,8 @@ def learn_new(
     """
     outer = workshop.settings.outer
     new = memory.labels >= phase.num_old
-    few = _are_few(phase)
-    rows, judging = _beside(workshop, phase, memory, held_out)
+    few = are_few(phase) and (outer.train_beside_old or outer.few_new_classes == "beside")
+    rows, judging = _beside(workshop, phase, memory, held_out, few)
     exemplars = as_exemplars(workshop, memory, rows, new)
     old = memory.as_image_set().subset(rows[~new[rows]])
     network, members = model, []
@@ -109,13 +109,17 @@ def _quota(phase: Phase, memory: ExemplarMemory) -> int:
     return int(np.sum(memory.labels >= phase.num_old)) // phase.num_new
 
 
-def _are_few(phase: Phase) -> bool:
-    """Whether the new classes alone would tell too little of each other."""
+def are_few(phase: Phase) -> bool:
+    """Whether the new classes of a later phase alone tell too little of each other."""
     return phase.num_old > 0 and phase.num_new < _ENOUGH_CLASSES
 
 
 def _beside(
-    workshop: Workshop, phase: Phase, memory: ExemplarMemory, held_out: ImageSet | None
+    workshop: Workshop,
+    phase: Phase,
+    memory: ExemplarMemory,
+    held_out: ImageSet | None,
+    few: bool,
 ) -> tuple[np.ndarray, ImageSet | None]:
     """Returns which exemplars take part in learning, and what those that learn are judged by.
 
@@ -127,10 +131,11 @@ def _beside(
         phase: which.
         memory: of all classes.
         held_out: training images of the new classes that judge, or None.
+        few: whether old ones take part because new classes are few.
     """
     wanted = workshop.settings
     old = memory.labels < phase.num_old
-    if not _are_few(phase):
+    if not few:
         takes_part = np.ones_like(old) if wanted.outer.train_beside_old else ~old
         return np.flatnonzero(takes_part), held_out
     judges = np.zeros_like(old)

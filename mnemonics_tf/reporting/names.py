@@ -47,6 +47,7 @@ _HAS_EFFECT: dict[str, Callable[[_Settings], bool]] = {
     "outer_steps": _learns,
     "outer_learning_rate": _learns,
     "train_beside_old": _learns,
+    "few_new_classes": lambda s: _learns(s) and not s["train_beside_old"],
     "validation": _learns,
     "rehearsal_steps": lambda s: _learns(s) and s["validation"] == "rehearsal",
     "mnemonics_start": _learns,

@@ -130,7 +130,7 @@ def test_a_rehearsal_keeps_the_start_where_nothing_is_better(stage, calls, monke
 
 def test_one_new_class_is_judged_by_the_probe(stage, calls, monkeypatch, caplog):
     memories = rehearsed_as(monkeypatch, [])
-    workshop, state = stage.enter(1, validation="rehearsal")
+    workshop, state = stage.enter(1, validation="rehearsal", few_new_classes="beside")
     with caplog.at_level("INFO", logger="mnemonics_tf"):
         make(workshop, with_new_classes(state, 1))
     assert "the probe judges instead" in caplog.text
@@ -166,7 +166,7 @@ def test_few_new_classes_learn_and_are_judged_beside_old_ones(
         return 0.5 if len(judged) == 1 else 0.25  # learning does not help
 
     monkeypatch.setattr(judge, "probe_accuracy", probe_accuracy)
-    workshop, state = stage.enter(1)
+    workshop, state = stage.enter(1, few_new_classes="beside")
     state = with_new_classes(state, count)
     old = state.memory.images.copy()
     with caplog.at_level("INFO", logger="mnemonics_tf"):
@@ -190,10 +190,36 @@ def test_few_new_classes_learn_and_are_judged_beside_old_ones(
 
 
 def test_few_new_classes_without_judges(stage, calls):
-    workshop, state = stage.enter(1, validation_share=0.0)
+    workshop, state = stage.enter(1, validation_share=0.0, few_new_classes="beside")
     make(workshop, with_new_classes(state, 1))
     assert calls[0]["labels"].tolist() == np.repeat(range(5), PER_CLASS).tolist()
     assert state.metrics["exemplars"]["validations"] == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_exemplars_of_few_new_classes_stay_as_chosen(stage, calls, caplog, count):
+    """Chosen among all of their images: none is held out."""
+    workshop, state = stage.enter(1)
+    with caplog.at_level("INFO", logger="mnemonics_tf"):
+        make(workshop, with_new_classes(state, count))
+    assert "theirs stay as chosen (--few_new_classes=beside" in caplog.text
+    assert calls == []
+    chosen = stage.enter(1, exemplars="random")
+    make(chosen[0], with_new_classes(chosen[1], count))
+    np.testing.assert_array_equal(state.memory.images, chosen[1].memory.images)
+
+
+def test_few_new_classes_learn_alone_to_the_letter(stage, calls):
+    workshop, state = stage.enter(1, few_new_classes="alone")
+    make(workshop, with_new_classes(state, 2))
+    assert calls[0]["labels"].tolist() == np.repeat([4, 5], PER_CLASS).tolist()
+    assert set(np.array(calls[0]["label"]).tolist()) == {4, 5}
+
+
+def test_few_new_classes_learn_beside_old_ones_where_all_do(stage, calls):
+    workshop, state = stage.enter(1, train_beside_old=True, validation_share=0.0)
+    make(workshop, with_new_classes(state, 1))
+    assert set(calls[0]["labels"].tolist()) == set(range(5))
 
 
 def test_one_class_alone_has_nothing_to_tell(stage, calls, caplog):
