@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from mnemonics_tf.models.incremental import Outputs
-from tests.serving.serving_support import ServedModel, learn
+from tests.serving.serving_support import ServedModel, learn, nearest_means
 
 needs_serving_api = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow_serving") is None, reason="needs tensorflow-serving-api"
@@ -36,12 +36,6 @@ def exported(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def learned():
     return learn()
-
-
-def nearest_means(features, class_means):
-    """The rule of nearest means by its definition: the smallest Euclidean distance."""
-    features = features / np.linalg.norm(features, axis=1, keepdims=True)
-    return np.linalg.norm(features[:, None] - class_means[None], axis=2).argmin(axis=1)
 
 
 def check_classes(answer, labels, classes):
