@@ -22,7 +22,7 @@ def warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         runs: all that were passed.
         groups: of those that are shown.
     """
-    found = [*_other_protocols(groups), *_other_data(groups)]
+    found = [*_other_courses(groups), *_other_budgets(groups), *_other_data(groups)]
     if len({frozenset(run.seeds for run in group.runs) for group in groups}) > 1:
         found.append("The groups do not have the same seeds.")
     kept = {id(run) for group in groups for run in group.runs}
@@ -36,32 +36,36 @@ def warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
     return [" ".join(text.split()) for text in found]
 
 
-def _other_protocols(groups: Sequence[Group]) -> list[str]:
-    protocols = [group.first.protocol for group in groups]
+def _other_courses(groups: Sequence[Group]) -> list[str]:
+    courses = [group.first.course for group in groups]
     found = []
-    for key in sorted(set().union(*protocols)):
-        holders: dict[str, list[Group]] = {}
-        for group, protocol in zip(groups, protocols, strict=True):
-            holders.setdefault(json.dumps(protocol.get(key)), []).append(group)
-        if len(holders) > 1:
-            sides = [(plain(json.loads(value)), members) for value, members in holders.items()]
-            found.append(f"Other protocols: {key} is {_sides(sides)}.")
+    for key in sorted(set().union(*courses)):
+        values = [json.dumps(course.get(key)) for course in courses]
+        if len(set(values)) > 1:
+            told = [plain(json.loads(value)) for value in values]
+            found.append(f"Other protocols: {key} is {_told(told, groups)}.")
     return found
+
+
+def _other_budgets(groups: Sequence[Group]) -> list[str]:
+    budgets = [group.first.budget for group in groups]
+    return [f"Other memories: {_told(budgets, groups)}."] if len(set(budgets)) > 1 else []
 
 
 def _other_data(groups: Sequence[Group]) -> list[str]:
     """Returns a line that tells on which data the groups ran, if it was not the same."""
-    holders: dict[str, list[Group]] = {}
-    for group in groups:
-        holders.setdefault(group.first.data, []).append(group)
-    if len(holders) < 2:
+    if len({group.first.data for group in groups}) < 2:
         return []
-    sides = [(_few_classes(members[0].first), members) for members in holders.values()]
-    return [f"Other classes or images: {_sides(sides)}."]
+    told = [_few_classes(group.first) for group in groups]
+    return [f"Other classes or images: {_told(told, groups)}."]
 
 
-def _sides(sides: Sequence[tuple[str, Sequence[Group]]]) -> str:
-    return "; ".join(f"{_shortened(value)} ({_listed(members)})" for value, members in sides)
+def _told(values: Sequence[str], groups: Sequence[Group]) -> str:
+    """Returns each value once, with the groups that have it."""
+    holders: dict[str, list[Group]] = {}
+    for value, group in zip(values, groups, strict=True):
+        holders.setdefault(value, []).append(group)
+    return "; ".join(f"{_shortened(value)} ({_listed(own)})" for value, own in holders.items())
 
 
 def _shortened(text: str) -> str:
@@ -77,7 +81,7 @@ def _listed(groups: Sequence[Group]) -> str:
 def _few_classes(run: Run) -> str:
     names = run.contents.get("class_names")
     if not names:
-        return "classes not noted"
+        return f"{run.data}, classes not noted"
     images = "" if run.contents.get(DIGESTS) else ", images not noted"
     few = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "") + images
     return f"{run.data}: {few}"

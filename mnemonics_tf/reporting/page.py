@@ -9,7 +9,6 @@ import numpy as np
 from mnemonics_tf.errors import counted
 from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.evaluation.intervals import FEWEST_FOR_INTERVAL, Estimate
-from mnemonics_tf.exemplars.budget import Budget
 from mnemonics_tf.reporting import charts, tables
 from mnemonics_tf.reporting.charts import Series, escape
 from mnemonics_tf.reporting.drift import pixel_drift
@@ -147,16 +146,7 @@ def _by_protocol(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
 
 
 def _protocol_name(run: Run) -> str:
-    protocol = run.protocol
-    names = {
-        "exemplar_bytes_total": "bytes_total",
-        "exemplar_bytes_per_class": "bytes_per_class",
-        "exemplars_total": "total",
-        "exemplars_per_class": "per_class",
-    }
-    name = next((name for name in names if protocol.get(name)), "exemplars_per_class")
-    budget = Budget(**{names[name]: protocol[name]})
-    return f"{protocol['dataset']}, N = {protocol['num_phases']}, {budget.in_words}"
+    return f"{run.protocol['dataset']}, N = {run.protocol['num_phases']}, {run.budget}"
 
 
 def _series(group: Group, figures: Sequence[Estimate]) -> Series:

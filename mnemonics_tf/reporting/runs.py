@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.exemplars.budget import Budget
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.reporting.contents import trouble
 from mnemonics_tf.run import results
@@ -20,6 +21,13 @@ from mnemonics_tf.settings import Settings, by_name
 
 #: settings in which the runs of one group may differ
 _SEEDS = ("seed", "exemplar_seed")
+#: what a protocol notes of the memory, and what `Budget` calls it; the first that is set counts
+_BUDGETS = {
+    "exemplar_bytes_total": "bytes_total",
+    "exemplar_bytes_per_class": "bytes_per_class",
+    "exemplars_total": "total",
+    "exemplars_per_class": "per_class",
+}
 #: settings that a protocol's fingerprint holds too
 _NOTED = ("base_classes", "exemplars_per_class", "exemplars_total")
 
@@ -72,6 +80,18 @@ class Run:
         """
         facts = {name: self.settings[name] for name in _NOTED} | self.contents["protocol"]
         return {name: value for name, value in facts.items() if name not in ("seed", "hash")}
+
+    @property
+    def course(self) -> dict[str, Any]:
+        """The protocol without what the memory may hold: which classes come when."""
+        return {name: value for name, value in self.protocol.items() if name not in _BUDGETS}
+
+    @property
+    def budget(self) -> str:
+        """What the memory may hold, in words."""
+        protocol = self.protocol
+        name = next((name for name in _BUDGETS if protocol.get(name)), "exemplars_per_class")
+        return Budget(**{_BUDGETS[name]: protocol[name]}).in_words
 
     @property
     def data(self) -> str:

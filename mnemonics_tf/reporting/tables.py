@@ -101,7 +101,8 @@ def paired(groups: Sequence[Group]) -> Table | None:
     """Returns differences from the first group, seed by seed; None where none can be formed.
 
     Two runs of one seed share their initialisation and batches: their difference varies less than
-    either. Only groups of the first one's protocol and data are compared.
+    either. Only groups that learn the same classes in the same phases from the same data are
+    compared; what their memory may hold can differ, for that is what some comparisons are about.
     """
     first, rows = groups[0], []
     heads = [first.head] + [head for head in HEADS if head != first.head]
@@ -134,8 +135,8 @@ def paired(groups: Sequence[Group]) -> Table | None:
 
 def _comparable(one: Group, other: Group) -> bool:
     mine, theirs = one.first, other.first
-    return (mine.protocol, mine.data, len(mine.phases)) == (
-        *(theirs.protocol, theirs.data),
+    return (mine.course, mine.data, len(mine.phases)) == (
+        *(theirs.course, theirs.data),
         len(theirs.phases),
     )
 

@@ -46,7 +46,8 @@ def test_differences_are_formed_seed_by_seed(write):
                 contents(seed, (0.9, 0.52 + 0.1 * seed), exemplar__exemplars="random")
                 for seed in range(3)
             ),
-            contents(0, exemplar__exemplars_per_class=3),
+            contents(0, (0.9, 0.54), exemplar__exemplars_per_class=3),
+            contents(0, protocol__base_classes=4),
         )
     )
     table = tables.paired(group_runs(runs))
@@ -54,7 +55,11 @@ def test_differences_are_formed_seed_by_seed(write):
     assert [row[:3] for row in table.rows] == [
         ("lwf, random", "classifier", "0, 1"),
         ("lwf, random", "nme", "0, 1"),
+        # With another memory, but not with other classes in a phase.
+        (table.rows[2][0], "classifier", "0"),
+        (table.rows[2][0], "nme", "0"),
     ]
+    assert table.rows[2][4] == "+4.00"
     assert table.rows[0][4] == "+2.00\n(sd 0.00)\n+2.00, +2.00"
     assert tables.paired(group_runs(runs[:2])) is None
 
@@ -168,8 +173,11 @@ def test_runs_on_other_data_are_neither_averaged_nor_repeats(write):
 def test_different_protocols_are_warned_of(write):
     runs = load_runs(write(contents(), contents(exemplar__exemplars_per_class=5)))
     (warning,) = warnings(runs, group_runs(runs))
-    assert warning.startswith("Other protocols: exemplars_per_class is 20 (lwf")
-    assert "; 5 (" in warning
+    assert warning.startswith("Other memories: 20 a class (lwf")
+    assert "; 5 a class (" in warning
+    runs = load_runs(write(contents(), contents(protocol__base_classes=4)))
+    (warning,) = warnings(runs, group_runs(runs))
+    assert warning.startswith("Other protocols: base_classes is ")
 
 
 def test_a_warning_is_one_line_however_many_runs(write):
