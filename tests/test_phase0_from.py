@@ -7,7 +7,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.phases import phase0
 from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import read_arrays, write_arrays
+from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_json
 from tests.digit_runs import SETTINGS, changed, make, other_pixels
 
 
@@ -30,6 +30,18 @@ def test_phase_0_of_other_settings_is_refused(finished, tmp_path, changes, told)
     with pytest.raises(UserError, match=message):
         make(settings).run()
     assert not RunDirectory(tmp_path / "run").base_model.exists()
+
+
+def test_what_a_stranger_s_settings_say_of_phase_0_is_cut_short(finished, tmp_path):
+    donor = finished.copied_to(tmp_path / "donor").directory
+    told = read_json(donor.settings)
+    told["protocol"]["class_order"] = list(range(1000))
+    told["training"]["method"] = ["lwf"]
+    write_json(donor.settings, told)
+    run = {"run_dir": str(tmp_path / "run"), "phase0_from": str(donor.root)}
+    with pytest.raises(UserError, match="--class_order was .0, 1, 2.*[.]{3} there") as error:
+        make(changed(SETTINGS, run=run, training={"base_epochs": 5})).run()
+    assert len(str(error.value)) < 500
 
 
 @pytest.mark.slow

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from mnemonics_tf.data.preprocessing import Preprocessing
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.incremental import IncrementalModel
@@ -18,7 +19,7 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, write_arrays
 from mnemonics_tf.run.results import hash_of
 from mnemonics_tf.run.resume import read_settings
-from mnemonics_tf.settings import Settings, by_name
+from mnemonics_tf.settings import Settings, TrainingSettings, by_name
 
 #: what a user may have set otherwise where Theta_0 is refused
 _SHAPING = (
@@ -29,10 +30,14 @@ _TRAINING = (
     *("base_epochs", "batch_size", "learning_rate", "learning_rate_milestones"),
     *("learning_rate_decay", "momentum", "weight_decay", "decay_normalization"),
 )
-
-
-#: values of --mixed_precision
-_PRECISIONS = ("off", "bfloat16", "float16")
+#: in which its activations may have been computed
+_PRECISIONS = next(
+    field.metadata["facts"].choices
+    for field in dataclasses.fields(TrainingSettings)
+    if field.name == "mixed_precision"
+)
+#: characters of a setting's value in a message
+_LONGEST = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,16 +176,21 @@ def _difference(settings: Settings, other: RunDirectory) -> str:
     theirs = by_name(read_settings(other)) if other.settings.exists() else {}
     ours = by_name(dataclasses.asdict(settings))
     unlike = [
-        f"--{name} was {theirs[name]!r} there and is {ours[name]!r} here"
+        f"--{name} was {_shown(theirs[name])} there and is {_shown(ours[name])} here"
         for name in (*_SHAPING, *_TRAINING)
         if name in theirs and json.dumps(theirs[name]) != json.dumps(ours[name])
     ]
-    methods = [run["method"] for run in (theirs, ours) if run.get("method") in METHODS]
+    methods = [name for run in (theirs, ours) if (name := str(run.get("method"))) in METHODS]
     classifiers = {name: METHODS[name].classifier for name in methods}
     if len(set(classifiers.values())) > 1:
         told = [f"--method={name} has a {kind} classifier" for name, kind in classifiers.items()]
         unlike.append(" and ".join(told))
     return f" ({'; '.join(unlike)})" if unlike else ""
+
+
+def _shown(value: Any) -> str:
+    text = printable(json.dumps(value))
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def seed_of(other: RunDirectory) -> int:
