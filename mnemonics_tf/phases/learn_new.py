@@ -221,12 +221,14 @@ def _told(
     change = diagnostics.measure_change(model, evaluator, memory, learned, new)
     metrics = diagnostics.metrics(course, change)
     if judge:
-        kept = dict(course.validations)[course.steps_kept]
-        rounded = workshop.pipeline.normalization.normalize(learned.images[rows]).numpy()
+        kept = as_stored = dict(course.validations)[course.steps_kept]
+        if not judge.as_stored:
+            normalize = workshop.pipeline.normalization.normalize
+            as_stored = judge.score(normalize(learned.images[rows]).numpy())
         metrics["held_out_accuracy"] = {
             "start": course.validations[0][1],
             "float": kept,
-            "uint8": kept if judge.as_stored else judge.score(rounded),
+            "uint8": as_stored,
         }
         tell_what_helped(course)
     margins_herding = None
