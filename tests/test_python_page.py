@@ -45,10 +45,10 @@ def test_a_run_of_the_notebook_is_that_of_the_command(place):
 def test_a_run_used_the_parts_of_the_page(place):
     folder, names = place
     last = names["results"]["phases"][-1]
-    assert last["num_seen"] == 4
+    assert last["num_seen"] == 6
     assert "feature_distillation" in last["stages"]["train"]
     assert len(last["stages"]["exemplars"]["meta_loss"]) == 5
-    assert last["memory"]["bytes"] == 4 * (3 + 4 * 16 * 16 // 2)  # half a byte a pixel
+    assert last["memory"]["bytes"] == 6 * (3 + 4 * 16 * 16 // 2)  # half a byte a pixel
     assert (folder / "runs" / "own" / "export" / "my_parts_stripes").exists()
 
 

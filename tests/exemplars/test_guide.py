@@ -37,7 +37,7 @@ def own_modules(monkeypatch):
 def test_the_guide_makes_a_codec_and_an_objective_that_run(own_modules, tmp_path, monkeypatch):
     monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
     settings = Settings(RunSettings(str(tmp_path))).changed(
-        base_classes=8,
+        base_classes=4,
         num_phases=2,
         base_epochs=1,
         epochs=1,
