@@ -8,12 +8,12 @@ import numpy as np
 from mnemonics_tf.bilevel.learner import Course, Exemplars
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.phases.new_classes import NewClasses
 from mnemonics_tf.phases.rehearsal import rehearsal, rehearsed
-from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
 
 
@@ -31,37 +31,31 @@ class Judge:
 
 
 def find_judge(
-    workshop: Workshop,
-    phase: Phase,
+    new: NewClasses,
     exemplars: Exemplars,
     stored: Callable[[np.ndarray], ExemplarMemory],
-    candidates: ImageSet,
-    held_out: ImageSet | None,
     judging: ImageSet | None,
     beside_old: bool,
-    model: IncrementalModel,
-    stage: Stage,
 ) -> Judge | None:
     """Returns what `--validation` asks for, or None where nothing was held out.
 
     Args:
-        workshop: of the run.
-        phase: which.
+        new: the classes whose exemplars learn; a rehearsal trains on their candidates and asks for
+            their images held out.
         exemplars: of which some learn.
         stored: the memory that normalised images of them would make.
-        candidates: D_i but for what is held out; a rehearsal learns from it.
-        held_out: images of D_i that a rehearsal asks for.
         judging: images that a probe asks for, which may be of old classes too.
         beside_old: whether a probe judges exemplars of old classes with those that learn.
-        model: Theta_i.
-        stage: shows the training of a rehearsal.
     """
-    if held_out and _rehearses(workshop, phase):
-        score = rehearsal(workshop, phase, candidates, held_out, model, stage)
+    if new.held_out and _rehearses(new.workshop, new.phase):
+        score = rehearsal(
+            *(new.workshop, new.phase, new.candidates, new.held_out, new.model, new.stage)
+        )
         return Judge(lambda images: score(stored(images)), as_stored=True)
     if judging is None:
         return None
-    return Judge(_probe(workshop, model, exemplars, judging, beside_old), as_stored=False)
+    evaluator = new.workshop.evaluator(new.model)
+    return Judge(_probe(evaluator, exemplars, judging, beside_old), as_stored=False)
 
 
 def _rehearses(workshop: Workshop, phase: Phase) -> bool:
@@ -75,23 +69,17 @@ def _rehearses(workshop: Workshop, phase: Phase) -> bool:
 
 
 def _probe(
-    workshop: Workshop,
-    model: IncrementalModel,
-    exemplars: Exemplars,
-    held_out: ImageSet,
-    beside_old: bool,
+    evaluator: Evaluator, exemplars: Exemplars, held_out: ImageSet, beside_old: bool
 ) -> Callable[[np.ndarray], float]:
     """Returns the score of the learning exemplars on held-out training images.
 
     Args:
-        workshop: of the run.
-        model: Theta_i.
+        evaluator: of Theta_i.
         exemplars: of which some learn.
         held_out: images to be told apart.
         beside_old: whether those that do not learn belong to the exemplars that are judged. Each
             class then counts as much, for there are few images of old ones.
     """
-    evaluator = workshop.evaluator(model)
     held_out_features = evaluator.outputs(held_out).features
     judged = np.ones_like(exemplars.learns) if beside_old else exemplars.learns
     labels = exemplars.labels[judged]

@@ -18,9 +18,9 @@ from mnemonics_tf.monitoring import diagnostics
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.judge import Judge, find_judge, tell_what_helped
 from mnemonics_tf.phases.learning import as_exemplars, companions, learner, with_learned
+from mnemonics_tf.phases.new_classes import NewClasses
 from mnemonics_tf.phases.pool import drifted_copies
 from mnemonics_tf.phases.select_exemplars import select
-from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
 
 #: so many new classes tell enough of each other
@@ -44,15 +44,7 @@ class Made:
     starts: ExemplarMemory | None = None
 
 
-def learn_new(
-    workshop: Workshop,
-    phase: Phase,
-    memory: ExemplarMemory,
-    candidates: ImageSet,
-    held_out: ImageSet | None,
-    model: IncrementalModel,
-    stage: Stage,
-) -> Made:
+def learn_new(new: NewClasses, memory: ExemplarMemory) -> Made:
     """Trains E_i on D_i (Eq. 8, 9).
 
     E_i and D_i are alone in it, as Eq. 7 has them. With `train_beside_old` the old exemplars stand
@@ -63,33 +55,26 @@ def learn_new(
     are validated beside old ones.
 
     Args:
-        workshop: of the run.
-        phase: which.
+        new: the classes whose exemplars learn.
         memory: of all classes, those of the new ones as they were chosen.
-        candidates: D_i but for what judges.
-        held_out: images of D_i that judge, or None.
-        model: Theta_i.
-        stage: resumes, shows and saves.
     """
+    workshop, phase, stage = new.workshop, new.phase, new.stage
     outer = workshop.settings.outer
-    new = memory.labels >= phase.num_old
     few = are_few(phase) and (outer.train_beside_old or outer.few_new_classes == "beside")
-    rows, judging = _beside(workshop, phase, memory, held_out, few)
-    exemplars = as_exemplars(workshop, memory, rows, new)
-    old = memory.as_image_set().subset(rows[~new[rows]])
-    network, members = model, []
+    rows, judging = _beside(workshop, phase, memory, new.held_out, few)
+    exemplars = as_exemplars(workshop, memory, rows, memory.labels >= phase.num_old)
+    old = memory.as_image_set().subset(rows[memory.labels[rows] < phase.num_old])
+    network, members = new.model, []
     if workshop.settings.inner.inner_start == "pool":
-        network, quota = workshop.copy_of(model, "pool"), _quota(phase, memory)
-        members = drifted_copies(workshop, phase, model, network, candidates, old, quota)
-    outer_data = _outer_data(workshop, network, members, concatenate([candidates, old]))
+        network, quota = workshop.copy_of(new.model, "pool"), _quota(phase, memory)
+        members = drifted_copies(workshop, phase, new.model, network, new.candidates, old, quota)
+    outer_data = _outer_data(workshop, network, members, concatenate([new.candidates, old]))
 
     def stored(images: np.ndarray) -> ExemplarMemory:
         now = dataclasses.replace(exemplars, images=images)
         return with_learned(workshop, memory, rows, now)
 
-    judge = find_judge(
-        workshop, phase, exemplars, stored, candidates, held_out, judging, few, model, stage
-    )
+    judge = find_judge(new, exemplars, stored, judging, few)
     course = learner(workshop, network, members, outer, len(rows)).train_new(
         exemplars,
         outer_data,
@@ -100,8 +85,7 @@ def learn_new(
         phase.index,
     )
     learned = stored(exemplars.images)
-    metrics = _told(workshop, phase, course, memory, learned, rows, candidates, judge, model, stage)
-    return Made(learned, metrics, exemplars)
+    return Made(learned, _told(new, course, judge, memory, learned, rows), exemplars)
 
 
 def _quota(phase: Phase, memory: ExemplarMemory) -> int:
@@ -192,33 +176,27 @@ def _outer_data(
 
 
 def _told(
-    workshop: Workshop,
-    phase: Phase,
+    new: NewClasses,
     course: Course,
+    judge: Judge | None,
     memory: ExemplarMemory,
     learned: ExemplarMemory,
     rows: np.ndarray,
-    candidates: ImageSet,
-    judge: Judge | None,
-    model: IncrementalModel,
-    stage: Stage,
 ) -> dict[str, Any]:
     """Shows and returns the figures of learning.
 
     Args:
-        workshop: of the run.
-        phase: which.
+        new: the classes whose exemplars learned.
         course: how it went.
+        judge: of the exemplars, or None.
         memory: before.
         learned: the memory afterwards.
         rows: which of it took part.
-        candidates: what herding, to compare with, chooses among.
-        judge: of the exemplars, or None.
-        model: Theta_i.
-        stage: shows them.
     """
-    evaluator, new = workshop.evaluator(model), memory.labels >= phase.num_old
-    change = diagnostics.measure_change(model, evaluator, memory, learned, new)
+    workshop, phase, model, stage = new.workshop, new.phase, new.model, new.stage
+    evaluator = workshop.evaluator(model)
+    learns = memory.labels >= phase.num_old
+    change = diagnostics.measure_change(model, evaluator, memory, learned, learns)
     metrics = diagnostics.metrics(course, change)
     if judge:
         kept = as_stored = dict(course.validations)[course.steps_kept]
@@ -234,7 +212,8 @@ def _told(
     margins_herding = None
     if workshop.settings.exemplar.mnemonics_start != "herding":
         quota = _quota(phase, memory)
-        herded = candidates.subset(select(workshop, phase, candidates, model, "herding", quota))
+        chosen = select(workshop, phase, new.candidates, model, "herding", quota)
+        herded = new.candidates.subset(chosen)
         margins_herding = diagnostics.feature_margins(model, evaluator, herded)
         metrics["margin_herding"] = float(margins_herding.mean())
     before = phase.index * workshop.settings.outer.outer_steps

@@ -13,6 +13,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.learn_new import Made, are_few, learn_new
+from mnemonics_tf.phases.new_classes import NewClasses
 from mnemonics_tf.phases.select_exemplars import expected_number, select_within
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
@@ -54,7 +55,8 @@ def make_exemplars(
     memory = memory.extended(chosen.load_all(), chosen.labels)
     if not learn:
         return Made(memory)
-    made = learn_new(workshop, phase, memory, candidates, held_out, model, stage)
+    new = NewClasses(workshop, phase, candidates, held_out, model, stage)
+    made = learn_new(new, memory)
     return dataclasses.replace(made, starts=_starts(memory, phase.new_classes))
 
 
