@@ -93,6 +93,8 @@ def meta_step(
         outer["feature"] = model.backbone(pixels[10:])
     else:
         outer["image"] = pixels[10:]
+    if name == "anchored":
+        outer["row"] = tf.range(1, 8)
     value, gradient = objective.value_and_gradient(
         pixels[:10], images.labels[:10], np.ones(10, bool), outer, "exemplars", 0
     )
@@ -108,6 +110,7 @@ TASKS = {
     "meta_step_statistics": lambda strategy: meta_step(strategy, "all", batch_statistics=True),
     "meta_step_classifier": lambda strategy: meta_step(strategy, "classifier"),
     "class_means": lambda strategy: meta_step(strategy, "all", name="class_means"),
+    "anchored": lambda strategy: meta_step(strategy, "all", name="anchored"),
 }
 
 

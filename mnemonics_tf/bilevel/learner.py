@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -42,6 +43,18 @@ class Exemplars:
     learns: np.ndarray
 
 
+class OuterBatches(Protocol):
+    """What the exemplars of an outer step are measured on."""
+
+    def batch(self, rows: np.ndarray, *key: str | int) -> dict[str, tf.Tensor]:
+        """Returns the batch of the outer step that `key` names, as objectives take it.
+
+        Args:
+            rows: the exemplars of that step.
+            *key: names it.
+        """
+
+
 class OuterData:
     """What a temporary model is measured on: a class-balanced batch for every outer step.
 
@@ -64,11 +77,32 @@ class OuterData:
         self._batch_size = batch_size
         self._seed = seed
 
-    def batch(self, *key: str | int) -> dict[str, tf.Tensor]:
-        """Returns the batch of the outer step that `key` names."""
+    def batch(self, rows: np.ndarray, *key: str | int) -> dict[str, tf.Tensor]:
+        """Returns the batch of the outer step that `key` names, whatever its exemplars are."""
         order = balanced_order(self._labels, numpy_generator(self._seed, *key, "outer"))
-        rows = order[: self._batch_size]
-        return {**self._load(rows), "label": tf.constant(self._labels[rows])}
+        drawn = order[: self._batch_size]
+        return {**self._load(drawn), "label": tf.constant(self._labels[drawn])}
+
+
+class Originals:
+    """What exemplars are measured on that keep to the images they began as: these images.
+
+    Args:
+        exemplars: as they begin.
+        load: maps rows of the exemplars `[m]` to `image` or `feature`, as objectives take them.
+    """
+
+    def __init__(self, exemplars: Exemplars, load: Callable[[np.ndarray], dict[str, tf.Tensor]]):
+        self._labels = exemplars.labels
+        self._learns = exemplars.learns
+        self._load = load
+
+    def batch(self, rows: np.ndarray, *key: str | int) -> dict[str, tf.Tensor]:
+        """Returns the originals of those exemplars of a step that learn, and which these are."""
+        places = np.flatnonzero(self._learns[rows]).astype(np.int32)
+        chosen = rows[places]
+        labels = tf.constant(self._labels[chosen])
+        return {**self._load(chosen), "label": labels, "row": tf.constant(places)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +201,7 @@ class ExemplarLearner:
     def train_new(
         self,
         exemplars: Exemplars,
-        outer_data: OuterData,
+        outer_data: OuterBatches,
         companions: Companions,
         *key: str | int,
     ) -> Course:
@@ -175,14 +209,14 @@ class ExemplarLearner:
 
         Args:
             exemplars: E_i, and E_{0:i-1} as rows that do not learn.
-            outer_data: D_i.
+            outer_data: D_i, or what else the objective asks for.
             companions: what goes along.
             *key: names the phase.
         """
 
         def step_data(step):
             rows = self._rows(np.arange(len(exemplars.labels)), exemplars.labels, *key, step)
-            return rows, outer_data.batch(*key, step)
+            return rows, outer_data.batch(rows, *key, step)
 
         return self._learn(exemplars, step_data, companions, *key)
 

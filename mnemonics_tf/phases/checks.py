@@ -5,11 +5,14 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from mnemonics_tf.bilevel.objectives import on_originals
 from mnemonics_tf.data.phase_classes import ids_of_phases, settled
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase, class_order
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.exemplars.budget import make_budget
+from mnemonics_tf.exemplars.codecs import loses_nothing, make_codec
+from mnemonics_tf.exemplars.codecs.base import RelaxedCodec
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
@@ -140,6 +143,7 @@ def check_method(
         )
     coded_share(settings.exemplar)  # refuses one that is none
     _check_validation(settings)
+    _check_codec(settings)
     check_budget(settings, method, protocol)
     counts = source.training_counts_of(protocol.order)
     quotas = expected_quotas(settings, protocol, source)
@@ -165,6 +169,36 @@ def _check_validation(settings: Settings) -> None:
         raise UserError(
             "--validation=rehearsal scores exemplars on images held out for it, and "
             "--validation_share=0 holds out none: pass a share, such as 0.1, or --validation=probe"
+        )
+
+
+def _check_codec(settings: Settings) -> None:
+    """Refuses learning that a codec leaves nothing to do for, or that it would spoil unseen.
+
+    Raises:
+        UserError: names the flags to pass instead.
+    """
+    stored, objective = settings.exemplar, settings.outer.objective
+    codec, adjusts = f"--codec={stored.codec}", settings.adjustment.adjust_old_exemplars
+    relaxed = isinstance(make_codec(stored.codec, stored.jpeg_quality), RelaxedCodec)
+    if adjusts and not relaxed and not loses_nothing(stored.codec):
+        raise UserError(
+            f"--adjust_old_exemplars with {codec}, which loses something and has no derivative "
+            "(`relaxed`): it would take away what each phase adjusts, unseen: leave one of the two "
+            "out"
+        )
+    if stored.exemplars != "mnemonics" or not on_originals(objective):
+        return
+    if not relaxed:
+        why = "loses nothing" if loses_nothing(stored.codec) else "has no derivative (`relaxed`)"
+        raise UserError(
+            f"--objective={objective} makes up for what a codec loses, and {codec} {why}: pass "
+            "--codec=jpeg, or another objective"
+        )
+    if adjusts:
+        raise UserError(
+            f"--objective={objective} with --adjust_old_exemplars: the real images that exemplars "
+            "keep to are gone once their phase ends: leave one of the two out"
         )
 
 

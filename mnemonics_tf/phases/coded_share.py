@@ -6,11 +6,10 @@ from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
 from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.codecs import CODECS
+from mnemonics_tf.exemplars.codecs import loses_nothing
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
-from mnemonics_tf.registry import find
 from mnemonics_tf.settings import ExemplarSettings
 
 #: where none is told, of codecs that lose something
@@ -23,10 +22,10 @@ def coded_share(wanted: ExemplarSettings) -> float:
     Raises:
         UserError: if a share is told that changes nothing, or that is none.
     """
-    share, codec = wanted.coded_share, find(CODECS, wanted.codec, "codec")
+    share = wanted.coded_share
     if -1 < share < 0:
         raise UserError(f"--coded_share={share}: pass a number from 0 to 1, or -1 for the codec's")
-    lossless = getattr(codec, "lossless", False)
+    lossless = loses_nothing(wanted.codec)
     if share > 0 and lossless:
         raise UserError(
             f"--coded_share={share} changes nothing with --codec={wanted.codec}, which loses "

@@ -10,6 +10,7 @@ from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.evaluation.probe import probe_accuracy
+from mnemonics_tf.exemplars.codecs import loses_nothing
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.new_classes import NewClasses
@@ -34,6 +35,7 @@ def find_judge(
     new: NewClasses,
     exemplars: Exemplars,
     stored: Callable[[np.ndarray], ExemplarMemory],
+    rows: np.ndarray,
     judging: ImageSet | None,
     beside_old: bool,
 ) -> Judge | None:
@@ -44,6 +46,7 @@ def find_judge(
             their images held out.
         exemplars: of which some learn.
         stored: the memory that normalised images of them would make.
+        rows: where in that memory they are.
         judging: images that a probe asks for, which may be of old classes too.
         beside_old: whether a probe judges exemplars of old classes with those that learn.
     """
@@ -54,8 +57,13 @@ def find_judge(
         return Judge(lambda images: score(stored(images)), as_stored=True)
     if judging is None:
         return None
-    evaluator = new.workshop.evaluator(new.model)
-    return Judge(_probe(evaluator, exemplars, judging, beside_old), as_stored=False)
+    probe = _probe(new.workshop.evaluator(new.model), exemplars, judging, beside_old)
+    if loses_nothing(new.workshop.settings.exemplar.codec):
+        return Judge(probe, as_stored=False)
+    normalize = new.workshop.pipeline.normalization.normalize
+    return Judge(
+        lambda images: probe(normalize(stored(images).images_at(rows)).numpy()), as_stored=True
+    )
 
 
 def _rehearses(workshop: Workshop, phase: Phase) -> bool:

@@ -1,18 +1,21 @@
 """Exemplars of new classes learn on the images of their phase (Eq. 8, 9)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.bilevel.learner import Course, Exemplars, OuterData
+from mnemonics_tf.bilevel.learner import Course, Exemplars, Originals, OuterBatches, OuterData
+from mnemonics_tf.bilevel.objectives import on_originals
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import counted
+from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.exemplars.storage import first_rows
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring import diagnostics
 from mnemonics_tf.monitoring.progress import LOGGER
@@ -44,7 +47,7 @@ class Made:
     starts: ExemplarMemory | None = None
 
 
-def learn_new(new: NewClasses, memory: ExemplarMemory) -> Made:
+def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) -> Made:
     """Trains E_i on D_i (Eq. 8, 9).
 
     E_i and D_i are alone in it, as Eq. 7 has them. With `train_beside_old` the old exemplars stand
@@ -54,27 +57,41 @@ def learn_new(new: NewClasses, memory: ExemplarMemory) -> Made:
     alone would have next to nothing to discriminate (one class has a loss of zero), and exemplars
     are validated beside old ones.
 
+    Where a codec loses something, exemplars learn from what they were before it, and through it as
+    far as it has a derivative. Some objectives take them for measure, too.
+
     Args:
         new: the classes whose exemplars learn.
         memory: of all classes, those of the new ones as they were chosen.
+        originals: the images chosen for the new ones, before any codec, uint8 `[n, h, w, c]`.
     """
     workshop, phase, stage = new.workshop, new.phase, new.stage
     outer = workshop.settings.outer
-    few = are_few(phase) and (outer.train_beside_old or outer.few_new_classes == "beside")
+    anchored = on_originals(outer.objective)
+    beside = outer.train_beside_old or outer.few_new_classes == "beside"
+    few = are_few(phase) and beside and not anchored
     rows, judging = _beside(workshop, phase, memory, new.held_out, few)
     exemplars = as_exemplars(workshop, memory, rows, memory.labels >= phase.num_old)
+    exemplars.images[exemplars.learns] = workshop.pipeline.normalization.normalize(originals)
     old = memory.as_image_set().subset(rows[memory.labels[rows] < phase.num_old])
     network, members = new.model, []
     if workshop.settings.inner.inner_start == "pool":
-        network, quota = workshop.copy_of(new.model, "pool"), _quota(phase, memory)
-        members = drifted_copies(workshop, phase, new.model, network, new.candidates, old, quota)
-    outer_data = _outer_data(workshop, network, members, concatenate([new.candidates, old]))
+        network = workshop.copy_of(new.model, "pool")
+        quota, seen = _quota(phase, memory), old
+        if replayed := workshop.settings.training.replay_per_class:
+            quota, seen = min(quota, replayed), old.subset(first_rows(old.labels, replayed))
+        members = drifted_copies(workshop, phase, new.model, network, new.candidates, seen, quota)
+    outer_data: OuterBatches = (
+        _originals(workshop, network, members, exemplars)
+        if anchored
+        else _outer_data(workshop, network, members, concatenate([new.candidates, old]))
+    )
 
     def stored(images: np.ndarray) -> ExemplarMemory:
         now = dataclasses.replace(exemplars, images=images)
         return with_learned(workshop, memory, rows, now)
 
-    judge = find_judge(new, exemplars, stored, judging, few)
+    judge = find_judge(new, exemplars, stored, rows, judging, few)
     course = learner(workshop, network, members, outer, len(rows)).train_new(
         exemplars,
         outer_data,
@@ -155,14 +172,9 @@ def _outer_data(
     """
     settings = workshop.settings
     if settings.inner.inner_scope == "classifier":
-        evaluator = workshop.evaluator(network, plain=bool(members))
-        features = []
-        turns: list[dict[str, np.ndarray] | None] = [*members] or [None]
-        for member in turns:
-            if member is not None:
-                network.set_state(member)
-            features.append(evaluator.outputs(images).features)
-        stacked = np.stack(features, axis=1)
+        stacked = _by_member(
+            *(workshop, network, members, lambda model: model.outputs(images).features)
+        )
 
         def load(rows):
             return {"feature": tf.constant(stacked[rows])}
@@ -173,6 +185,50 @@ def _outer_data(
             return {"image": workshop.pipeline.normalization.normalize(pixels)}
 
     return OuterData(images.labels, load, settings.outer.outer_batch_size, workshop.exemplar_seed)
+
+
+def _originals(
+    workshop: Workshop,
+    network: IncrementalModel,
+    members: Sequence[dict[str, np.ndarray]],
+    exemplars: Exemplars,
+) -> Originals:
+    """Returns the exemplars as they begin, for those that learn to be measured on.
+
+    Args:
+        workshop: of the run.
+        network: takes on the weights of the members; Theta_i itself where there are none.
+        members: of the pool.
+        exemplars: before they learn.
+    """
+    features = _by_member(
+        *(workshop, network, members, lambda model: model.features_of_pixels(exemplars.images))
+    )
+    return Originals(exemplars, lambda rows: {"feature": tf.constant(features[rows])})
+
+
+def _by_member(
+    workshop: Workshop,
+    network: IncrementalModel,
+    members: Sequence[dict[str, np.ndarray]],
+    features_by: Callable[[Evaluator], np.ndarray],
+) -> np.ndarray:
+    """Returns features by every member of a pool, `[n, members, d]`; by the network if it is empty.
+
+    Args:
+        workshop: of the run.
+        network: takes on the weights of the members.
+        members: of the pool.
+        features_by: what the evaluator of the network is asked for, `[n, d]`.
+    """
+    evaluator = workshop.evaluator(network, plain=bool(members))
+    features = []
+    turns: list[dict[str, np.ndarray] | None] = [*members] or [None]
+    for member in turns:
+        if member is not None:
+            network.set_state(member)
+        features.append(features_by(evaluator))
+    return np.stack(features, axis=1)
 
 
 def _told(

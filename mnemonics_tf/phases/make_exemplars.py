@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mnemonics_tf.bilevel.objectives import on_originals
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import counted
@@ -52,11 +53,12 @@ def make_exemplars(
     selection = wanted.mnemonics_start if mnemonics else wanted.exemplars
     rows = select_within(workshop, phase, candidates, model, selection, budget, memory)
     chosen = candidates.subset(rows)
-    memory = memory.extended(chosen.load_all(), chosen.labels)
+    originals = chosen.load_all()
+    memory = memory.extended(originals, chosen.labels)
     if not learn:
         return Made(memory)
     new = NewClasses(workshop, phase, candidates, held_out, model, stage)
-    made = learn_new(new, memory)
+    made = learn_new(new, memory, originals)
     return dataclasses.replace(made, starts=_starts(memory, phase.new_classes))
 
 
@@ -66,6 +68,8 @@ def _can_learn(outer: OuterSettings, phase: Phase) -> bool:
     Departure from Eq. 7, which knows no such limit: with one or two new classes a phase, learned
     exemplars ended level with real ones or below (docs/exemplar_learning.md).
     """
+    if on_originals(outer.objective):  # each exemplar by itself
+        return True
     if phase.num_seen == 1:
         LOGGER.warning(
             "exemplars: one class alone leaves nothing to discriminate: they stay as chosen"

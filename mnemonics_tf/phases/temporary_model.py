@@ -61,6 +61,10 @@ class TemporaryModel:
         """Returns features, with frozen statistics."""
         return self._model.backbone(images)
 
+    def logits(self, features):
+        """Returns what the model's own classifier says of features, as it is."""
+        return self._model.logits(features)
+
     def inner_logits(self, parameters, images, seed):
         """Returns the logits of augmented images, or of features where only those are needed."""
 

@@ -13,10 +13,13 @@ from mnemonics_tf.bilevel.objectives import OBJECTIVES
 from mnemonics_tf.bilevel.objectives.base import Objective
 from mnemonics_tf.data.pipeline import Pipeline
 from mnemonics_tf.evaluation.evaluator import Evaluator
+from mnemonics_tf.exemplars.codecs import make_codec
+from mnemonics_tf.exemplars.codecs.base import RelaxedCodec
 from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.phases.replicated import Replicated
 from mnemonics_tf.phases.temporary_model import TemporaryModel
+from mnemonics_tf.phases.through_codec import ThroughCodec
 from mnemonics_tf.registry import find
 from mnemonics_tf.run import workers
 from mnemonics_tf.settings import Settings
@@ -181,21 +184,34 @@ class Workshop:
         inner, outer = self.settings.inner, self.settings.outer
         seed, normalization = self.exemplar_seed, self.pipeline.normalization
         name, jit_compile = outer.objective, self.jit_compile_exemplars
+        stored = self.settings.exemplar
+        codec = make_codec(stored.codec, stored.jpeg_quality)
 
         def build():
             with self.strategy.scope():
                 network = TemporaryModel(
                     model, inner, self.pipeline.augmentation, normalization.black, seed
                 )
-                objective = find(OBJECTIVES, name, "objective")(
+                objective: Objective = find(OBJECTIVES, name, "objective")(
                     network, inner, outer, seed, jit_compile
                 )
             if self.strategy.num_replicas_in_sync > 1:
-                return Replicated(objective, self.strategy)
+                objective = Replicated(objective, self.strategy)
+            if isinstance(codec, RelaxedCodec):
+                objective = ThroughCodec(objective, codec.relaxed, normalization)
             return objective
 
         state = (id(model), model.classifier.capacity, model.transfer)
-        key = ("objective", *state, inner, outer, seed, jit_compile)
+        key = (
+            "objective",
+            *state,
+            inner,
+            outer,
+            stored.codec,
+            stored.jpeg_quality,
+            seed,
+            jit_compile,
+        )
         return self._keep(key, build)
 
     def valid_range(self) -> tuple[np.ndarray, np.ndarray]:

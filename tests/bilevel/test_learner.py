@@ -271,16 +271,16 @@ def test_learning_goes_on_from_what_was_saved(stopped_at):
 
 def test_outer_batches_are_balanced_and_new_in_every_step():
     labels = np.repeat(np.arange(3), [40, 20, 30])
-    batches = [make_outer(labels).batch("exemplars", 0, step) for step in range(5)]
+    batches = [make_outer(labels).batch(np.arange(1), "exemplars", 0, step) for step in range(5)]
     for batch in batches:
         rows = batch["row"].numpy()
         assert len(np.unique(rows)) == 6
         np.testing.assert_array_equal(batch["label"], labels[rows])
         np.testing.assert_array_equal(np.bincount(batch["label"]), [2, 2, 2])
     assert len({tuple(batch["row"].numpy()) for batch in batches}) == 5
-    again = make_outer(labels).batch("exemplars", 0, 3)
+    again = make_outer(labels).batch(np.arange(1), "exemplars", 0, 3)
     np.testing.assert_array_equal(again["row"], batches[3]["row"])
-    other = make_outer(labels, seed=1).batch("exemplars", 0, 3)
+    other = make_outer(labels, seed=1).batch(np.arange(1), "exemplars", 0, 3)
     assert np.any(other["row"] != batches[3]["row"])
 
 

@@ -2,12 +2,30 @@
 
 from collections.abc import Callable
 
+from mnemonics_tf.bilevel.objectives.anchored import Anchored
 from mnemonics_tf.bilevel.objectives.base import Objective
 from mnemonics_tf.bilevel.objectives.class_means import ClassMeans
 from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
+from mnemonics_tf.registry import find
 
 #: by the value of --objective; a new one is a new file and one line here
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "unrolled_training": UnrolledTraining,
     "class_means": ClassMeans,
+    "anchored": Anchored,
 }
+
+
+def on_originals(name: str) -> bool:
+    """Whether an objective measures exemplars on the very images that they began as.
+
+    Its class says so by `on_originals = True`. Its outer batches are the originals of those of a
+    step's exemplars that learn, and `row` `[m]`, their places among all of the step.
+
+    Args:
+        name: value of --objective.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    return getattr(find(OBJECTIVES, name, "objective"), "on_originals", False)

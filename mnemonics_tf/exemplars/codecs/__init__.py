@@ -19,6 +19,15 @@ CODECS: dict[str, type[Codec]] = {
 WITH_QUALITY = frozenset({"jpeg"})
 
 
+def loses_nothing(name: str) -> bool:
+    """Whether the codec of a name gives every pixel back.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    return getattr(find(CODECS, name, "codec"), "lossless", False)
+
+
 def make_codec(name: str, quality: int) -> Codec:
     """Returns the codec of a name.
 

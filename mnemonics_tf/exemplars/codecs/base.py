@@ -59,3 +59,18 @@ class StreamCodec(Protocol):
             head: a string, scalar.
             stream: a string, scalar.
         """
+
+
+@runtime_checkable
+class RelaxedCodec(Protocol):
+    """A codec that loses something, and whose loss has a derivative: exemplars learn through it.
+
+    It has this beside the methods of `Codec`.
+    """
+
+    def relaxed(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns about what `decode(encode(images))` does, with a derivative; in a graph.
+
+        Args:
+            images: of pixels from 0 to 255, float `[n, h, w, c]`, neither rounded nor clipped.
+        """

@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.codecs.relaxed_jpeg import relaxed_jpeg
 
 _MODES = {1: "L", 3: "RGB"}
 _LARGEST_SIDE = 65_535  # of the format
@@ -96,6 +97,22 @@ class Jpeg:
         return tf.io.decode_jpeg(
             tf.strings.join([head, stream]), fancy_upscaling=True, dct_method="INTEGER_ACCURATE"
         )
+
+    def relaxed(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns what encoding and decoding make of images, with a derivative.
+
+        Args:
+            images: of pixels from 0 to 255, float `[n, h, w, c]`.
+        """
+        luminance, chrominance = self._tables()
+        return relaxed_jpeg(images, luminance, chrominance)
+
+    def _tables(self) -> list[np.ndarray]:
+        """Returns the quantisation tables of light and of colours, `[8, 8]`."""
+        stream = io.BytesIO()
+        Image.new("RGB", (1, 1)).save(stream, "JPEG", quality=self.quality)
+        tables = Image.open(stream).quantization  # type: ignore[attr-defined]
+        return [np.reshape(tables[place], (8, 8)) for place in (0, 1)]
 
     def _file(self, image: np.ndarray) -> bytes:
         stream, channels = io.BytesIO(), image.shape[-1]
