@@ -343,8 +343,9 @@ class OuterSettings:
 
     objective: str = setting(
         "unrolled_training",
-        "What exemplars that learn are measured by: the model that SGD makes of them (Eq. 7), "
-        "or the accuracy of their class means, which is what the authors released.",
+        "What exemplars that learn are measured by: the model that SGD makes of them (Eq. 7); the "
+        "accuracy of their class means, which is what the authors released; or the features and "
+        "class probabilities of the images they began as, which a codec changes.",
         registry="mnemonics_tf.bilevel.objectives:OBJECTIVES",
     )
     exemplars_per_step: int = setting(
@@ -374,7 +375,7 @@ class OuterSettings:
         4, "How often the outer learning rate is halved, evenly.", at_least=0
     )
     max_shift: float = setting(
-        255.0,
+        1.0,
         "How far an exemplar may move from the image it began a stage as, in grey levels: root "
         "mean square over its pixels. 0 leaves it as it is, 255 sets no bound.",
         at_least=0,
@@ -465,6 +466,8 @@ class Settings:
             group = GROUP_OF.get(name)
             if group is None:
                 raise UserError(f"there is no setting {name}=, among {', '.join(GROUP_OF)}")
+            if _KINDS[name] is float and type(value) is int:
+                value = float(value)  # as a flag's is: reports compare what is written
             groups[group] = dataclasses.replace(groups[group], **{name: value})
         return Settings(**groups)
 
@@ -493,7 +496,7 @@ class Settings:
         """Returns the settings that `results_settings` described, with a `run` group of its own.
 
         They are read by name, in whatever group an earlier version had them; what it did not have
-        is at its default.
+        is as it was then.
 
         Args:
             values: by group and name.
@@ -506,7 +509,7 @@ class Settings:
         try:
             named = {
                 name: tuple(value) if isinstance(value, list) else value
-                for name, value in by_name(values).items()
+                for name, value in of_any_version(values).items()
             }
             return cls(run=run).changed(**named)
         except (AttributeError, TypeError, UserError) as error:
@@ -537,6 +540,21 @@ def all_fields(settings: Settings) -> Iterator[tuple[str, dataclasses.Field[Any]
 def by_name(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Returns values by the names of their settings, which are unique over all groups."""
     return {name: value for values in groups.values() for name, value in values.items()}
+
+
+#: what versions did that lacked a setting, where its default is another now
+_BEFORE = {"max_shift": 255.0}
+
+
+def of_any_version(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the values of all settings by name, as a run of any version noted them.
+
+    A setting that is younger than the run had its default's effect then, or that of `_BEFORE`.
+
+    Args:
+        groups: as the run's version named them.
+    """
+    return by_name(Settings().results_settings()) | _BEFORE | by_name(groups)
 
 
 #: name of a setting to its type and to its group

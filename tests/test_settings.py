@@ -155,6 +155,17 @@ def test_stored_settings_of_the_wrong_kind(group, name, value):
         Settings.from_results_settings(values, RunSettings())
 
 
+def test_a_whole_number_means_what_it_means_as_a_flag():
+    written = json.dumps(Settings().changed(max_shift=4).results_settings())
+    assert '"max_shift": 4.0' in written
+
+
+def test_exemplars_of_a_run_that_knew_no_bound_had_none():
+    values = Settings().results_settings()
+    assert values["outer"].pop("max_shift") < 255
+    assert Settings.from_results_settings(values, RunSettings()).outer.max_shift == 255
+
+
 #: test files that look at how flags are read, not at what they do
 WITHOUT_EFFECT = {"test_settings.py", "test_flags.py", "test_flag_files.py", "test_earlier_run.py"}
 

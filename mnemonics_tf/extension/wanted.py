@@ -15,7 +15,14 @@ from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import find, flags_of, is_own, is_own_source, refuse_unnamed_code
 from mnemonics_tf.run.history import History
 from mnemonics_tf.run.learned import LearnedPhase
-from mnemonics_tf.settings import GROUP_OF, ExemplarSettings, RunSettings, Settings, by_name
+from mnemonics_tf.settings import (
+    GROUP_OF,
+    ExemplarSettings,
+    RunSettings,
+    Settings,
+    by_name,
+    of_any_version,
+)
 
 #: settings that a run is begun with and that later phases can't change
 _OF_THE_RUN = (
@@ -141,7 +148,7 @@ def _as_begun(history: History, request: Request) -> Request:
             f"phase {unfinished.index} was begun with data of code of its own: if you trust it, "
             f"pass {flags_of({'dataset': unfinished.dataset})} too"
         )
-    settings = by_name(Settings().results_settings()) | by_name(unfinished.settings)
+    settings = of_any_version(unfinished.settings)
     groups = ("protocol", "data", "run")
     noted = {name: value for name, value in settings.items() if GROUP_OF.get(name) not in groups}
     noted |= {name: settings[name] for name in ("seed", "test_share", "split_seed", "skip_broken")}
@@ -306,8 +313,7 @@ def _difference(begun: LearnedPhase, now: LearnedPhase) -> tuple[str, str]:
     go_on = "go on with that first (leave --data_dir out)"
     if begun.classes != now.classes:
         return "other classes than these", go_on
-    default = by_name(Settings().results_settings())
-    then, today = (default | by_name(phase.settings) for phase in (begun, now))
+    then, today = (of_any_version(phase.settings) for phase in (begun, now))
     differ = [name for name in then if then[name] != today.get(name)]
     if differ:
         wanted = [_flags({name: values.get(name) for name in differ}) for values in (then, today)]

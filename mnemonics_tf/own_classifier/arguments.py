@@ -16,7 +16,11 @@ _OF_RUNS = frozenset(
 )
 
 #: values of settings that go with this project's own models
-_OF_OWN_MODELS = {"inner_scope": "transfer", "inner_start": "pool"}
+_OF_OWN_MODELS = {"inner_scope": "transfer", "inner_start": "pool", "objective": "anchored"}
+
+#: other defaults than a run's: what is to teach a network by itself gains by moving far, while in
+#: a run, whose network changes from phase to phase, it loses (docs/exemplar_learning.md)
+_DEFAULTS = {"max_shift": 255.0}
 
 #: groups of the settings that can be passed
 _GROUPS = ("inner", "outer", "validation")
@@ -41,7 +45,7 @@ def settings_of(passed: dict[str, Any], build: Build | None) -> Settings:
             )
         if _OF_OWN_MODELS.get(name) == value:
             raise UserError(f"{name}={value!r} is for this project's own models in a run")
-    settings = Settings().changed(**passed)
+    settings = Settings().changed(**(_DEFAULTS | passed))
     if build is None:
         return settings
     fixed = {

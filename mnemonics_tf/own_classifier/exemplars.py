@@ -97,6 +97,7 @@ def learn_exemplars(
             is removed at the end.
         **settings: fields of `InnerSettings`, `OuterSettings` and `ValidationSettings` by name,
             e.g. `outer_steps=100, inner_scope="all"`; docs/exemplar_learning.md tells of them.
+            Where `max_shift` is not passed there is no bound.
 
     Raises:
         UserError: if the arguments do not fit together, before any work; a message names a setting

@@ -17,7 +17,7 @@ from mnemonics_tf.run import results
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path, read_json
 from mnemonics_tf.run.records import refuse_contradictions
-from mnemonics_tf.settings import Settings, by_name
+from mnemonics_tf.settings import of_any_version
 
 #: settings in which the runs of one group may differ
 _SEEDS = ("seed", "exemplar_seed")
@@ -55,11 +55,8 @@ class Run:
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings by name, whatever groups the run's version had.
-
-        What it did not have yet had its default's effect.
-        """
-        return by_name(Settings().results_settings()) | by_name(self.contents["settings"])
+        """The settings by name, whatever version the run is of."""
+        return of_any_version(self.contents["settings"])
 
     @property
     def seeds(self) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ from mnemonics_tf.run.files import (
     user_error_on_disk_trouble,
     write_json,
 )
-from mnemonics_tf.settings import RunSettings, Settings, by_name
+from mnemonics_tf.settings import RunSettings, Settings, of_any_version
 
 _SHAPE = schema.fields(
     {
@@ -91,9 +91,8 @@ class LearnedPhase:
 
 
 def _what_is_learned(phase: LearnedPhase) -> LearnedPhase:
-    # A setting that is younger than the phase had its default's effect then.
-    settings = by_name(Settings().results_settings()) | by_name(phase.settings)
-    return dataclasses.replace(phase, data_dir="", export=True, settings={"": settings})
+    settings = {"": of_any_version(phase.settings)}
+    return dataclasses.replace(phase, data_dir="", export=True, settings=settings)
 
 
 def learned_phases(directory: RunDirectory) -> list[LearnedPhase]:

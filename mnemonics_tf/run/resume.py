@@ -13,7 +13,7 @@ from mnemonics_tf.run.data_facts import noted_facts, refuse_other_data
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json, write_text
 from mnemonics_tf.run.records import record_shape, refuse_contradictions
-from mnemonics_tf.settings import Settings, by_name
+from mnemonics_tf.settings import Settings, by_name, of_any_version
 
 
 def claim_directory(
@@ -94,8 +94,7 @@ def _with_settled_phases(directory: RunDirectory, group: dict[str, Any]) -> dict
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    # A setting that is younger than the run had its default's effect then.
-    before = by_name(Settings().results_settings()) | by_name(found)
+    before = of_any_version(found)
     return [
         f"--{name} was {_shortened(then)}, is {_shortened(value)}"
         for name, value in by_name(wanted).items()

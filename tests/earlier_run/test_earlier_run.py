@@ -61,6 +61,7 @@ CHOSEN = {
     "validation_every": 3,
     "adjust_old_exemplars": True,
     "adjust_steps": 3,
+    "max_shift": 255,  # which that version did not have: nothing was bounded
 }
 FLAGS = [f"--{name}" if value is True else f"--{name}={value}" for name, value in CHOSEN.items()]
 

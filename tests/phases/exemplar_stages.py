@@ -22,6 +22,7 @@ BASE = Settings(
     inner_steps=2,
     outer_steps=2,
     outer_learning_rate=0.1,
+    max_shift=255.0,
     outer_batch_size=1000,
     exemplars_per_step=0,
     adjust_old_exemplars=True,

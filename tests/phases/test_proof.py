@@ -44,7 +44,11 @@ SETTINGS = Settings(
     exemplar=ExemplarSettings(exemplars="random", exemplars_per_class=1),
     inner=InnerSettings(inner_steps=30, inner_augmentation=False),
     outer=OuterSettings(
-        outer_steps=40, outer_learning_rate=0.05, outer_halvings=2, outer_batch_size=200
+        outer_steps=40,
+        outer_learning_rate=0.05,
+        outer_halvings=2,
+        outer_batch_size=200,
+        max_shift=255.0,
     ),
     validation=ValidationSettings(validation_share=0.0),
 )
