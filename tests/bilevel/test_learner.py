@@ -45,6 +45,7 @@ def make_learner(model, steps=6, seed=0, **changes) -> ExemplarLearner:
         "outer_learning_rate": 0.05,
         "outer_halvings": 0,
         "outer_steps": steps,
+        "max_shift": 255.0,
     }
     validation = {"validation": "probe", "validation_every": 2, "patience": 0}
     for name, value in changes.items():

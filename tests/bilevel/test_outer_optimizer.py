@@ -12,9 +12,10 @@ ALL = np.arange(3)
 
 
 def settings(**changes) -> OuterSettings:
-    fields = {"learning_rate": 0.01, "halvings": 0, "steps": 8} | changes
-    shift = {"max_shift": fields.pop("max_shift")} if "max_shift" in fields else {}
-    return OuterSettings(**{f"outer_{name}": value for name, value in fields.items()}, **shift)
+    fields = {"learning_rate": 0.01, "halvings": 0, "steps": 8, "max_shift": 255.0} | changes
+    bound = fields.pop("max_shift")
+    named = {f"outer_{name}": value for name, value in fields.items()}
+    return OuterSettings(**named, max_shift=bound)
 
 
 def make_optimizer(**changes) -> PixelOptimizer:

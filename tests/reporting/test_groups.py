@@ -106,11 +106,11 @@ def test_runs_that_differ_in_nothing_that_matters_are_told_apart_by_their_paths(
     assert names == [f"lwf, herding, {path}" for path in paths]
 
 
-def test_settings_and_protocol_that_an_older_file_lacks_are_at_their_defaults(write):
+def test_settings_and_protocol_that_an_older_file_lacks_are_as_they_were(write):
     older = contents(1)
     del older["settings"]["outer"], older["protocol"]["exemplars_total"]
     del older["settings"]["training"]["ranking_margin"]
-    runs = load_runs(write(contents(0), older))
+    runs = load_runs(write(contents(0, outer__max_shift=255.0), older))
     (group,) = group_runs(runs)
     assert len(group.runs) == 2
     assert warnings(runs, [group]) == []
