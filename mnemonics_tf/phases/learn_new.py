@@ -258,7 +258,7 @@ def _told(
         kept = as_stored = dict(course.validations)[course.steps_kept]
         if not judge.as_stored:
             normalize = workshop.pipeline.normalization.normalize
-            as_stored = judge.score(normalize(learned.images[rows]).numpy())
+            as_stored = judge.score(normalize(learned.images_at(rows)).numpy())
         metrics["held_out_accuracy"] = {
             "start": course.validations[0][1],
             "float": kept,

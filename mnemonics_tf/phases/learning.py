@@ -85,7 +85,7 @@ def as_exemplars(
         rows: which of the memory.
         learns: which of the memory learn, bool.
     """
-    images = workshop.pipeline.normalization.normalize(memory.images[rows]).numpy()
+    images = workshop.pipeline.normalization.normalize(memory.images_at(rows)).numpy()
     return Exemplars(images, memory.labels[rows], learns[rows])
 
 
