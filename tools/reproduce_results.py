@@ -10,7 +10,7 @@ from absl import flags
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.reporting.names import matters
+from mnemonics_tf.reporting.effects import has_effect
 from mnemonics_tf.run import results
 from mnemonics_tf.run.data_facts import DIGESTS
 from mnemonics_tf.run.directory import RunDirectory
@@ -262,7 +262,7 @@ def _used(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings, by name, without those that decide nothing beside the others."""
     # Older results lack younger settings.
     complete = by_name(Settings().results_settings()) | settings
-    return {name: value for name, value in settings.items() if matters(name, complete)}
+    return {name: value for name, value in settings.items() if has_effect(name, complete)}
 
 
 def departures(learned: Sequence[dict[str, Any]], letter: str) -> list[str]:

@@ -16,7 +16,7 @@ from mnemonics_tf.run import results
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs with the same settings on the same data, with other seeds.
+    """Runs that did the same on the same data, with other seeds.
 
     Attributes:
         index: place in the report; decides colour and marker.
@@ -85,8 +85,8 @@ class Group:
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Returns runs grouped by everything but their seeds, in the order in which they came.
 
-    Everything: the name they were passed with, settings, protocol, phases done, names of the
-    classes, and digests of the images.
+    Everything: the name they were passed with, settings that have an effect, protocol, phases done,
+    names of the classes, and digests of the images.
     """
     members: dict[str, list[Run]] = {}
     for run in runs:

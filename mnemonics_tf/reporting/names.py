@@ -4,10 +4,9 @@ A name holds three differences at most. All settings stand in a table of the rep
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from mnemonics_tf.methods import METHODS
 from mnemonics_tf.reporting.runs import Run
 from mnemonics_tf.settings import GROUP_OF
 
@@ -23,49 +22,6 @@ _FIRST = (
     *("backbone", "depth", "base_epochs", "epochs", "finetune_epochs", "max_shift", "objective"),
     *("inner_scope", "inner_start", "outer_steps", "outer_learning_rate", "adjust_steps"),
 )
-
-_Settings = dict[str, Any]
-
-
-def _learns(settings: _Settings) -> bool:
-    return settings["exemplars"] == "mnemonics"
-
-
-def _moves(settings: _Settings) -> bool:
-    return _learns(settings) or bool(settings["adjust_old_exemplars"])
-
-
-def _of_method(*names: str) -> Callable[[_Settings], bool]:
-    """Tells whether a method is one of these, or one of a user's own, which may read anything."""
-    return lambda settings: settings["method"] in names or settings["method"] not in METHODS
-
-
-#: setting, or group of settings -> whether it has an effect beside a run's other settings
-_HAS_EFFECT: dict[str, Callable[[_Settings], bool]] = {
-    "inner": _moves,
-    "outer": _moves,
-    "outer_steps": _learns,
-    "outer_learning_rate": _learns,
-    "train_beside_old": _learns,
-    "few_new_classes": lambda s: _learns(s) and not s["train_beside_old"],
-    "validation": _learns,
-    "rehearsal_steps": lambda s: _learns(s) and s["validation"] == "rehearsal",
-    "mnemonics_start": _learns,
-    "adjustment": lambda s: bool(s["adjust_old_exemplars"]),
-    "pool_size": lambda s: _moves(s) and s["inner_start"] == "pool",
-    "truncated_steps": lambda s: _moves(s) and s["meta_gradient"] == "truncated",
-    "outer_momentum": lambda s: _moves(s) and s["outer_optimizer"] == "sgd",
-    "less_forget_weight": _of_method("lucir"),
-    "ranking_margin": _of_method("lucir"),
-    "ranking_classes": _of_method("lucir"),
-    "correction_share": _of_method("bic"),
-    "exemplars_per_class": lambda s: not s["exemplars_total"],
-    "finetune_learning_rate": lambda s: bool(s["finetune_epochs"]),
-    "base_classes": lambda s: not s["phase_classes"],
-    "class_order": lambda s: not s["phase_classes"],
-    "class_order_seed": lambda s: not s["phase_classes"] and not s["class_order"],
-    "evaluation_batch_size": lambda s: False,  # rounds sums in another order, no more
-}
 
 
 def group_names(runs: Sequence[Run]) -> list[str]:
@@ -113,28 +69,17 @@ def _differences(runs: Sequence[Run]) -> list[list[str]]:
         name
         for name in sorted(set().union(*facts), key=_rank)
         if len({json.dumps(fact.get(name)) for fact in facts}) > 1
-        and any(matters(name, run.settings) for run in runs)
     ]
-    return [[f"{name}={_short(fact.get(name))}" for name in differing[:_MOST]] for fact in facts]
+    return [
+        [f"{name}={_short(fact[name])}" for name in differing[:_MOST] if name in fact]
+        for fact in facts
+    ]
 
 
 def _rank(name: str) -> tuple[int, int, str]:
     order = list(GROUP_OF)
     first = _FIRST.index(name) if name in _FIRST else len(_FIRST)
     return first, order.index(name) if name in order else len(order), name
-
-
-def matters(name: str, settings: _Settings) -> bool:
-    """Returns whether a setting has an effect beside a run's other settings.
-
-    Args:
-        name: of the setting.
-        settings: all of the run's, by name.
-    """
-    always = _HAS_EFFECT.get(GROUP_OF.get(name, ""), lambda s: True)
-    if name == "adjust_old_exemplars":
-        return True
-    return _HAS_EFFECT.get(name, always)(settings)
 
 
 def plain(value: Any) -> str:

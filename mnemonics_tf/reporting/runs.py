@@ -13,6 +13,7 @@ from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.exemplars.budget import Budget
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.reporting.contents import trouble
+from mnemonics_tf.reporting.effects import has_effect
 from mnemonics_tf.run import results
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path, read_json
@@ -65,8 +66,12 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What runs of a group share: settings without the seeds, and what stands for the data."""
-        shared = {name: value for name, value in self.settings.items() if name not in _SEEDS}
+        """What runs of a group share: settings with an effect, without seeds, and the data's id."""
+        shared = {
+            name: value
+            for name, value in self.settings.items()
+            if name not in _SEEDS and has_effect(name, self.settings)
+        }
         return {**shared, "data": self.data}
 
     @property

@@ -100,10 +100,53 @@ def test_names_hold_three_differences_that_matter(write):
     assert names[1] == "lwf, herding, depth=14, base_epochs=4, epochs=3"
 
 
-def test_runs_that_differ_in_nothing_that_matters_are_told_apart_by_their_paths(write):
-    paths = write(contents(), contents(outer__outer_steps=7))
+@pytest.mark.parametrize(
+    ("shared", "other"),
+    [
+        ({}, {"outer__outer_steps": 7}),
+        ({}, {"outer__max_shift": 255.0}),
+        ({}, {"validation__validation_every": 3}),
+        ({}, {"training__ranking_margin": 0.1}),
+        ({}, {"exemplar__jpeg_quality": 70}),
+        ({}, {"training__evaluation_batch_size": 7}),
+    ],
+)
+def test_settings_without_effect_part_no_groups(write, shared, other):
+    runs = load_runs(write(contents(0, **shared), contents(1, **shared, **other)))
+    (group,) = group_runs(runs)
+    assert len(group.runs) == 2
+    assert group.name == "lwf, herding"
+
+
+@pytest.mark.parametrize(
+    ("shared", "other"),
+    [
+        ({"exemplar__exemplars": "mnemonics"}, {"outer__max_shift": 255.0}),
+        ({"adjustment__adjust_old_exemplars": True}, {"outer__max_shift": 255.0}),
+        ({"training__method": "lucir"}, {"training__ranking_margin": 0.1}),
+        ({"exemplar__codec": "jpeg"}, {"exemplar__jpeg_quality": 70}),
+        ({}, {"exemplar__exemplars_per_class": 7}),
+    ],
+)
+def test_the_same_settings_part_groups_where_they_have_one(write, shared, other):
+    runs = load_runs(write(contents(0, **shared), contents(1, **shared, **other)))
+    assert len(group_runs(runs)) == 2
+
+
+def test_a_setting_is_named_of_the_runs_it_has_an_effect_in(write):
+    runs = load_runs(write(contents(), contents(exemplar__exemplars_total=200)))
+    assert [group.name for group in group_runs(runs)] == [
+        "lwf, herding, exemplars_per_class=20, exemplars_total=0",
+        "lwf, herding, exemplars_total=200",
+    ]
+
+
+def test_runs_that_three_differences_do_not_tell_apart_have_their_paths(write):
+    less = {"model__depth": 14, "training__base_epochs": 4, "training__epochs": 3}
+    paths = write(contents(), contents(**less), contents(**less, training__momentum=0.5))
     names = [group.name for group in group_runs(load_runs(paths))]
-    assert names == [f"lwf, herding, {path}" for path in paths]
+    shared = "lwf, herding, depth=14, base_epochs=4, epochs=3"
+    assert names[1:] == [f"{shared}, {path}" for path in paths[1:]]
 
 
 def test_settings_and_protocol_that_an_older_file_lacks_are_as_they_were(write):

@@ -1,0 +1,71 @@
+"""Which settings have an effect beside a run's other settings.
+
+Runs that differ in others alone did the same: a report makes one group of them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from mnemonics_tf.methods import METHODS
+from mnemonics_tf.settings import GROUP_OF
+
+#: each takes the place of exemplars_per_class
+_OTHER_BUDGETS = ("exemplars_total", "exemplar_bytes_per_class", "exemplar_bytes_total")
+
+_Settings = dict[str, Any]
+
+
+def _learns(settings: _Settings) -> bool:
+    return settings["exemplars"] == "mnemonics"
+
+
+def _moves(settings: _Settings) -> bool:
+    return _learns(settings) or bool(settings["adjust_old_exemplars"])
+
+
+def _of_method(*names: str) -> Callable[[_Settings], bool]:
+    """Tells whether a method is one of these, or one of a user's own, which may read anything."""
+    return lambda settings: settings["method"] in names or settings["method"] not in METHODS
+
+
+#: setting, or group of settings -> whether it has an effect beside a run's other settings
+_HAS_EFFECT: dict[str, Callable[[_Settings], bool]] = {
+    "inner": _moves,
+    "outer": _moves,
+    "outer_steps": _learns,
+    "outer_learning_rate": _learns,
+    "train_beside_old": _learns,
+    "few_new_classes": lambda s: _learns(s) and not s["train_beside_old"],
+    "validation": _learns,
+    "rehearsal_steps": lambda s: _learns(s) and s["validation"] == "rehearsal",
+    "mnemonics_start": _learns,
+    "adjustment": lambda s: bool(s["adjust_old_exemplars"]),
+    "pool_size": lambda s: _moves(s) and s["inner_start"] == "pool",
+    "truncated_steps": lambda s: _moves(s) and s["meta_gradient"] == "truncated",
+    "outer_momentum": lambda s: _moves(s) and s["outer_optimizer"] == "sgd",
+    "less_forget_weight": _of_method("lucir"),
+    "ranking_margin": _of_method("lucir"),
+    "ranking_classes": _of_method("lucir"),
+    "correction_share": _of_method("bic"),
+    "jpeg_quality": lambda s: s["codec"] not in ("pixels", "webp_lossless"),
+    "coded_share": lambda s: s["codec"] not in ("pixels", "webp_lossless"),
+    "exemplars_per_class": lambda s: not any(s[budget] for budget in _OTHER_BUDGETS),
+    "finetune_learning_rate": lambda s: bool(s["finetune_epochs"]),
+    "base_classes": lambda s: not s["phase_classes"],
+    "class_order": lambda s: not s["phase_classes"],
+    "class_order_seed": lambda s: not s["phase_classes"] and not s["class_order"],
+    "evaluation_batch_size": lambda s: False,  # rounds sums in another order, no more
+}
+
+
+def has_effect(name: str, settings: _Settings) -> bool:
+    """Returns whether a setting has an effect beside a run's other settings.
+
+    Args:
+        name: of the setting.
+        settings: all of the run's, by name.
+    """
+    always = _HAS_EFFECT.get(GROUP_OF.get(name, ""), lambda s: True)
+    if name == "adjust_old_exemplars":
+        return True
+    return _HAS_EFFECT.get(name, always)(settings)
