@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from mnemonics_tf.reporting import tables
 from mnemonics_tf.reporting.groups import Group
+from mnemonics_tf.reporting.memories import memories
 from mnemonics_tf.reporting.tables import Table
 
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>#|~"})
@@ -21,6 +22,7 @@ def summary(groups: Sequence[Group], warnings: Sequence[str]) -> str:
         tables.paired(groups),
         *(tables.by_phase(group, group.head) for group in groups),
         tables.beside_the_paper(groups),
+        memories(groups),
         *(table for group in groups if (table := tables.learning(group))),
         tables.times(groups),
         tables.runs(groups),

@@ -14,8 +14,8 @@ from mnemonics_tf.reporting.charts import Series, escape
 from mnemonics_tf.reporting.drift import pixel_drift
 from mnemonics_tf.reporting.embedding import Embedding
 from mnemonics_tf.reporting.groups import Group
+from mnemonics_tf.reporting.memories import memories
 from mnemonics_tf.reporting.pictures import galleries
-from mnemonics_tf.reporting.runs import Run
 from mnemonics_tf.reporting.style import STYLE
 from mnemonics_tf.reporting.tables import Table
 
@@ -51,6 +51,7 @@ def page(groups: Sequence[Group], warnings: Sequence[str], embedded: Embedded) -
         "Accuracy after each phase": _accuracy(groups),
         "Forgetting": _forgetting(groups),
         **({"Beside the published figures": _table(published)} if published else {}),
+        "Memory": _memories(groups),
         "Exemplars by class": galleries(groups),
         "How exemplars change": _exemplars(groups),
         "Exemplars over their class data (t-SNE)": _embeddings(embedded),
@@ -83,8 +84,8 @@ def _subtitle(groups: Sequence[Group]) -> str:
     """Returns how much there is to see, and of what."""
     count = sum(len(group.runs) for group in groups)
     of = f" in {len(groups)} groups of the same settings" if count > len(groups) else ""
-    protocols = "; ".join(name for name, _ in _by_protocol(groups))
-    return f"{count} run{'s' * (count > 1)}{of}: {protocols}"
+    courses = "; ".join(title for title, _ in _by_course(groups))
+    return f"{count} run{'s' * (count > 1)}{of}: {courses}"
 
 
 def _warnings(warnings: Sequence[str]) -> str:
@@ -137,16 +138,22 @@ def _legend(groups: Sequence[Group]) -> str:
     return charts.legend([(group.index, group.name) for group in groups])
 
 
-def _by_protocol(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
-    """Returns groups that share a protocol, under its data set and N: one panel each."""
+def _by_course(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+    """Returns groups that learn the same classes in the same phases, and what is one panel's title.
+
+    That is data set and N, and what the memory may hold where all of them may hold the same.
+    """
     panels: dict[str, list[Group]] = {}
     for group in groups:
-        panels.setdefault(str(sorted(group.first.protocol.items())), []).append(group)
-    return [(_protocol_name(members[0].first), members) for members in panels.values()]
+        panels.setdefault(str(sorted(group.first.course.items())), []).append(group)
+    return [(_panel_title(members), members) for members in panels.values()]
 
 
-def _protocol_name(run: Run) -> str:
-    return f"{run.protocol['dataset']}, N = {run.protocol['num_phases']}, {run.budget}"
+def _panel_title(groups: Sequence[Group]) -> str:
+    protocol = groups[0].first.protocol
+    budgets = {group.first.budget for group in groups}
+    memory = f", {budgets.pop()}" if len(budgets) == 1 else ""
+    return f"{protocol['dataset']}, N = {protocol['num_phases']}{memory}"
 
 
 def _series(group: Group, figures: Sequence[Estimate]) -> Series:
@@ -179,16 +186,16 @@ def _lines(series: Sequence[Series], x_label: str, y_label: str, description: st
 
 def _accuracy(groups: Sequence[Group]) -> str:
     figures = []
-    for protocol, members in _by_protocol(groups):
+    for course, members in _by_course(groups):
         for head in HEADS:
             chart = _lines(
                 [_series(group, group.accuracies(head)) for group in members],
                 "Number of classes",
                 "Accuracy on all seen classes (%)",
-                f"Lines of accuracy against the number of classes, head {head}, {protocol}; "
+                f"Lines of accuracy against the number of classes, head {head}, {course}; "
                 "the figures are in the tables below.",
             )
-            figures.append(_figure(f"{protocol}: head {head}", chart))
+            figures.append(_figure(f"{course}: head {head}", chart))
     by_phase = "".join(_table(tables.by_phase(group, head)) for group in groups for head in HEADS)
     details = _details("Phase by phase, on each group of classes", by_phase)
     differences = tables.paired(groups)
@@ -211,16 +218,16 @@ def _several_seeds(groups: Sequence[Group]) -> str:
 
 def _forgetting(groups: Sequence[Group]) -> str:
     figures = []
-    for protocol, members in _by_protocol(groups):
+    for course, members in _by_course(groups):
         for head in HEADS:
             chart = _lines(
                 [_series(group, group.base_accuracies(head)) for group in members],
                 "Number of classes",
                 "Accuracy on phase 0's classes (%)",
                 f"Lines of the accuracy on the classes of phase 0 against the number of classes, "
-                f"head {head}, {protocol}; the figures are in the tables above, column group 0.",
+                f"head {head}, {course}; the figures are in the tables above, column group 0.",
             )
-            figures.append(_figure(f"{protocol}: head {head}", chart))
+            figures.append(_figure(f"{course}: head {head}", chart))
     return (
         "<p>What remains of phase 0's classes: the drop from the first to the last point is F.</p>"
         f'{_legend(groups)}<div class="figures">{"".join(figures)}</div>'
@@ -304,6 +311,11 @@ def _exemplars(groups: Sequence[Group]) -> str:
         )
     parts += [_table(table) for group in groups if (table := tables.learning(group))]
     return "".join(parts)
+
+
+def _memories(groups: Sequence[Group]) -> str:
+    table = memories(groups)
+    return _table(table) if table else "<p>The runs do not note it.</p>"
 
 
 def _times(groups: Sequence[Group]) -> str:

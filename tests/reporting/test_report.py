@@ -3,6 +3,7 @@
 import html.parser
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from mnemonics_tf.reporting.charts import Series, line_chart, ticks
 from mnemonics_tf.reporting.drift import since_birth
 from mnemonics_tf.reporting.gallery import difference, gallery
 from mnemonics_tf.reporting.groups import group_runs
+from mnemonics_tf.reporting.memories import memories
 from mnemonics_tf.reporting.runs import load_runs
 from tests.reporting.report_runs import contents, write_run
 
@@ -156,6 +158,47 @@ def test_the_budget_is_named(tmp_path, write, budget, words):
     run["protocol"] |= budget
     report_module.report(write(run), tmp_path / "report.html", "")
     assert f"digits, N = 1, {words}" in (tmp_path / "report.html").read_text()
+
+
+def test_other_memories_share_a_panel_and_other_classes_do_not(tmp_path, write):
+    small, large, other = contents(), contents(), contents(protocol__base_classes=4)
+    large["protocol"]["exemplars_per_class"] = 80
+    large["settings"]["exemplar"]["exemplars_per_class"] = 80
+
+    def titles(*runs) -> list[str]:
+        report_module.report(write(*runs), tmp_path / "page.html", "")
+        page = (tmp_path / "page.html").read_text()
+        found = re.findall(r"<figcaption>([^<]*: head classifier)", page)
+        return found[: len(found) // 2]  # forgetting has the same
+
+    assert titles(small) == ["digits, N = 1, 20 a class: head classifier"]
+    assert titles(small, large) == ["digits, N = 1: head classifier"]
+    assert titles(small, other) == ["digits, N = 1, 20 a class: head classifier"] * 2
+
+
+def test_what_the_memory_holds_is_told(write):
+    runs = [contents(0), contents(1), contents(0, exemplar__codec="jpeg")]
+    for run, counts, sizes in zip(
+        runs,
+        ([20] * 10, [20] * 10, [90, 110]),
+        ([1280] * 10, [1280] * 10, [61000, 61400]),
+        strict=True,
+    ):
+        run["phases"][-1]["memory"] = {
+            "exemplars": sum(counts),
+            "bytes": sum(sizes),
+            "exemplars_by_class": counts,
+            "bytes_by_class": sizes,
+        }
+    table = memories(group_runs(load_runs(write(*runs))))
+    assert [row[1:] for row in table.rows] == [
+        ("20 a class", "200", "20", "12,800", "1,280", "64"),
+        ("20 a class", "200", "90 to 110", "122,400", "61,000 to 61,400", "612"),
+    ]
+    del runs[1]["phases"][-1]["memory"]["bytes"]
+    table = memories(group_runs(load_runs(write(*runs))))
+    assert table.rows[0][2:] == ("–",) * 5
+    assert memories(group_runs(load_runs(write(contents())))) is None
 
 
 def test_text_from_files_is_escaped(tmp_path, write):
