@@ -10,17 +10,17 @@ moved its exemplars one exemplar of each class: as it began, as it is now, and t
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.monitoring.pictures import check_picture
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.program import program, start
 from mnemonics_tf.reporting.gallery import Gallery, difference, gallery
 from mnemonics_tf.reporting.groups import Group, group_runs
 from mnemonics_tf.reporting.runs import load_runs
@@ -41,6 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_string("output", "exemplars.png", "Picture to write (.png, .svg).")
 
 
+@program()
 def main(arguments: list[str]) -> int:
     """Prints the tables and writes the picture."""
     return show(arguments[1:], flags.FLAGS.output)
@@ -52,24 +53,23 @@ def show(runs: Sequence[str], picture: str) -> int:
     Args:
         runs: their paths, `NAME=` before those that have a name.
         picture: to write.
+
+    Raises:
+        UserError: if no run is passed, one can't be read, or the picture can't be written.
     """
-    try:
-        output = user_path(picture)
-        check_picture(output)
-        groups = group_runs(load_runs(runs))
-        if not groups:
-            raise UserError("pass runs, as NAME=RUN")
-        for group in groups:
-            run = group.first
-            # Computed again: an older file may have fewer metrics.
-            contents = run.contents | {"summary": results.summarize(run.phases)}
-            contents["prediction_head"] = group.head
-            print(f"\n{group.name}, seed {run.seeds[0]}\n{results.table(contents)}")
-        draw(groups, output)
-        print(f"\npicture: {output}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    output = user_path(picture)
+    check_picture(output)
+    groups = group_runs(load_runs(runs))
+    if not groups:
+        raise UserError("pass runs, as NAME=RUN")
+    for group in groups:
+        run = group.first
+        # Computed again: an older file may have fewer metrics.
+        contents = run.contents | {"summary": results.summarize(run.phases)}
+        contents["prediction_head"] = group.head
+        print(f"\n{group.name}, seed {run.seeds[0]}\n{results.table(contents)}")
+    draw(groups, output)
+    print(f"\npicture: {output}")
     return 0
 
 
@@ -153,4 +153,4 @@ def _exemplars(figure: plt.Figure, group: Group, shown: Gallery) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    start(main)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mnemonics_tf.errors import UserError
 from tests.reporting.report_runs import contents, write_run
 from tools import show_learning
 
@@ -36,7 +37,8 @@ def test_both_tables_and_a_picture_with_exemplars(tmp_path, show):
 
 
 def test_what_is_no_run_is_told(tmp_path, show):
-    status, printed, picture = show(f"a={tmp_path / 'nothing'}")
-    assert (status, picture) == (2, None)
-    assert printed.startswith("error: ")
-    assert "does not exist" in printed
+    with pytest.raises(UserError, match="does not exist"):
+        show(f"a={tmp_path / 'nothing'}")
+    with pytest.raises(UserError, match="pass runs, as NAME=RUN"):
+        show()
+    assert not list(tmp_path.iterdir())
