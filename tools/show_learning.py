@@ -44,11 +44,12 @@ def define_flags() -> None:
 @program()
 def main(arguments: list[str]) -> int:
     """Prints the tables and writes the picture."""
-    return show(arguments[1:], flags.FLAGS.output)
+    show(arguments[1:], flags.FLAGS.output)
+    return 0
 
 
-def show(runs: Sequence[str], picture: str) -> int:
-    """Prints the tables and writes the picture; returns the exit status.
+def show(runs: Sequence[str], picture: str) -> None:
+    """Prints the tables and writes the picture.
 
     Args:
         runs: their paths, `NAME=` before those that have a name.
@@ -70,7 +71,6 @@ def show(runs: Sequence[str], picture: str) -> int:
         print(f"\n{group.name}, seed {run.seeds[0]}\n{results.table(contents)}")
     draw(groups, output)
     print(f"\npicture: {output}")
-    return 0
 
 
 def draw(groups: Sequence[Group], output: pathlib.Path) -> None:
