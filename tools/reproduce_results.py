@@ -15,7 +15,7 @@ from mnemonics_tf.run import results
 from mnemonics_tf.run.data_facts import DIGESTS
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json
-from mnemonics_tf.settings import GROUP_OF, ExemplarSettings, Settings, by_name
+from mnemonics_tf.settings import GROUP_OF, ExemplarSettings, by_name, of_any_version
 from tools.reproduce_cells import TIMES, Cell
 
 
@@ -260,8 +260,7 @@ def _average(accuracies: Sequence[float | None]) -> float | None:
 
 def _used(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings, by name, without those that decide nothing beside the others."""
-    # Older results lack younger settings.
-    complete = by_name(Settings().results_settings()) | settings
+    complete = of_any_version({"": settings})
     return {name: value for name, value in settings.items() if has_effect(name, complete)}
 
 

@@ -6,6 +6,7 @@ Runs that differ in others alone did the same: a report makes one group of them.
 from collections.abc import Callable
 from typing import Any
 
+from mnemonics_tf.exemplars.codecs import CODECS, WITH_QUALITY, loses_nothing
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.settings import GROUP_OF
 
@@ -39,6 +40,7 @@ _HAS_EFFECT: dict[str, Callable[[_Settings], bool]] = {
     "validation": _learns,
     "rehearsal_steps": lambda s: _learns(s) and s["validation"] == "rehearsal",
     "mnemonics_start": _learns,
+    "adjust_old_exemplars": lambda s: True,
     "adjustment": lambda s: bool(s["adjust_old_exemplars"]),
     "pool_size": lambda s: _moves(s) and s["inner_start"] == "pool",
     "truncated_steps": lambda s: _moves(s) and s["meta_gradient"] == "truncated",
@@ -47,8 +49,8 @@ _HAS_EFFECT: dict[str, Callable[[_Settings], bool]] = {
     "ranking_margin": _of_method("lucir"),
     "ranking_classes": _of_method("lucir"),
     "correction_share": _of_method("bic"),
-    "jpeg_quality": lambda s: s["codec"] not in ("pixels", "webp_lossless"),
-    "coded_share": lambda s: s["codec"] not in ("pixels", "webp_lossless"),
+    "jpeg_quality": lambda s: s["codec"] in WITH_QUALITY,
+    "coded_share": lambda s: s["codec"] not in CODECS or not loses_nothing(s["codec"]),
     "exemplars_per_class": lambda s: not any(s[budget] for budget in _OTHER_BUDGETS),
     "finetune_learning_rate": lambda s: bool(s["finetune_epochs"]),
     "base_classes": lambda s: not s["phase_classes"],
@@ -65,7 +67,5 @@ def has_effect(name: str, settings: _Settings) -> bool:
         name: of the setting.
         settings: all of the run's, by name.
     """
-    always = _HAS_EFFECT.get(GROUP_OF.get(name, ""), lambda s: True)
-    if name == "adjust_old_exemplars":
-        return True
-    return _HAS_EFFECT.get(name, always)(settings)
+    told = _HAS_EFFECT.get(name) or _HAS_EFFECT.get(GROUP_OF.get(name, ""))
+    return told is None or told(settings)

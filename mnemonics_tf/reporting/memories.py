@@ -16,8 +16,8 @@ def memories(groups: Sequence[Group]) -> Table | None:
         "What the memory holds after the last phase",
         ("run", "budget", "exemplars", "of a class", "bytes", "of a class", "of an exemplar"),
         [
-            (group.name, group.first.budget, *_cells(memories))
-            for group, memories in zip(groups, kept, strict=True)
+            (group.name, group.first.budget, *_cells(of_runs))
+            for group, of_runs in zip(groups, kept, strict=True)
         ],
         (
             "Exemplars and bytes in all: mean over seeds; of a class: from the class that has "
