@@ -48,8 +48,12 @@ def _other_courses(groups: Sequence[Group]) -> list[str]:
 
 
 def _other_budgets(groups: Sequence[Group]) -> list[str]:
+    """Returns a line that tells the budgets, unless all allow the same bytes a class."""
     budgets = [group.first.budget for group in groups]
-    return [f"Other memories: {_told(budgets, groups)}."] if len(set(budgets)) > 1 else []
+    allowed = {group.first.bytes_per_class for group in groups}
+    if len(set(budgets)) < 2 or (len(allowed) == 1 and None not in allowed):
+        return []
+    return [f"Other memories: {_told(budgets, groups)}."]
 
 
 def _other_data(groups: Sequence[Group]) -> list[str]:

@@ -91,9 +91,20 @@ class Run:
     @property
     def budget(self) -> str:
         """What the memory may hold, in words."""
+        return Budget(**{_BUDGETS[self._budget]: self.protocol[self._budget]}).in_words
+
+    @property
+    def bytes_per_class(self) -> int | None:
+        """Bytes that a class may take, or takes where exemplars are counted; None: not known."""
+        if self._budget == "exemplars_per_class":
+            noted = self.phases[-1].get("memory") or {}
+            return max(noted.get("bytes_by_class") or [], default=None)
+        return self.protocol[self._budget] if self._budget == "exemplar_bytes_per_class" else None
+
+    @property
+    def _budget(self) -> str:
         protocol = self.protocol
-        name = next((name for name in _BUDGETS if protocol.get(name)), "exemplars_per_class")
-        return Budget(**{_BUDGETS[name]: protocol[name]}).in_words
+        return next((name for name in _BUDGETS if protocol.get(name)), "exemplars_per_class")
 
     @property
     def data(self) -> str:

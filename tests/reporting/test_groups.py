@@ -223,6 +223,17 @@ def test_different_protocols_are_warned_of(write):
     assert warning.startswith("Other protocols: base_classes is ")
 
 
+@pytest.mark.parametrize(("stored", "same"), [(6144, True), (3072, False), (None, False)])
+def test_budgets_that_allow_the_same_bytes_a_class_are_no_other_memories(write, stored, same):
+    counted = contents()
+    counted["phases"][-1]["memory"] = {"bytes_by_class": [stored, 16]} if stored else {}
+    in_bytes = contents(exemplar__exemplar_bytes_per_class=6144)
+    in_bytes["protocol"] |= {"exemplar_bytes_per_class": 6144}
+    runs = load_runs(write(counted, in_bytes))
+    found = warnings(runs, group_runs(runs))
+    assert [text.startswith("Other memories: ") for text in found] == [True] * (not same)
+
+
 def test_a_warning_is_one_line_however_many_runs(write):
     several = [
         contents(training__epochs=n, exemplar__exemplars_per_class=5 + n % 2) for n in range(1, 9)
