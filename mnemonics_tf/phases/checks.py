@@ -187,18 +187,18 @@ def _check_codec(settings: Settings) -> None:
             "(`relaxed`): it would take away what each phase adjusts, unseen: leave one of the two "
             "out"
         )
-    if stored.exemplars != "mnemonics" or not on_originals(objective):
+    if not on_originals(objective):
         return
-    if not relaxed:
+    if adjusts:  # with chosen exemplars too, for Eq. 10 has the same objective
+        raise UserError(
+            f"--objective={objective} with --adjust_old_exemplars: the real images that exemplars "
+            "keep to are gone once their phase ends: leave one of the two out"
+        )
+    if stored.exemplars == "mnemonics" and not relaxed:
         why = "loses nothing" if loses_nothing(stored.codec) else "has no derivative (`relaxed`)"
         raise UserError(
             f"--objective={objective} makes up for what a codec loses, and {codec} {why}: pass "
             "--codec=jpeg, or another objective"
-        )
-    if adjusts:
-        raise UserError(
-            f"--objective={objective} with --adjust_old_exemplars: the real images that exemplars "
-            "keep to are gone once their phase ends: leave one of the two out"
         )
 
 

@@ -102,6 +102,10 @@ def test_they_are_judged_as_they_are_stored(stage):
         ({"codec": "webp_lossless"}, "--codec=webp_lossless loses nothing"),
         ({"adjust_old_exemplars": True}, "gone once their phase ends"),
         (
+            {"adjust_old_exemplars": True, "exemplars": "herding", "codec": "pixels"},
+            "gone once their phase ends",
+        ),
+        (
             {"codec": f"{__name__}:Halved"},
             r"Halved has no derivative \(`relaxed`\): pass --codec=jpeg",
         ),
@@ -116,6 +120,6 @@ def test_they_are_judged_as_they_are_stored(stage):
 )
 def test_what_can_not_be_is_refused_before_a_run(stage, values, told):
     experiment = stage.experiment
-    settings = experiment.settings.changed(exemplars="mnemonics", **(ANCHORED | values))
+    settings = experiment.settings.changed(**({"exemplars": "mnemonics"} | ANCHORED | values))
     with pytest.raises(UserError, match=told):
         check_method(settings, experiment.method, experiment.protocol, experiment.source)
