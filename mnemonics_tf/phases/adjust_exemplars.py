@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mnemonics_tf.data.protocol import Phase
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring import diagnostics
@@ -109,5 +109,5 @@ def check_adjustment(
     ways.append("pass --skip_adjustment_if_too_few or --noadjust_old_exemplars")
     raise UserError(
         f"adjusting old exemplars splits each class into {wanted.adjust_subsets} subsets, but a "
-        f"class has {exemplars_per_class} exemplars: {', or '.join(ways)}"
+        f"class has {counted(exemplars_per_class, 'exemplar')}: {', or '.join(ways)}"
     )

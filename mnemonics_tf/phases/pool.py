@@ -9,6 +9,7 @@ from mnemonics_tf.bilevel.objectives.base import Objective
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.errors import counted
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.finetune import classification_alone, finetune_settings
@@ -60,9 +61,8 @@ def drifted_copies(
         epochs = max(1, round(settings.epochs * k / (size - 1)))
         for epoch in range(epochs):
             metrics = loop.run_epoch(seen, epoch, "drift", phase.index, k)
-        LOGGER.info(
-            "drifted copy %d of %d: %d epochs, loss %.3g", k, size - 1, epochs, metrics["loss"]
-        )
+        length = counted(epochs, "epoch")
+        LOGGER.info("drifted copy %d of %d: %s, loss %.3g", k, size - 1, length, metrics["loss"])
         states.append(copy.state())
     return states
 

@@ -66,7 +66,7 @@ def test_one_exemplar_a_class_cannot_be_split(stage, calls):
     before = state.memory
     with pytest.raises(UserError) as error:
         adjust(workshop, state)
-    for words in ("2 subsets", "1 exemplars", "--skip_adjustment_if_too_few"):
+    for words in ("2 subsets", "1 exemplar", "--skip_adjustment_if_too_few"):
         assert words in str(error.value)
     assert "--noadjust_old_exemplars" in str(error.value)
 
