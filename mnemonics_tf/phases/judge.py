@@ -7,15 +7,13 @@ import numpy as np
 
 from mnemonics_tf.bilevel.learner import Course, Exemplars
 from mnemonics_tf.data.image_set import ImageSet
-from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.codecs import loses_nothing
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.new_classes import NewClasses
-from mnemonics_tf.phases.rehearsal import rehearsal, rehearsed
-from mnemonics_tf.phases.workshop import Workshop
+from mnemonics_tf.phases.rehearsal import leaves_some, rehearsal, rehearsed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +48,7 @@ def find_judge(
         judging: images that a probe asks for, which may be of old classes too.
         beside_old: whether a probe judges exemplars of old classes with those that learn.
     """
-    if new.held_out and _rehearses(new.workshop, new.phase):
+    if new.held_out and _rehearses(new, lambda: stored(exemplars.images)):
         score = rehearsal(
             *(new.workshop, new.phase, new.candidates, new.held_out, new.model, new.stage)
         )
@@ -66,13 +64,24 @@ def find_judge(
     )
 
 
-def _rehearses(workshop: Workshop, phase: Phase) -> bool:
-    """Whether a rehearsal of the next phase judges, and says so where it can't."""
-    if workshop.settings.validation.validation != "rehearsal":
+def _rehearses(new: NewClasses, at_start: Callable[[], ExemplarMemory]) -> bool:
+    """Whether a rehearsal of the next phase judges, and says so where it can't.
+
+    Args:
+        new: the classes whose exemplars learn.
+        at_start: the memory before they do.
+    """
+    settings = new.workshop.settings
+    if settings.validation.validation != "rehearsal":
         return False
-    if rehearsed(phase):
+    following = rehearsed(new.phase)
+    if not following:
+        why = "one new class leaves none to rehearse with"
+    elif not leaves_some(settings.training, following, new.candidates, at_start()):
+        why = f"--method={settings.training.method} would hold all exemplars of a class out of one"
+    else:
         return True
-    LOGGER.info("exemplars: one new class leaves none to rehearse with: the probe judges instead")
+    LOGGER.info("exemplars: %s: the probe judges instead of a rehearsal", why)
     return False
 
 

@@ -16,6 +16,7 @@ from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.train_model import train_model
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.registry import find
+from mnemonics_tf.settings import TrainingSettings
 
 
 def rehearsed(phase: Phase) -> Phase | None:
@@ -32,6 +33,24 @@ def rehearsed(phase: Phase) -> Phase | None:
         return None
     start = phase.num_seen - again
     return Phase(phase.index + 1, range(start, phase.num_seen), phase.seen_classes)
+
+
+def leaves_some(
+    training: TrainingSettings, following: Phase, images: ImageSet, memory: ExemplarMemory
+) -> bool:
+    """Whether the run's method, which may hold images out, has some of each class to train on.
+
+    Args:
+        training: how the model is trained.
+        following: the phase as it is rehearsed.
+        images: D_i, without what is held out to judge by.
+        memory: the exemplars of all classes.
+    """
+    old = memory.of_first_classes(following.num_old).labels
+    new = images.labels[images.labels >= following.num_old]
+    smallest = int(np.bincount(np.concatenate([old, new]), minlength=following.num_seen).min())
+    method = find(METHODS, training.method, "method")(training)
+    return method.held_out_per_class(following, smallest) < smallest
 
 
 def rehearsal(

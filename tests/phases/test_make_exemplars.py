@@ -138,6 +138,19 @@ def test_one_new_class_is_judged_by_the_probe(stage, calls, monkeypatch, caplog)
     assert len(state.metrics["exemplars"]["validations"]) == 3
 
 
+def test_a_method_that_would_hold_all_exemplars_out_is_not_rehearsed(
+    stage, calls, monkeypatch, caplog
+):
+    """BiC holds out one at least, and of a single one none would be left to train on."""
+    memories = rehearsed_as(monkeypatch, [])
+    values = {"method": "bic", "exemplars_per_class": 1}
+    workshop, state = stage.enter(0, validation="rehearsal", **values)
+    with caplog.at_level("INFO", logger="mnemonics_tf"):
+        make(workshop, state)
+    assert "--method=bic would hold all exemplars of a class out" in caplog.text
+    assert memories == []
+
+
 def test_without_held_out_images_the_newest_exemplars_stay(stage, calls):
     workshop, state = stage.enter(0, validation_share=0.0)
     make(workshop, state)
