@@ -13,7 +13,7 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.sources import described
 from mnemonics_tf.devices import is_chief
 from mnemonics_tf.errors import UserError, counted
-from mnemonics_tf.exemplars.budget import kept_within, make_budget
+from mnemonics_tf.exemplars.budget import check_last_share, kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.monitoring.outlook import Outlook
 from mnemonics_tf.monitoring.phase import show_phase
@@ -196,6 +196,7 @@ class Experiment(OpenedRun):
         elif name == "trim":  # line 17
             budget = make_budget(self.settings.exemplar)
             state.memory = kept_within(state.memory, budget, phase.num_seen)
+            check_last_share(state.memory, budget, self.protocol.phases[-1].num_seen)
             self._check_what_is_left(state)
         elif finetunes(self.settings.training, self.method, phase):  # line 18
             exemplars = state.memory.as_image_set()
@@ -351,7 +352,7 @@ class Experiment(OpenedRun):
         gc.collect()
         gc.freeze()
         LOGGER.info(
-            "phase %d/%d done: %s, %s",
+            "phase %d/%d done: %s, %s; %s in %s bytes",
             phase.index,
             self.protocol.num_phases,
             counted(phase.num_seen, "class"),
@@ -359,4 +360,6 @@ class Experiment(OpenedRun):
                 f"{head} {'not tested on all' if v is None else f'{v:.2%}'}"
                 for head, v in accuracies.items()
             ),
+            counted(len(state.memory), "exemplar"),
+            f"{state.memory.bytes_used:,}",
         )

@@ -41,8 +41,10 @@ def define_flags() -> None:
         facts = field.metadata["facts"]
         description = facts.help
         if facts.registry:
-            description += " Or one of your own: package.module:Name."
-            flags.DEFINE(_Names(facts, field.name), field.name, default, description)
+            parser = _Names(facts, field.name)
+            values = ", ".join(parser.enum_values)
+            description += f" Values: {values}; or one of your own: package.module:Name."
+            flags.DEFINE(parser, field.name, default, description)
         elif facts.choices:
             flags.DEFINE_enum(field.name, default, list(facts.choices), description)
         elif isinstance(default, tuple):

@@ -122,8 +122,8 @@ class OpenedRun:
 
     def load_memory(self, phase: Phase) -> ExemplarMemory:
         """Returns E_{0:i} as it was at the end of phase i, from the run directory."""
-        codec = self.settings.exemplar.codec
-        return load_memory(self.directory, phase, self.source.image_shape, codec)
+        stored_as = self.settings.exemplar
+        return load_memory(self.directory, phase, self.source.image_shape, stored_as)
 
     def predict(
         self, phase: Phase, model: IncrementalModel, memory: ExemplarMemory

@@ -151,6 +151,9 @@ def test_help_lists_every_flag():
         name = line.removeprefix("--").split("=")[0]
         assert f"--{name}:" in listed or f"--[no]{name}:" in listed, name
     assert "python -m mnemonics_tf.train --flagfile" in listed
+    told = " ".join(listed.split())
+    for values in ("pixels, webp_lossless, jpeg", "unrolled_training, class_means, anchored"):
+        assert f"Values: {values}; or one of your own" in told
 
 
 def test_an_interrupt_ends_in_one_line(parse, monkeypatch, capsys):

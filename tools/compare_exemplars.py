@@ -44,6 +44,7 @@ from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.evaluation.metrics import accuracy
 from mnemonics_tf.evaluation.probe import probe_accuracy
+from mnemonics_tf.exemplars.budget import kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to
@@ -58,7 +59,7 @@ from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.run.data_facts import refuse_other_phase0
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import user_error_on_disk_trouble, write_arrays, write_json
-from mnemonics_tf.run.resume import load_memory
+from mnemonics_tf.run.resume import check_memory
 from mnemonics_tf.settings import Settings
 from tools.comparison import check_comparison, check_next_phase
 
@@ -210,7 +211,8 @@ def _make_exemplars(experiment: Experiment, state: PhaseState, taken: bool) -> E
             state.model,
             state.stage("exemplars"),
         )
-        state.memory = made.memory
+        budget = make_budget(experiment.settings.exemplar)
+        state.memory = kept_within(made.memory, budget, phase.num_seen)
         if made.metrics:
             state.metrics["exemplars"] = made.metrics
         return made.unrounded
@@ -221,8 +223,9 @@ def _make_exemplars(experiment: Experiment, state: PhaseState, taken: bool) -> E
         "its exemplars can't be taken by --exemplars_from: pass a run with the same data and class "
         "order, or leave the flag out to make exemplars",
     )
-    codec = experiment.settings.exemplar.codec
-    state.memory = load_memory(other, phase, shape, codec)
+    path = other.exemplars(phase.index)
+    state.memory = ExemplarMemory.load(path, experiment.settings.exemplar.codec)
+    check_memory(path, state.memory, phase.num_seen, shape)
     return None
 
 

@@ -118,11 +118,29 @@ def kept_within(memory: ExemplarMemory, budget: Budget, num_seen: int) -> Exempl
     if not budget.counts_bytes:
         return memory.trimmed(quota)
     kept = memory.within(quota)
-    lost = np.setdiff1d(memory.labels, kept.labels)
-    if len(lost):
-        needed = int(memory.trimmed(1).bytes_by_class()[lost].max())
-        refuse_too_few_bytes(budget, num_seen, memory.codec, needed)
+    if len(np.setdiff1d(memory.labels, kept.labels)):
+        refuse_too_few_bytes(budget, num_seen, memory.codec, _largest_first(memory))
     return kept
+
+
+def check_last_share(memory: ExemplarMemory, budget: Budget, num_classes: int) -> None:
+    """Refuses to go on where a class's first exemplar will not fit once all classes are known.
+
+    Args:
+        memory: of the classes seen so far.
+        budget: of the run.
+        num_classes: that share it in the end.
+
+    Raises:
+        UserError: if it will not; says how many bytes are enough.
+    """
+    if budget.counts_bytes and budget.quota(num_classes) < (needed := _largest_first(memory)):
+        refuse_too_few_bytes(budget, num_classes, memory.codec, needed)
+
+
+def _largest_first(memory: ExemplarMemory) -> int:
+    """Returns the bytes of the class whose first exemplar, alone, takes the most."""
+    return int(memory.trimmed(1).bytes_by_class().max())
 
 
 def refuse_too_few_bytes(budget: Budget, num_seen: int, codec: str, needed: int) -> None:

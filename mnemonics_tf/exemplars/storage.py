@@ -150,12 +150,6 @@ class CodeStorage:
         height, width, channels = self.image_shape
         parts = [self._codec.split(code) for code in self._codes.values()]
         counts = [len(streams) for _, streams in parts]
-        wrong = np.sum(np.not_equal(counts, np.unique(labels, return_counts=True)[1]))
-        if wrong:
-            raise UserError(
-                f"stored exemplars are damaged: {wrong} classes have not as many streams as "
-                "labels: put the right file back"
-            )
         return CodedImageSet(
             [stream for _, streams in parts for stream in streams],
             [head for head, _ in parts],
@@ -281,9 +275,37 @@ def from_arrays(
     codes, shape = arrays["codes"], tuple(int(side) for side in arrays["image_shape"])
     if len(sizes) != len(classes) or sizes.sum() != len(codes) or len(shape) != 3:
         raise ValueError(f"{len(codes)} bytes in {len(sizes)} codes for {len(classes)} classes")
+    if np.any(sizes < 1):
+        raise ValueError(f"codes of {sizes.tolist()} bytes")
     ends = np.cumsum(sizes)
     parts = zip(classes, ends - sizes, ends, strict=True)
-    return CodeStorage(codec, {int(k): codes[a:b].tobytes() for k, a, b in parts}, shape)
+    found = {int(k): codes[a:b].tobytes() for k, a, b in parts}
+    if isinstance(codec, StreamCodec):
+        counts = np.bincount(arrays["labels"])
+        for label, code in found.items():
+            _check_streams(codec, code, label, int(counts[label]), shape)
+    return CodeStorage(codec, found, shape)
+
+
+def _check_streams(
+    codec: Any, code: Any, label: int, count: int, image_shape: tuple[int, ...]
+) -> None:
+    """Refuses a class whose head, or whose number of streams, is wrong: its first image tells.
+
+    Later a graph decodes them, which knows no file to blame.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    head, streams = codec.split(code)
+    if len(streams) != count:
+        raise ValueError(f"{len(streams)} streams of the label {label}, which {count} have")
+    try:
+        shape = codec.decode(codec.join(head, streams[:1])).shape[1:]
+    except UserError as error:
+        raise ValueError(f"label {label}: {error}") from error
+    if shape != image_shape:
+        raise ValueError(f"images {list(shape)} of the label {label}, not {list(image_shape)}")
 
 
 def _copy(source: np.ndarray, target: np.ndarray, rows: np.ndarray | None = None) -> None:

@@ -17,6 +17,8 @@ import tensorflow as tf
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.devices import is_chief, spans_workers
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.budget import Budget, check_last_share, make_budget
+from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.extension.images import (
     find_base,
@@ -28,7 +30,6 @@ from mnemonics_tf.extension.images import (
 from mnemonics_tf.extension.wanted import Request, few, find_wanted
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.checks import check_method, warn_of_small_classes
-from mnemonics_tf.phases.quotas import expected_quotas
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.history import History, read_history
 from mnemonics_tf.run.learned import read_learned
@@ -68,7 +69,8 @@ class Extension:
         refuse_another_kind(wanted.source, preprocessing)
         if base:
             base.release(base.original_ids)
-        kept = _kept(before, preprocessing.image_shape)
+        memory = _memory(before, preprocessing.image_shape)
+        kept = np.bincount(memory.labels, minlength=before.protocol().phases[-1].num_seen).tolist()
         learned = find_learned(before, request.passed)
         source = join(before, base, learned, preprocessing, kept, (wanted.phase, wanted.source))
         protocol = before.protocol([wanted.phase])
@@ -76,8 +78,10 @@ class Extension:
         check_method(wanted.settings, experiment.method, protocol, source)
         if not wanted.is_done:
             warn_of_small_classes(wanted.settings, protocol, source, protocol.phases[-1:])
-            quotas = expected_quotas(wanted.settings, protocol, source)
-            _tell_of_budget(quotas.of(protocol.phases[-1]), kept)
+            num_classes = protocol.phases[-1].num_seen
+            budget = make_budget(wanted.settings.exemplar)
+            check_last_share(memory, budget, num_classes)
+            _tell_of_budget(make_budget(before.settings.exemplar), budget, num_classes, kept)
         return experiment
 
     def run(self) -> dict[str, Any]:
@@ -123,17 +127,23 @@ class Extension:
             phase.write(experiment.directory)
 
 
-def _kept(history: History, image_shape: tuple[int, int, int]) -> list[int]:
-    """Returns how many exemplars of each class a run has kept, by label."""
+def _memory(history: History, image_shape: tuple[int, int, int]) -> ExemplarMemory:
+    """Returns the exemplars that a run has kept."""
     last = history.protocol().phases[-1]
-    codec = history.settings.exemplar.codec
-    memory = load_memory(history.directory, last, image_shape, codec)
-    return np.bincount(memory.labels, minlength=last.num_seen).tolist()
+    return load_memory(history.directory, last, image_shape, history.settings.exemplar)
 
 
-def _tell_of_budget(quota: int, kept: list[int]) -> None:
+def _tell_of_budget(before: Budget, now: Budget, num_seen: int, kept: list[int]) -> None:
     """Says what another budget than the last one means for old classes."""
-    fewest, most = min(kept), max(kept)
+    if now.counts_bytes:
+        if now != before:
+            LOGGER.info(
+                "the budget is %s, and was %s: of old classes what fits is kept, and what was "
+                "trimmed or never kept stays lost",
+                *(now.in_words, before.in_words),
+            )
+        return
+    quota, fewest, most = now.quota(num_seen), min(kept), max(kept)
     if most < quota:
         LOGGER.info(
             "the budget of %d exemplars a class serves new classes: of old ones %s are kept, and "

@@ -194,6 +194,11 @@ def _check_codec(settings: Settings) -> None:
             f"--objective={objective} with --adjust_old_exemplars: the real images that exemplars "
             "keep to are gone once their phase ends: leave one of the two out"
         )
+    if stored.exemplars == "mnemonics" and settings.outer.train_beside_old:
+        raise UserError(
+            f"--objective={objective} with --train_beside_old: each exemplar keeps to its own real "
+            "image, whatever stands beside it, so that this is in vain: leave it out"
+        )
     if stored.exemplars == "mnemonics" and not relaxed:
         why = "loses nothing" if loses_nothing(stored.codec) else "has no derivative (`relaxed`)"
         raise UserError(

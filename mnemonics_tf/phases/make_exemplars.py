@@ -1,7 +1,6 @@
 """Exemplars of a phase's new classes: chosen, then learned (Algorithm 1, lines 10 and 11)."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -59,7 +58,7 @@ def make_exemplars(
         return Made(memory)
     new = NewClasses(workshop, phase, candidates, held_out, model, stage)
     made = learn_new(new, memory, originals)
-    return dataclasses.replace(made, starts=_starts(memory, phase.new_classes))
+    return dataclasses.replace(made, starts=_starts(originals, chosen.labels))
 
 
 def _can_learn(outer: OuterSettings, phase: Phase) -> bool:
@@ -103,15 +102,22 @@ def _hold_out(
         generator = numpy_generator(workshop.exemplar_seed, "held out", label)
         held_out[generator.permutation(members)[:count]] = True
     if not held_out.any():
+        LOGGER.warning(
+            "exemplars: the memory may hold all images of each new class, so that none is held "
+            "out to judge by (--validation): those of the last outer step are kept"
+        )
         return None, images
     return images.subset(np.flatnonzero(held_out)), images.subset(np.flatnonzero(~held_out))
 
 
-def _starts(memory: ExemplarMemory, classes: Sequence[int]) -> ExemplarMemory:
-    """Returns a few exemplars of some classes, evenly over them: enough for pictures, and small."""
-    shown = np.asarray(classes)
+def _starts(images: np.ndarray, labels: np.ndarray) -> ExemplarMemory:
+    """Returns a few images of some classes, evenly over them: enough for pictures, and small.
+
+    They are the real ones, before any codec.
+    """
+    shown = np.unique(labels)
     shown = shown[np.linspace(0, len(shown) - 1, min(_STARTS_CLASSES, len(shown))).astype(int)]
     # The first ones of a class stay when a budget shrinks.
-    rows = [np.flatnonzero(memory.labels == label)[:_STARTS_PER_CLASS] for label in shown]
+    rows = [np.flatnonzero(labels == label)[:_STARTS_PER_CLASS] for label in shown]
     kept = np.concatenate(rows)
-    return ExemplarMemory(memory.images_at(kept), memory.labels[kept])
+    return ExemplarMemory(images[kept], labels[kept])

@@ -33,11 +33,12 @@ def tell_plan(
     parameters = sum(int(np.prod(variable.shape)) for variable in model.backbone.variables)
     chosen = settings.exemplar
     LOGGER.info(
-        "plan: %s; %s, %s exemplars, %s, %s with %s parameters",
+        "plan: %s; %s, %s exemplars, %s%s, %s with %s parameters",
         phases_in_words([len(phase.new_classes) for phase in protocol.phases]),
         settings.training.method,
         chosen.exemplars,
         make_budget(chosen).in_words,
+        "" if chosen.codec == "pixels" else f" as {chosen.codec}",
         settings.model.backbone,
         f"{parameters:,}",
     )

@@ -36,7 +36,9 @@ class Cost:
             images: uint8 `[n, h, w, c]`, some of a class.
         """
         first, others = memory.bytes_of(images[:1]), len(images) - 1
-        return cls(first, (memory.bytes_of(images) - first) / others if others else first)
+        # Images without content can share all that they take.
+        further = max(1.0, (memory.bytes_of(images) - first) / others) if others else first
+        return cls(first, further)
 
     def number_in(self, num_bytes: int) -> int:
         """Returns how many exemplars so many bytes hold."""
@@ -116,7 +118,7 @@ def expected_quotas(
     # Those of the last class are in reach, wherever a run goes on.
     images = source.training_set(protocol.original_ids([last - 1]))
     sample = images.subset(np.arange(min(SAMPLED, len(images)))).load_all()
-    needed = min(memory.bytes_of(sample[i : i + 1]) for i in range(len(sample)))
-    if budget.quota(last) < needed:
-        refuse_too_few_bytes(budget, last, wanted.codec, needed)
+    needed = [memory.bytes_of(sample[i : i + 1]) for i in range(len(sample))]
+    if budget.quota(last) < min(needed):  # others may fit, but as many bytes as the largest do
+        refuse_too_few_bytes(budget, last, wanted.codec, max(needed))
     return ExpectedQuotas(budget, Cost.of(memory, sample))

@@ -71,7 +71,7 @@ def select_within(
     if not budget.counts_bytes:
         return select(workshop, phase, images, model, selection, quota)
     guess = expected_number(budget, phase, images, memory)
-    chosen = []
+    chosen, needed = [], []
     for label in _watched(phase):
         rank = _ranking(workshop, images, label, model, selection)
         count, fit = max(1, guess), 0
@@ -82,10 +82,11 @@ def select_within(
                 break
             count *= 2
         if not fit:
-            needed = memory.bytes_of(images.subset(rows[:1]).load_all())
-            refuse_too_few_bytes(budget, phase.num_seen, memory.codec, needed)
+            needed.append(memory.bytes_of(images.subset(rows[:1]).load_all()))
         chosen.append(rows[:fit])
         guess = fit + max(1, fit // 4)
+    if needed:  # once all classes are known, so that what is advised is enough for each
+        refuse_too_few_bytes(budget, phase.num_seen, memory.codec, max(needed))
     return np.concatenate(chosen)
 
 

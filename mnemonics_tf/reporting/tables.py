@@ -287,8 +287,8 @@ def learning(group: Group) -> Table | None:
             "Exemplars: new ones (Eq. 9); adjust: old ones (Eq. 10). Pixels: root mean square in "
             "grey levels of 255. Features: distance of L2-normalised features, at most 2. Margin: "
             "distance to the nearest decision boundary in feature space. Held-out accuracy: of a "
-            "classifier on the exemplars' features, as they began, learned and stored; it decides "
-            "how many steps are kept.",
+            "classifier on the exemplars' features, or of a rehearsal (--validation), as they "
+            "began, learned and stored; it decides how many steps are kept.",
         ),
     )
 

@@ -8,12 +8,13 @@ from typing import Any
 from mnemonics_tf.data.phase_classes import is_settled, settled
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.codecs import WITH_QUALITY
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.run.data_facts import noted_facts, refuse_other_data
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json, write_text
 from mnemonics_tf.run.records import record_shape, refuse_contradictions
-from mnemonics_tf.settings import Settings, by_name, of_any_version
+from mnemonics_tf.settings import ExemplarSettings, Settings, by_name, of_any_version
 
 
 def claim_directory(
@@ -167,7 +168,7 @@ def load_memory(
     directory: RunDirectory,
     phase: Phase,
     image_shape: tuple[int, int, int],
-    codec: str | None = None,
+    stored_as: ExemplarSettings,
 ) -> ExemplarMemory:
     """Returns the exemplar memory as it was at the end of a phase.
 
@@ -175,13 +176,22 @@ def load_memory(
         directory: of the run.
         phase: which.
         image_shape: of its images.
-        codec: the run's, which may be a user's own.
+        stored_as: codec and quality of the run.
 
     Raises:
-        UserError: if it is missing, damaged, or holds other classes or images than the run's.
+        UserError: if it is missing, damaged, of another codec, or holds other classes or images
+            than the run's.
     """
     path = directory.exemplars(phase.index)
-    memory = ExemplarMemory.load(path, codec)
+    memory = ExemplarMemory.load(path, stored_as.codec)
+    of_quality = memory.codec in WITH_QUALITY and memory.quality != stored_as.jpeg_quality
+    if memory.codec != stored_as.codec or of_quality:
+        quality = f" of quality {memory.quality}" if memory.codec in WITH_QUALITY else ""
+        raise UserError(
+            f"{path} is stored as {memory.codec}{quality}, and the run has --codec="
+            f"{stored_as.codec} --jpeg_quality={stored_as.jpeg_quality}: put the right file back "
+            "or pass another --run_dir"
+        )
     check_memory(path, memory, phase.num_seen, image_shape)
     return memory
 

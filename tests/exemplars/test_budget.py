@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.budget import Budget, kept_within, make_budget
+from mnemonics_tf.exemplars.budget import Budget, check_last_share, kept_within, make_budget
 from mnemonics_tf.exemplars.codecs import CODECS
 from mnemonics_tf.exemplars.fitting import first_that_fit
 from mnemonics_tf.exemplars.memory import ExemplarMemory
@@ -120,6 +120,16 @@ def test_not_even_one(codec):
         kept_within(memory, Budget(bytes_total=20), 2)
     assert f"pass at least --exemplar_bytes_total={2 * needed}" in str(raised.value)
     assert len(kept_within(memory, Budget(bytes_total=2 * needed), 2)) >= 2
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_share_of_a_class_in_the_end_is_asked_of_the_first_exemplars(codec):
+    memory = ExemplarMemory(waves(6), np.repeat([0, 1], 3), codec=codec)
+    needed = int(memory.trimmed(1).bytes_by_class().max())
+    check_last_share(memory, Budget(bytes_total=4 * needed), 4)
+    check_last_share(memory, Budget(total=4), 4)
+    with pytest.raises(UserError, match=f"pass at least --exemplar_bytes_total={4 * needed}"):
+        check_last_share(memory, Budget(bytes_total=4 * needed - 1), 4)
 
 
 class Growing:

@@ -146,8 +146,29 @@ def test_pixels_exist_in_batches_alone(memory):
 
 def test_streams_that_do_not_belong_to_the_labels(memory):
     arrays = memory.arrays() | {"labels": np.array([0, 0, 1, 1, 2, 2, 2])}
-    with pytest.raises(UserError, match="2 classes have not as many streams as labels"):
-        ExemplarMemory.from_arrays(arrays, "a file").as_image_set()
+    with pytest.raises(
+        UserError,
+        match="a file .* streams of the label .*, which",
+    ):
+        ExemplarMemory.from_arrays(arrays, "a file")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda codes, sizes: (np.r_[codes[:10], np.zeros(50, np.uint8), codes[60:]], sizes),
+        lambda codes, sizes: (np.where(np.arange(len(codes)) == 3, 0, codes), sizes),
+        lambda codes, sizes: (codes, np.r_[-1, sizes[1] + sizes[0] + 1, sizes[2:]]),
+        lambda codes, sizes: (codes, np.r_[0, sizes[1] + sizes[0], sizes[2:]]),
+    ],
+    ids=["no tables", "no beginning", "negative size", "empty code"],
+)
+def test_a_damaged_head_is_found_when_it_is_read(memory, change):
+    """Not by the graph that trains on it, which knows no file to blame."""
+    arrays = memory.arrays()
+    codes, sizes = change(arrays["codes"], arrays["code_bytes"])
+    with pytest.raises(UserError, match=r"the file\.npz .*expected exemplars and labels"):
+        ExemplarMemory.from_arrays(arrays | {"codes": codes, "code_bytes": sizes}, "the file.npz")
 
 
 def test_decoding_in_a_graph_is_decoding_outside(memory):

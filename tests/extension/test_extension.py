@@ -121,6 +121,9 @@ def test_a_larger_budget_serves_new_classes(extended, mine, caplog):
         assert "of old ones 4 are kept, and what was trimmed" in caplog.text
         extension(mine.root, mine.one, exemplars_per_class=2)
         assert "leaves fewer of old classes" in caplog.text
+        caplog.clear()
+        extension(mine.root, mine.one)
+        assert "budget" not in caplog.text
 
 
 def test_new_images_are_normalised_as_the_run_has_it(finished):

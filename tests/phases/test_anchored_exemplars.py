@@ -7,6 +7,7 @@ from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.phases.checks import check_method
+from mnemonics_tf.phases.make_exemplars import make_exemplars
 from tests.phases.exemplar_stages import make
 
 ANCHORED = {
@@ -95,6 +96,16 @@ def test_they_are_judged_as_they_are_stored(stage):
     assert accuracy["float"] == accuracy["uint8"]
 
 
+def test_what_they_began_as_is_kept_as_it_was_before_the_codec(stage):
+    workshop, state = entered(stage)
+    made = make_exemplars(
+        *(workshop, state.phase, state.training_set, state.memory),
+        *(state.model, state.stage("exemplars")),
+    )
+    real = {image.tobytes() for image in state.training_set.load_all()}
+    assert all(image.tobytes() in real for image in made.starts.images)
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -105,6 +116,7 @@ def test_they_are_judged_as_they_are_stored(stage):
             {"adjust_old_exemplars": True, "exemplars": "herding", "codec": "pixels"},
             "gone once their phase ends",
         ),
+        ({"train_beside_old": True}, "whatever stands beside it"),
         (
             {"codec": f"{__name__}:Halved"},
             r"Halved has no derivative \(`relaxed`\): pass --codec=jpeg",

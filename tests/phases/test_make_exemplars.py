@@ -103,6 +103,19 @@ def test_few_images_leave_enough_candidates(stage, calls):
     assert np.bincount(calls[0]["label"]).tolist() == [10] * 4
 
 
+def test_a_memory_that_may_hold_all_images_leaves_none_to_judge_by(stage, calls, caplog):
+    workshop, state = stage.enter(0, exemplars_per_class=12, validation_share=0.5)
+    members = [state.training_set.indices_of(label)[:12] for label in range(4)]
+    state.training_set = state.training_set.subset(np.concatenate(members))
+    with caplog.at_level("WARNING", logger="mnemonics_tf"):
+        make(workshop, state)
+    assert "none is held out to judge by (--validation)" in caplog.text
+    assert (
+        "validations" not in state.metrics["exemplars"]
+        or not state.metrics["exemplars"]["validations"]
+    )
+
+
 def rehearsed_as(monkeypatch, scores):
     """Rehearsals that end with these scores; returns the memories they were asked of."""
     memories, left = [], iter(scores)

@@ -7,10 +7,12 @@ import tensorflow as tf
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.budget import Budget
+from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.phases.checks import check_exemplars, check_method, make_protocol
 from mnemonics_tf.phases.make_exemplars import make_exemplars
+from mnemonics_tf.phases.quotas import Cost
 from mnemonics_tf.phases.select_exemplars import select, select_within
 from mnemonics_tf.settings import RunSettings, Settings
 
@@ -49,6 +51,28 @@ def test_all_of_a_class_are_kept_where_they_fit(begun):
     given = (experiment.workshop, state.phase, state.training_set, state.model, "random")
     rows = select_within(*given, Budget(bytes_per_class=10**6), state.memory)
     assert sorted(rows) == list(range(len(state.training_set)))
+
+
+def test_what_is_advised_is_enough_for_every_class(begun):
+    experiment, state = begun
+    given = (experiment.workshop, state.phase, state.training_set, state.model, "herding")
+    first = select(*given, 1)
+    sizes = [
+        state.memory.bytes_of(state.training_set.subset(first[k : k + 1]).load_all())
+        for k in range(len(first))
+    ]
+    assert min(sizes) < max(sizes)
+    with pytest.raises(UserError, match=f"pass at least --exemplar_bytes_per_class={max(sizes)}"):
+        select_within(*given, Budget(bytes_per_class=min(sizes) - 1), state.memory)
+    assert len(select_within(*given, Budget(bytes_per_class=max(sizes)), state.memory)) >= 6
+
+
+def test_images_without_content_have_a_cost():
+    """A lossless mosaic of them takes as many bytes as one of them."""
+    memory = ExemplarMemory.empty((8, 8, 1), codec="webp_lossless")
+    cost = Cost.of(memory, np.zeros((8, 8, 8, 1), np.uint8))
+    assert cost.number_in(500) >= 1
+    assert cost.number_in(0) == 0
 
 
 def test_the_quality_of_the_flag_is_that_of_the_memory(begun):

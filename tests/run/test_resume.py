@@ -10,10 +10,11 @@ import pytest
 
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import write_arrays, write_json
 from mnemonics_tf.run.resume import claim_directory, load_memory, read_record
-from mnemonics_tf.settings import ProtocolSettings, Settings
+from mnemonics_tf.settings import ExemplarSettings, ProtocolSettings, Settings
 
 SETTINGS = Settings(protocol=ProtocolSettings(base_classes=6, num_phases=2))
 FACTS = {"phases": [["zero", "one"], ["two"]], "training_images": [5, 6, 7]}
@@ -143,9 +144,23 @@ def test_json_that_is_no_record(directory, text):
 
 
 def test_exemplars_of_another_run(directory):
-    assert len(load_memory(directory, PHASES[0], (8, 8, 1))) == 6
+    assert len(load_memory(directory, PHASES[0], (8, 8, 1), ExemplarSettings())) == 6
     with pytest.raises(UserError, match="holds images \\[8, 8, 1\\] of 6 classes; expected"):
-        load_memory(directory, PHASES[0], (32, 32, 3))
+        load_memory(directory, PHASES[0], (32, 32, 3), ExemplarSettings())
     more = dataclasses.replace(PHASES[0], seen_classes=range(8))
     with pytest.raises(UserError, match="of 6 classes; expected .* labels 0 to 7"):
-        load_memory(directory, more, (8, 8, 1))
+        load_memory(directory, more, (8, 8, 1), ExemplarSettings())
+
+
+@pytest.mark.parametrize(
+    ("codec", "quality", "told"),
+    [("pixels", 90, "stored as pixels, "), ("jpeg", 50, "stored as jpeg of quality 50, ")],
+)
+def test_exemplars_of_another_codec_or_quality(directory, codec, quality, told):
+    """A run would go on with them, and say that its memory is what its settings say."""
+    path = directory.exemplars(0)
+    memory = ExemplarMemory.load(path)
+    ExemplarMemory(memory.images, memory.labels, codec=codec, quality=quality).save(path)
+    wanted = ExemplarSettings(codec="jpeg", jpeg_quality=90)
+    with pytest.raises(UserError, match=f"{told}and the run has --codec=jpeg --jpeg_quality=90"):
+        load_memory(directory, PHASES[0], (8, 8, 1), wanted)

@@ -23,8 +23,9 @@ _TO_YCBCR = np.array(
 def relaxed_jpeg(images: tf.Tensor, luminance: np.ndarray, chrominance: np.ndarray) -> tf.Tensor:
     """Returns what baseline JPEG with colours at half the resolution makes of images.
 
-    Differs from a file's pixels by less than two grey levels on average: decoders round in
-    integers, and upscale colours at an image's edge by what lies beyond it.
+    Differs from a file's pixels by less than two grey levels on average on photographs, and by up
+    to four on coloured noise: decoders round in integers, and upscale colours at an image's edge by
+    what lies beyond it.
 
     Args:
         images: of pixels from 0 to 255, float `[n, h, w, c]` with 1 or 3 channels.

@@ -11,6 +11,7 @@ from mnemonics_tf.errors import UserError
 _LARGEST_SIDE = 16_383  # of the format
 _CHANNELS = (1, 3)
 _COUNT_BYTES = 2  # in front of the picture: how many images the mosaic holds
+_MOST_IMAGES = 256**_COUNT_BYTES - 1
 
 
 class LosslessWebP:
@@ -37,12 +38,13 @@ class LosslessWebP:
         count, height, width, channels = images.shape
         across = max(1, math.ceil(math.sqrt(count * height / width)))
         down = math.ceil(count / across)
-        if channels not in _CHANNELS or max(across * width, down * height) > _LARGEST_SIDE:
+        largest = max(across * width, down * height)
+        if channels not in _CHANNELS or largest > _LARGEST_SIDE or count > _MOST_IMAGES:
             raise UserError(
                 f"--codec=webp_lossless can't store {count} images of {height} x {width} pixels "
                 f"and {channels} channels in one picture: it takes 1 or 3 channels and pictures up "
-                f"to {_LARGEST_SIDE} pixels wide and high; pass --codec=pixels, or keep fewer "
-                "exemplars"
+                f"to {_LARGEST_SIDE} pixels wide and high, of {_MOST_IMAGES} images at most; "
+                "pass --codec=pixels, or keep fewer exemplars"
             )
         mosaic = np.zeros((down * across, height, width, 3), np.uint8)
         mosaic[:count] = images
