@@ -289,7 +289,7 @@ class ExemplarSettings:
     exemplar_bytes_per_class: int = setting(
         0,
         "Budget (1) in bytes of what the codec stores of a class, tables and headers too; 0: none. "
-        "Refused beside numbers of exemplars.",
+        "Refused beside numbers of exemplars other than the default.",
         at_least=0,
     )
     exemplar_bytes_total: int = setting(
