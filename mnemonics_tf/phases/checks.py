@@ -95,14 +95,17 @@ def warn_of_small_classes(
     """
     quotas = expected_quotas(settings, protocol, source)
     counts = source.training_counts_of(protocol.order)
+    in_bytes = quotas.budget.counts_bytes
+    asked_for = "its bytes may hold, about" if in_bytes else "the exemplars asked for,"
     for phase in phases:
         quota = quotas.of(phase)
         small = [label for label in phase.new_classes if counts[label] < quota]
         if small:
             names = source.names_of(protocol.original_ids(small[:5]))
             LOGGER.warning(
-                "fewer training images than the exemplars asked for, %d, in %s of phase %d "
-                "(first: %s; smallest: %s): all of them are kept",
+                "fewer training images than %s %d, in %s of phase %d (first: %s; smallest: %s): "
+                "all of them are kept",
+                asked_for,
                 quota,
                 counted(len(small), "class"),
                 phase.index,
