@@ -34,6 +34,7 @@ def find_judge(
     exemplars: Exemplars,
     stored: Callable[[np.ndarray], ExemplarMemory],
     rows: np.ndarray,
+    labels: np.ndarray,
     judging: ImageSet | None,
     beside_old: bool,
 ) -> Judge | None:
@@ -45,10 +46,11 @@ def find_judge(
         exemplars: of which some learn.
         stored: the memory that normalised images of them would make.
         rows: where in that memory they are.
+        labels: of all exemplars in it.
         judging: images that a probe asks for, which may be of old classes too.
         beside_old: whether a probe judges exemplars of old classes with those that learn.
     """
-    if new.held_out and _rehearses(new, lambda: stored(exemplars.images)):
+    if new.held_out and _rehearses(new, labels):
         score = rehearsal(
             *(new.workshop, new.phase, new.candidates, new.held_out, new.model, new.stage)
         )
@@ -64,12 +66,12 @@ def find_judge(
     )
 
 
-def _rehearses(new: NewClasses, at_start: Callable[[], ExemplarMemory]) -> bool:
+def _rehearses(new: NewClasses, labels: np.ndarray) -> bool:
     """Whether a rehearsal of the next phase judges, and says so where it can't.
 
     Args:
         new: the classes whose exemplars learn.
-        at_start: the memory before they do.
+        labels: of all exemplars in the memory.
     """
     settings = new.workshop.settings
     if settings.validation.validation != "rehearsal":
@@ -77,7 +79,7 @@ def _rehearses(new: NewClasses, at_start: Callable[[], ExemplarMemory]) -> bool:
     following = rehearsed(new.phase)
     if not following:
         why = "one new class leaves none to rehearse with"
-    elif not leaves_some(settings.training, following, new.candidates, at_start()):
+    elif not leaves_some(settings.training, following, new.candidates, labels):
         why = f"--method={settings.training.method} would hold all exemplars of a class out of one"
     else:
         return True

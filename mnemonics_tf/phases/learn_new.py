@@ -91,7 +91,7 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
         now = dataclasses.replace(exemplars, images=images)
         return with_learned(workshop, memory, rows, now)
 
-    judge = find_judge(new, exemplars, stored, rows, judging, few)
+    judge = find_judge(new, exemplars, stored, rows, memory.labels, judging, few)
     course = learner(workshop, network, members, outer, len(rows)).train_new(
         exemplars,
         outer_data,

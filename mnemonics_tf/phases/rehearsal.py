@@ -36,7 +36,7 @@ def rehearsed(phase: Phase) -> Phase | None:
 
 
 def leaves_some(
-    training: TrainingSettings, following: Phase, images: ImageSet, memory: ExemplarMemory
+    training: TrainingSettings, following: Phase, images: ImageSet, labels: np.ndarray
 ) -> bool:
     """Whether the run's method, which may hold images out, has some of each class to train on.
 
@@ -44,9 +44,9 @@ def leaves_some(
         training: how the model is trained.
         following: the phase as it is rehearsed.
         images: D_i, without what is held out to judge by.
-        memory: the exemplars of all classes.
+        labels: of the exemplars of all classes.
     """
-    old = memory.of_first_classes(following.num_old).labels
+    old = labels[labels < following.num_old]
     new = images.labels[images.labels >= following.num_old]
     smallest = int(np.bincount(np.concatenate([old, new]), minlength=following.num_seen).min())
     method = find(METHODS, training.method, "method")(training)

@@ -184,16 +184,19 @@ def load_memory(
     """
     path = directory.exemplars(phase.index)
     memory = ExemplarMemory.load(path, stored_as.codec)
-    of_quality = memory.codec in WITH_QUALITY and memory.quality != stored_as.jpeg_quality
-    if memory.codec != stored_as.codec or of_quality:
-        quality = f" of quality {memory.quality}" if memory.codec in WITH_QUALITY else ""
+    found = _described(memory.codec, memory.quality)
+    if found != _described(stored_as.codec, stored_as.jpeg_quality):
         raise UserError(
-            f"{path} is stored as {memory.codec}{quality}, and the run has --codec="
+            f"{path} is stored as {found}, and the run has --codec="
             f"{stored_as.codec} --jpeg_quality={stored_as.jpeg_quality}: put the right file back "
             "or pass another --run_dir"
         )
     check_memory(path, memory, phase.num_seen, image_shape)
     return memory
+
+
+def _described(codec: str, quality: int) -> str:
+    return f"{codec} of quality {quality}" if codec in WITH_QUALITY else codec
 
 
 def check_memory(
