@@ -2,6 +2,11 @@
 
 python -m tools.reproduce --table=1 --dataset=cifar100 --schedule=cpu --seeds=0,1 --data_dir=DIR
 
+Two tables are not the paper's: `bytes` (what is kept in the bytes of 20 plain images of CIFAR-100)
+and `shift` (how far learned exemplars may move), both of LwF and LUCIR with all kernels and with
+frozen ones. --rows and --methods choose rows; --train_flags are further flags of every run, which
+its results must have too, as in --train_flags="--mixed_precision=bfloat16 --last_phase=10".
+
 Can be stopped (Ctrl-C, SIGTERM: exit status 75) and started again at any point: what is done is
 skipped, what was begun goes on. Runs with the same classifier and seed share the model of phase 0,
 with --share_phase0 those of all seeds; --phase0_from names further runs to take it from. --jobs=2
@@ -19,6 +24,7 @@ be continued on another machine.
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import pathlib
+import re
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -31,7 +37,7 @@ from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.run.files import check_folder, check_output, check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS
-from tools.reproduce_cells import cells
+from tools.reproduce_cells import TABLES, cells
 from tools.reproduce_results import Place, Run, refuse_other_data
 from tools.reproduce_runs import (
     Signals,
@@ -43,15 +49,19 @@ from tools.reproduce_runs import (
 )
 from tools.reproduce_table import text_table, write_markdown
 
-_TABLE = flags.DEFINE_enum("table", "1", ["1", "2", "ablation"], "Which table.")
+_TABLE = flags.DEFINE_enum("table", "1", list(TABLES), "Which table.")
 _DATASET = flags.DEFINE_enum("dataset", "cifar100", ["cifar100", "digits"], "Data source.")
 _SCHEDULE = flags.DEFINE_enum(
     "schedule", "cpu", ["paper", "cpu", "short", "smoke"], "How long to train."
 )
 _METHODS = flags.DEFINE_list("methods", [], "Methods whose rows are wanted; empty: all.")
-_CEILING = flags.DEFINE_boolean(
-    "ceiling", True, "A row for each method with four times the exemplars, at the same replay."
+_ROWS = flags.DEFINE_string(
+    "rows", "", "Regular expression that names of wanted rows hold, as in 'frozen (herd|learn)'."
 )
+_CEILING = flags.DEFINE_boolean(
+    "ceiling", True, "Rows with four times the exemplars, at the same replay."
+)
+_TRAIN_FLAGS = flags.DEFINE_string("train_flags", "", "Further flags of every run.")
 _PHASES = flags.DEFINE_list("num_phases", ["5"], "Values of N.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds; intervals need two or more.")
 _OUTPUT = flags.DEFINE_string("output", "runs/reproduce", "Directory of the runs.")
@@ -67,6 +77,7 @@ _PUBLISHED = flags.DEFINE_string(
     "published", None, "Folder of results files named after the runs: read, and added to."
 )
 _MARKDOWN = flags.DEFINE_string("markdown", None, "File for the table in Markdown.")
+_TRAIN = flags.DEFINE_boolean("train", True, "Train what is left; else the table of what is done.")
 _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Show what is left, run nothing.")
 
 _SCHEDULES = {
@@ -107,6 +118,12 @@ def _reproduce() -> int:
             f"--schedule={_SCHEDULE.value}: --dataset={_DATASET.value} has no such schedule; "
             f"it has {known}"
         )
+    if _TABLE.value in ("bytes", "shift") and _DATASET.value != "cifar100":
+        raise UserError(
+            f"--table={_TABLE.value}: its bytes are those of CIFAR-100's images: pass "
+            f"--dataset=cifar100, not {_DATASET.value}"
+        )
+    schedule = [*schedule, *_train_flags()]
     given = check_phase0_from(_PHASE0_FROM.value)
     for name, flag in (("output", _OUTPUT), ("published", _PUBLISHED), ("data_dir", _DATA_DIR)):
         check_path(f"--{name}", flag.value or "")
@@ -133,7 +150,7 @@ def _reproduce() -> int:
         _print_left(runs)
 
     failed = train_all(
-        [run for run in runs if not run.is_done()],
+        [run for run in runs if not run.is_done()] if _TRAIN.value else [],
         Trainer(schedule, _DATA_DIR.value, _JOBS.value),
         jobs=_JOBS.value,
         given=given,
@@ -163,8 +180,21 @@ def _grid(schedule: Sequence[str]) -> list[Run]:
         Run(place, cell, num_phases, seed)
         for seed in _integers("seeds", _SEEDS.value)
         for num_phases in _integers("num_phases", _PHASES.value)
-        for cell in cells(_TABLE.value, _METHODS.value, _CEILING.value)
+        for cell in cells(_TABLE.value, _METHODS.value, _CEILING.value, _ROWS.value)
     ]
+
+
+def _train_flags() -> list[str]:
+    try:
+        passed = shlex.split(_TRAIN_FLAGS.value)
+    except ValueError as error:
+        raise UserError(f"--train_flags={_TRAIN_FLAGS.value}: {error}") from error
+    if wrong := [flag for flag in passed if not re.fullmatch("--[a-z0-9_]+(=.*)?", flag)]:
+        raise UserError(
+            f"--train_flags={_TRAIN_FLAGS.value}: {wrong[0]!r} is no flag with its value: expected "
+            'some like those of --train_flags="--mixed_precision=bfloat16 --last_phase=10"'
+        )
+    return passed
 
 
 def _integers(name: str, values: Sequence[str]) -> list[int]:

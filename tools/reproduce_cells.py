@@ -1,11 +1,13 @@
 """The rows of the tables: a method with its exemplars each, and what the paper has there."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.reporting.published import Choices, Published, published_values
+from mnemonics_tf.settings import ExemplarSettings
 
 #: Methods that train exactly as another one does, bit for bit: iCaRL changes the head that LwF is
 #: read by and nothing else, and results.json holds both heads.
@@ -16,6 +18,21 @@ TIMES = 4
 
 _METHODS_OF_TABLE_1 = ("lwf", "icarl", "bic", "lucir")
 
+# Tables that the paper has not: what exemplars are worth that take the same bytes.
+
+_PER_CLASS = ExemplarSettings().exemplars_per_class
+#: of a class's exemplars as plain pixels of CIFAR-100
+_BYTES = f"--exemplar_bytes_per_class={_PER_CLASS * 32 * 32 * 3}"
+#: an epoch sees as many exemplars in all rows
+_REPLAY = f"--replay_per_class={_PER_CLASS}"
+_WEBP = ("--codec=webp_lossless", _BYTES)
+_JPEG = ("--codec=jpeg", "--jpeg_quality=90", "--coded_share=0.5", _BYTES)
+_ANCHORED = (
+    *("--objective=anchored", "--inner_start=pool", "--pool_size=2", "--exemplars_per_step=0"),
+    *("--outer_steps=20", "--outer_learning_rate=0.0063", "--outer_halvings=2"),
+    *("--max_shift=255", "--validation_share=0"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell(Choices):
@@ -25,10 +42,12 @@ class Cell(Choices):
         name: shown in the table.
         ceiling: whether there are four times as many exemplars, of which an epoch replays as many
             as the other rows have: what there is to gain by better ones.
+        more: flags beside those of its choices. Its runs then have the name of the row.
     """
 
     name: str
     ceiling: bool = False
+    more: tuple[str, ...] = ()
 
     @property
     def trained_as(self) -> str:
@@ -43,26 +62,43 @@ class Cell(Choices):
             f"--{'' if self.transfer else 'no'}weight_transfer",
             f"--{'' if self.adjust else 'no'}adjust_old_exemplars",
         ]
-        return chosen if self.finetune else [*chosen, "--finetune_epochs=0"]
+        return [*chosen, *([] if self.finetune else ["--finetune_epochs=0"]), *self.more]
+
+    @property
+    def run_name(self) -> str | None:
+        """Names its runs, where flags would make too long a name; None where flags do it."""
+        return re.sub("[^a-z0-9.]+", "_", self.name.lower()) if self.more else None
+
+    def compares_with(self, other: "Cell") -> bool:
+        """Whether the other is this row with herding's exemplars as plain pixels, not adjusted."""
+        if self == other or other.ceiling or any("--codec" in flag for flag in other.more):
+            return False
+        mine, theirs = ((c.method, c.transfer, c.finetune) for c in (self, other))
+        return mine == theirs and other.exemplars == "herding" and not other.adjust
 
     def published(self, dataset: str, num_phases: int) -> Published | None:
         """Returns the paper's figures; None where it has none, or of something else."""
-        row = None if self.ceiling else published_values(dataset, num_phases, self)
+        own = self.ceiling or self.more
+        row = None if own else published_values(dataset, num_phases, self)
         return row if row and not row.departures else None
 
 
-def cells(table: str, methods: Sequence[str] = (), ceiling: bool = False) -> list[Cell]:
+def cells(
+    table: str, methods: Sequence[str] = (), ceiling: bool = False, wanted: str = ""
+) -> list[Cell]:
     """Returns the rows of a table.
 
     Args:
-        table: `1`, `2` or `ablation`.
+        table: one of `TABLES`.
         methods: those whose rows are wanted; empty: all.
-        ceiling: with a row for each method that has exemplars of what they could be worth.
+        ceiling: with rows of what exemplars could be worth: those of the table, or one for each
+            method that has exemplars.
+        wanted: regular expression that the names of rows hold.
 
     Raises:
-        UserError: if a method has no row in the table.
+        UserError: if a method has no row in the table, or no row has such a name.
     """
-    rows = {"1": _table_1, "2": _table_2, "ablation": _ablation}[table]()
+    rows = TABLES[table]()
     known = dict.fromkeys(cell.method for cell in rows)
     for method in methods:
         if method not in known:
@@ -71,14 +107,41 @@ def cells(table: str, methods: Sequence[str] = (), ceiling: bool = False) -> lis
                 f"it has {', '.join(known)}"
             )
     rows = [cell for cell in rows if not methods or cell.method in methods]
-    if ceiling:
-        with_exemplars = dict.fromkeys(
-            c.method for c in rows if not METHODS[c.method].keeps_past_data
+    if not ceiling:
+        rows = [cell for cell in rows if not cell.ceiling]
+    elif not any(cell.ceiling for cell in rows):
+        rows += _ceilings(rows)
+    named = [cell for cell in rows if _pattern(wanted).search(cell.name)]
+    if not named:
+        names = ", ".join(repr(cell.name) for cell in rows)
+        raise UserError(f"--rows={wanted}: table {table} has no such row; it has {names}")
+    return named
+
+
+def _pattern(wanted: str) -> re.Pattern:
+    try:
+        return re.compile(wanted)
+    except re.error as error:
+        raise UserError(f"--rows={wanted} is no regular expression: {error}") from error
+
+
+def _ceilings(rows: Sequence[Cell]) -> list[Cell]:
+    """Returns a row for each method that has exemplars, with four times as many."""
+    methods = dict.fromkeys(
+        cell.method for cell in rows if not METHODS[cell.method].keeps_past_data
+    )
+    return [
+        Cell(
+            method,
+            "herding",
+            True,
+            False,
+            True,
+            f"{method} ceiling, {TIMES} x herding",
+            ceiling=True,
         )
-        for method in with_exemplars:
-            name = f"{method} ceiling, {TIMES} x herding"
-            rows.append(Cell(method, "herding", True, False, True, name, True))
-    return rows
+        for method in methods
+    ]
 
 
 def _table_1() -> list[Cell]:
@@ -113,3 +176,56 @@ def _ablation() -> list[Cell]:
         ("mnemonics + both, adjusted", "mnemonics", True, True, True),
     )
     return [Cell("lucir", *choices, name) for name, *choices in steps]
+
+
+def _bytes() -> list[Cell]:
+    """What is kept in the bytes of 20 plain images: more of them in a better format, or learned."""
+    learned = ("--max_shift=1", "--outer_steps=40")
+    kinds = (
+        ("random", "random", ()),
+        ("herding", "herding", ()),
+        ("learned", "mnemonics", learned),
+        ("WebP herding", "herding", _WEBP),
+        ("WebP learned", "mnemonics", (*_WEBP, *learned)),
+        ("JPEG herding", "herding", _JPEG),
+        ("JPEG anchored", "mnemonics", (*_JPEG, *_ANCHORED)),
+        ("ceiling", "herding", ()),
+    )
+    return [
+        _own(method, transfer, *kind)
+        for method in ("lwf", "lucir")
+        for transfer in (False, True)
+        for kind in kinds
+    ]
+
+
+def _shift() -> list[Cell]:
+    """How far learned exemplars may move from the images that they began as; 255: anywhere."""
+    return [
+        cell
+        for method in ("lwf", "lucir")
+        for transfer in (False, True)
+        for cell in (
+            _own(method, transfer, "herding", "herding"),
+            *(
+                _own(
+                    *(method, transfer, "learned" if shift == "1" else f"learned {shift}"),
+                    *("mnemonics", (f"--max_shift={shift}", "--outer_steps=40")),
+                )
+                for shift in ("0.5", "1", "2", "4", "255")
+            ),
+            _own(method, transfer, "ceiling", "herding"),
+        )
+    ]
+
+
+def _own(
+    method: str, transfer: bool, kind: str, exemplars: str, more: tuple[str, ...] = ()
+) -> Cell:
+    """Returns a row of the tables that the paper has not; one row in two tables shares its runs."""
+    name = f"{method} {'frozen' if transfer else 'all kernels'} {kind}"
+    more = (*more, _REPLAY)
+    return Cell(method, exemplars, transfer, False, True, name, kind == "ceiling", more)
+
+
+TABLES = {"1": _table_1, "2": _table_2, "ablation": _ablation, "bytes": _bytes, "shift": _shift}

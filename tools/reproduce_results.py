@@ -45,7 +45,7 @@ class Figures:
     Attributes:
         average_accuracy: over the phases.
         forgetting: the paper's F.
-        last_accuracy: after the last phase.
+        phase_accuracies: after each phase.
         seconds: of all phases.
         later_seconds: without phase 0, whose model runs share.
         before_finetune: average accuracy before each phase's fine-tune; None if it is not told.
@@ -57,13 +57,18 @@ class Figures:
 
     average_accuracy: float
     forgetting: float
-    last_accuracy: float
+    phase_accuracies: tuple[float, ...]
     seconds: float
     later_seconds: float
     before_finetune: float | None
     with_best_constant: float | None
     hardware: str
     learning: dict[str, Any]
+
+    @property
+    def last_accuracy(self) -> float:
+        """Accuracy after the last phase."""
+        return self.phase_accuracies[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Run:
         """Names the training, not the cell: cells that train the same share a run."""
         chosen = [*self.cell.flags(), *self._ceiling()]
         flags = "_".join(flag.removeprefix("--").replace("=", "-") for flag in chosen)
-        return f"{flags}_N{self.num_phases}_seed{self.seed}"
+        return f"{self.cell.run_name or flags}_N{self.num_phases}_seed{self.seed}"
 
     @property
     def directory(self) -> RunDirectory:
@@ -127,7 +132,7 @@ class Run:
             return Figures(
                 100 * summary["average_accuracy"],
                 100 * summary["forgetting"],
-                100 * summary["phase_accuracies"][-1],
+                tuple(100 * accuracy for accuracy in summary["phase_accuracies"]),
                 sum(seconds),
                 sum(seconds[1:]),
                 _average(_before_finetune(contents["phases"], head, self.cell)),

@@ -5,11 +5,12 @@ import pathlib
 import statistics
 from collections.abc import Sequence
 
+from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.run.files import write_text
 from tools.reproduce_cells import TIMES, TRAINED_AS, Cell
-from tools.reproduce_results import Run, departures, refuse_other_data
+from tools.reproduce_results import Figures, Run, departures, refuse_other_data
 
 #: the paper's exemplar learning to the letter
 _LETTER = "configs/cifar100_mnemonics_literal.flags"
@@ -22,6 +23,7 @@ class Value:
     mean: float | None
     half_width: float | None = None
     published: float | None = None
+    values: tuple[float, ...] = ()
 
     @property
     def ours(self) -> str:
@@ -42,6 +44,20 @@ class Value:
         known = self.mean is not None and self.published is not None
         return f"{self.mean - self.published:+.2f}" if known else ""
 
+    @property
+    def paired(self) -> str:
+        """Of a difference: the mean with its sign and interval; empty if there is none."""
+        if self.mean is None:
+            return ""
+        return f"{self.mean:+.2f}{'' if self.half_width is None else f' ± {self.half_width:.2f}'}"
+
+    @property
+    def each(self) -> str:
+        """Of a difference: what it is for each seed, in brackets, where there are several."""
+        return (
+            f" ({', '.join(f'{value:+.2f}' for value in self.values)})" if self.values[1:] else ""
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -54,7 +70,11 @@ class Row:
         accuracy: average accuracy.
         later: the authors' later figure of it, or None.
         forgetting: F.
+        phases: accuracy after each phase.
         last: accuracy after the last phase.
+        gain: average accuracy less that of the row it compares with, paired by seed.
+        last_gain: the same after the last phase.
+        more_forgotten: the same of F.
         minutes: of the later phases.
         before: average accuracy before the fine-tunes.
         constant: average accuracy with the best constant.
@@ -67,7 +87,11 @@ class Row:
     accuracy: Value
     later: float | None
     forgetting: Value
+    phases: tuple[float, ...]
     last: Value
+    gain: Value
+    last_gain: Value
+    more_forgotten: Value
     minutes: Value
     before: Value
     constant: Value
@@ -81,45 +105,97 @@ def rows(runs: Sequence[Run]) -> list[Row]:
         UserError: if they learned from other data than each other.
     """
     refuse_other_data(runs)
-    groups: dict[tuple[Cell, int], list[Run]] = {}
+    groups: dict[tuple[Cell, int], dict[int, Figures]] = {}
     for run in runs:
-        groups.setdefault((run.cell, run.num_phases), []).append(run)
-    table = []
-    for (cell, num_phases), members in groups.items():
-        done = [run for run in members if run.is_done()]
-        figures = [run.figures() for run in done]
-        paper = cell.published(members[0].place.dataset, num_phases)
-        table.append(
-            Row(
-                cell.name,
-                num_phases,
-                tuple(run.seed for run in done),
-                _value([one.average_accuracy for one in figures], paper and paper.accuracy),
-                paper and paper.authors_later,
-                _value([one.forgetting for one in figures], paper and paper.forgetting),
-                _value([one.last_accuracy for one in figures]),
-                Value(
-                    statistics.fmean(one.later_seconds for one in figures) / 60 if done else None
-                ),
-                _value([one.before_finetune for one in figures]),
-                _value([one.with_best_constant for one in figures]),
-                "; ".join(dict.fromkeys(one.hardware for one in figures if one.hardware)),
-            )
+        group = groups.setdefault((run.cell, run.num_phases), {})
+        if run.is_done():
+            group[run.seed] = run.figures()
+    dataset = runs[0].place.dataset if runs else ""
+    return [
+        _row(cell, num_phases, dataset, by_seed, _compared(groups, cell, num_phases))
+        for (cell, num_phases), by_seed in groups.items()
+    ]
+
+
+def _compared(
+    groups: dict[tuple[Cell, int], dict[int, Figures]], cell: Cell, num_phases: int
+) -> dict[int, Figures]:
+    """Returns the figures, by seed, of the row that a row compares with; empty if there is none."""
+    for (other, theirs), by_seed in groups.items():
+        if theirs == num_phases and cell.compares_with(other):
+            return by_seed
+    return {}
+
+
+def _row(
+    cell: Cell,
+    num_phases: int,
+    dataset: str,
+    by_seed: dict[int, Figures],
+    compared: dict[int, Figures],
+) -> Row:
+    """Returns the line of a cell.
+
+    Args:
+        cell: of the table.
+        num_phases: N.
+        dataset: value of --dataset.
+        by_seed: figures of its runs that are done.
+        compared: those of the row it compares with.
+
+    Raises:
+        UserError: if some runs went further than others.
+    """
+    figures = list(by_seed.values())
+    pairs = [(by_seed[seed], compared[seed]) for seed in by_seed if seed in compared]
+    lengths = {len(one.phase_accuracies) for pair in [figures, *pairs] for one in pair}
+    if len(lengths) > 1:
+        raise UserError(
+            f"{cell.name}: runs ended after {sorted(length - 1 for length in lengths)} of "
+            f"{num_phases} phases, and no mean compares these: pass the folders (--output, "
+            "--published) of runs with one --last_phase"
         )
-    return table
+    paper = cell.published(dataset, num_phases)
+    return Row(
+        cell.name,
+        num_phases,
+        tuple(by_seed),
+        _value([one.average_accuracy for one in figures], paper and paper.accuracy),
+        paper and paper.authors_later,
+        _value([one.forgetting for one in figures], paper and paper.forgetting),
+        tuple(
+            statistics.fmean(seeds)
+            for seeds in zip(*(one.phase_accuracies for one in figures), strict=True)
+        ),
+        _value([one.last_accuracy for one in figures]),
+        _value([one.average_accuracy - other.average_accuracy for one, other in pairs]),
+        _value([one.last_accuracy - other.last_accuracy for one, other in pairs]),
+        _value([one.forgetting - other.forgetting for one, other in pairs]),
+        Value(statistics.fmean(one.later_seconds for one in figures) / 60 if figures else None),
+        _value([one.before_finetune for one in figures]),
+        _value([one.with_best_constant for one in figures]),
+        "; ".join(dict.fromkeys(one.hardware for one in figures if one.hardware)),
+    )
 
 
 def _value(values: Sequence[float | None], published: float | None = None) -> Value:
     known = values and None not in values
-    return Value(*(mean_and_interval(values) if known else (None, None)), published)
+    if not known:
+        return Value(None, published=published)
+    return Value(*mean_and_interval(values), published, tuple(values))
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
     """Returns what a reader of the table must know."""
-    lines = [
-        "ours: mean over the seeds, with its 95% interval from two seeds on",
-        "paper: the conference version; later: what the authors reported afterwards (their README "
-        "and, for LUCIR, a later paper)",
+    lines = ["ours: mean over the seeds, with its 95% interval from two seeds on"]
+    if any(run.cell.published(run.place.dataset, run.num_phases) for run in runs):
+        lines.append(
+            "paper: the conference version; later: what the authors reported afterwards (their "
+            "README and, for LUCIR, a later paper)"
+        )
+    lines += [
+        "less herding: this less what herding's exemplars have as plain pixels, with "
+        "the same method, kernels and fine-tune, seed by seed",
         "before: average accuracy before the fine-tune of each phase",
         "constant: average accuracy of the classifier with the best constant on the logits of new "
         "classes, which is chosen on the test data: no result, but what a bias costs",
@@ -129,7 +205,14 @@ def notes(runs: Sequence[Run]) -> list[str]:
             f"ceiling: {TIMES} times the exemplars, of which an epoch replays as many as the "
             "other rows have: what better exemplars could gain"
         )
-    learned = [run.figures().learning for run in runs if run.is_done()]
+    done = {run: run.figures() for run in runs if run.is_done()}
+    ended = {(run.num_phases, len(done[run].phase_accuracies) - 1) for run in done}
+    lines += [
+        f"N = {num_phases}: the runs ended after phase {last}, and their figures with them"
+        for num_phases, last in sorted(ended)
+        if last < num_phases
+    ]
+    learned = [figures.learning for figures in done.values()]
     if recipe := departures(learned, _LETTER):
         lines.append(
             f"learned exemplars (ours): unlike the letter of the paper, {_LETTER}, which is told "
@@ -150,41 +233,59 @@ def _later(row: Row) -> str:
 def text_table(runs: Sequence[Run]) -> str:
     """Returns the table for a terminal."""
     heads = f"{'ours':>15}{'paper':>8}{'diff.':>8}"
+    table = rows(runs)
+    width = max(28, *(len(row.name) + 1 for row in table))
     lines = [
-        f"{'':<28}{'N':>3}  {'average accuracy (%)':^39}  {'forgetting (%)':^31}",
-        f"{'':<28}{'':>3}  {heads}{'later':>8}  {heads}{'before':>16}{'constant':>16}",
+        f"{'':<{width}}{'N':>3}  {'average accuracy (%)':^39}  {'forgetting (%)':^31}",
+        f"{'':<{width}}{'':>3}  {heads}{'later':>8}  {heads}"
+        f"{'before':>16}{'constant':>16}{'less herding':>16}",
     ]
-    for row in rows(runs):
+    for row in table:
         accuracy, forgetting = (
             f"{value.ours:>15}{value.paper:>8}{value.difference:>8}"
             for value in (row.accuracy, row.forgetting)
         )
         columns = f"{accuracy}{_later(row):>8}  {forgetting}"
-        more = f"{row.before.ours:>16}{row.constant.ours:>16}"
-        lines.append(f"{row.name:<28}{row.num_phases:>3}  {columns}{more}")
+        more = f"{row.before.ours:>16}{row.constant.ours:>16}{row.gain.paired:>16}"
+        lines.append(f"{row.name:<{width}}{row.num_phases:>3}  {columns}{more}".rstrip())
     return "\n".join([*lines, *notes(runs)])
 
 
 def write_markdown(path: pathlib.Path, runs: Sequence[Run]) -> None:
-    """Writes the table as Markdown."""
-    three = ("ours", "paper", "difference")
-    heads = [
-        *("row", "N", "seeds"),
-        *(f"average accuracy {part}" for part in (*three, "later")),
-        *(f"forgetting {part}" for part in three),
-        *("last accuracy", "before", "constant", "minutes", "hardware"),
-    ]
-    lines = [heads, ["---"] * len(heads)]
-    for row in rows(runs):
-        accuracy, forgetting = (
-            [value.ours, value.paper, value.difference] for value in (row.accuracy, row.forgetting)
-        )
-        compared = [*accuracy, _later(row), *forgetting]
-        minutes = "-" if row.minutes.mean is None else f"{row.minutes.mean:.0f}"
-        seeds = ", ".join(map(str, row.seeds)) or "-"
-        more = (row.last.ours, row.before.ours, row.constant.ours)
-        more = (*more, minutes, row.hardware or "-")
-        lines.append([row.name, str(row.num_phases), seeds, *compared, *more])
+    """Writes the table as Markdown; without the paper's columns where it has none of the rows."""
+    table = rows(runs)
+    in_paper = any(row.accuracy.published is not None for row in table)
+    columns = [_columns(row, in_paper) for row in table]
+    heads = list(columns[0])
+    lines = [heads, ["---"] * len(heads), *(list(one.values()) for one in columns)]
     below = [*notes(runs), "minutes: of the later phases, for runs share the model of phase 0"]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     write_text(path, text + "\n\n" + "".join(f"- {note}\n" for note in below))
+
+
+def _columns(row: Row, in_paper: bool) -> dict[str, str]:
+    """Returns what Markdown says of a row, by the heads of its columns."""
+    accuracy, forgetting = (
+        {"ours": value.ours, "paper": value.paper, "difference": value.difference}
+        if in_paper
+        else {"ours": value.ours}
+        for value in (row.accuracy, row.forgetting)
+    )
+    minutes = "-" if row.minutes.mean is None else f"{row.minutes.mean:.0f}"
+    return {
+        "row": row.name,
+        "N": str(row.num_phases),
+        "seeds": ", ".join(map(str, row.seeds)) or "-",
+        **{f"average accuracy {part}": value for part, value in accuracy.items()},
+        **({"average accuracy later": _later(row)} if in_paper else {}),
+        **{f"forgetting {part}": value for part, value in forgetting.items()},
+        "after each phase": " / ".join(f"{phase:.2f}" for phase in row.phases) or "-",
+        "last accuracy": row.last.ours,
+        "less herding": row.gain.paired + row.gain.each or "-",
+        "last less herding": row.last_gain.paired + row.last_gain.each or "-",
+        "forgetting less herding": row.more_forgotten.paired + row.more_forgotten.each or "-",
+        "before": row.before.ours,
+        "constant": row.constant.ours,
+        "minutes": minutes,
+        "hardware": row.hardware or "-",
+    }

@@ -10,14 +10,17 @@ from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.run.files import read_json, write_json
-from tests.tools.reproduce_grid import SCHEDULE, grid, named
+from tests.tools.reproduce_grid import ROOT, SCHEDULE, grid, named
 from tools.reproduce_cells import TRAINED_AS, cells
+from tools.reproduce_results import Place, Run
 from tools.reproduce_table import rows, text_table, write_markdown
 
 # Rows
 
 
-@pytest.mark.parametrize(("table", "count"), [("1", 17), ("2", 6), ("ablation", 8)])
+@pytest.mark.parametrize(
+    ("table", "count"), [("1", 17), ("2", 6), ("ablation", 8), ("bytes", 28), ("shift", 24)]
+)
 def test_every_row_stands_once(table, count):
     names = [cell.name for cell in cells(table)]
     assert len(names) == len(set(names)) == count
@@ -46,6 +49,41 @@ def test_methods_choose_rows():
     assert {cell.method for cell in cells("1", ["lwf", "joint"])} == {"lwf", "joint"}
     with pytest.raises(UserError, match="--methods=lwf,bic: table 2 has no row of 'lwf'.*lucir"):
         cells("2", ["lwf", "bic"])
+
+
+def test_names_choose_rows():
+    chosen = cells("bytes", ["lwf"], ceiling=True, wanted="frozen (herding|ceiling)$")
+    assert [cell.name for cell in chosen] == ["lwf frozen herding", "lwf frozen ceiling"]
+    with pytest.raises(UserError, match="--rows=frozn: table 2 has no such row; it has 'random w/"):
+        cells("2", wanted="frozn")
+    with pytest.raises(UserError, match=r"--rows=\( is no regular expression"):
+        cells("2", wanted="(")
+
+
+@pytest.mark.parametrize("table", ["bytes", "shift"])
+def test_own_tables_compare_within_method_and_kernels(table):
+    chosen = cells(table, ceiling=True)
+    for cell in chosen:
+        kernels = "frozen" if cell.transfer else "all kernels"
+        herding = f"{cell.method} {kernels} herding"
+        compared = [other.name for other in chosen if cell.compares_with(other)]
+        assert compared == ([] if cell.name == herding else [herding])
+        assert cell.published("cifar100", 5) is None
+
+
+def test_own_tables_share_runs_and_name_them_shortly(tmp_path):
+    by_table = {
+        table: {run.cell.name: run for run in grid(tmp_path, table, methods=["lwf"])}
+        for table in ("bytes", "shift")
+    }
+    shared = by_table["bytes"].keys() & by_table["shift"].keys()
+    assert {name.rpartition(" ")[2] for name in shared} == {"herding", "learned"}
+    for name in shared:
+        assert len({run[name].name for run in by_table.values()}) == 1
+        assert len({tuple(run[name].choices()) for run in by_table.values()}) == 1
+    anchored = by_table["bytes"]["lwf all kernels JPEG anchored"]
+    assert anchored.name == "lwf_all_kernels_jpeg_anchored_N5_seed0"
+    assert by_table["shift"]["lwf frozen learned 0.5"].name == "lwf_frozen_learned_0.5_N5_seed0"
 
 
 @pytest.mark.parametrize(("method", "other"), TRAINED_AS.items())
@@ -146,6 +184,37 @@ def test_one_seed_has_no_interval(tmp_path):
     )
 
 
+def test_differences_are_paired_by_seed(tmp_path):
+    runs = grid(tmp_path, methods=["lwf"], seeds=(0, 1, 2))
+    for seed, herding, ours in ((0, 0.50, None), (1, 0.51, 0.53), (2, 0.55, 0.56)):
+        write_local(named(runs, "lwf w/ herding", seed), herding)
+        if ours:
+            write_local(named(runs, "lwf w/ ours", seed), ours)
+    table = {row.name: row for row in rows(runs)}
+    gain = table["lwf w/ ours"].gain
+    assert gain.values == pytest.approx([2, 1])
+    assert gain.paired.startswith("+1.50 ± 6.35")
+    assert gain.each == " (+2.00, +1.00)"
+    assert table["lwf w/ ours"].last_gain.mean == pytest.approx(1.5)
+    assert table["lwf w/ ours"].more_forgotten.mean == pytest.approx(0.75)
+    assert (table["lwf w/ herding"].gain.paired, table["lwf w/ herding"].gain.each) == ("", "")
+    assert table["lwf"].gain.mean is None
+    write_markdown(tmp_path / "table.md", runs)
+    assert "| +1.50 ± 6.35 (+2.00, +1.00) |" in (tmp_path / "table.md").read_text()
+
+
+def test_runs_of_other_lengths_are_no_mean(tmp_path):
+    runs = grid(tmp_path, methods=["lwf"], seeds=(0, 1))
+    for run in (named(runs, "lwf", seed) for seed in (0, 1)):
+        write_local(run, 0.5)
+    assert "N = 5: the runs ended after phase 1, and their figures with them" in text_table(runs)
+    contents = read_json(runs[0].directory.results)
+    contents["summary"]["classifier"]["phase_accuracies"].append(0.4)
+    write_json(runs[0].directory.results, contents)
+    with pytest.raises(UserError, match=r"lwf: runs ended after \[1, 2\] of 5 phases"):
+        rows(runs)
+
+
 def test_a_ceiling_for_each_method_that_has_exemplars(tmp_path):
     chosen = cells("1", ["lwf", "joint"], ceiling=True)
     assert [cell.ceiling for cell in chosen] == [False] * 5 + [True]
@@ -200,6 +269,24 @@ def test_what_the_authors_gave_later_stands_beside_it(tmp_path):
     write_markdown(tmp_path / "table.md", grid(tmp_path, methods=["lucir"]))
     (line,) = (x for x in (tmp_path / "table.md").read_text().splitlines() if "64.95" in x)
     assert line.startswith("| lucir w/ ours | 5 | - | - | 64.95 |  | 63.34 | - | 11.64 |")
+
+
+def test_the_papers_columns_go_where_it_has_none(tmp_path):
+    runs = grid(tmp_path, "bytes", methods=["lwf"])
+    write_markdown(tmp_path / "table.md", runs)
+    written = (tmp_path / "table.md").read_text()
+    assert written.startswith("| row | N | seeds | average accuracy ours | forgetting ours | after")
+    assert "conference" not in written
+    assert "conference" in text_table(grid(tmp_path, methods=["lwf"]))
+
+
+def test_the_table_of_bytes_is_that_of_its_published_runs(tmp_path):
+    published = ROOT / "docs" / "results" / "bytes"
+    place = Place("cifar100", (), tmp_path / "runs", published, share_phase0=True)
+    chosen = cells("bytes", ["lwf"], ceiling=True)
+    runs = [Run(place, cell, 5, seed) for seed in range(5) for cell in chosen]
+    write_markdown(tmp_path / "bytes.md", runs)
+    assert (tmp_path / "bytes.md").read_text() == (published.parent / "bytes.md").read_text()
 
 
 def test_hardware_and_recipe_are_named(tmp_path):
