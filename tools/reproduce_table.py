@@ -194,8 +194,9 @@ def notes(runs: Sequence[Run]) -> list[str]:
             "README and, for LUCIR, a later paper)"
         )
     lines += [
-        "less herding: this less what herding's exemplars have as plain pixels, with "
-        "the same method, kernels and fine-tune, seed by seed",
+        "less herding: average accuracy, that after the last phase or forgetting, less that of "
+        "herding's exemplars as plain pixels with the same method, kernels and fine-tune, seed by "
+        "seed",
         "before: average accuracy before the fine-tune of each phase",
         "constant: average accuracy of the classifier with the best constant on the logits of new "
         "classes, which is chosen on the test data: no result, but what a bias costs",

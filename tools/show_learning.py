@@ -121,7 +121,7 @@ def _curves(axes: plt.Axes, groups: Sequence[Group], head: str) -> None:
     axes.set_xlabel("Number of classes")
     if head == HEADS[0]:
         axes.set_ylabel("Accuracy on all seen classes (%)")
-    axes.set_xticks(groups[0].num_classes)
+    axes.set_xticks(sorted({number for group in groups for number in group.num_classes}))
     axes.grid(alpha=0.3)
 
 
@@ -147,7 +147,8 @@ def _exemplars(figure: plt.Figure, group: Group, shown: Gallery) -> None:
             axes.set(xticks=[], yticks=[])
             if column == 0:
                 axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-        grid[0, column].set_title(card.name, fontsize=9, parse_math=False)
+        name = card.name.replace("_", "\n").replace(" ", "\n")  # columns are narrow
+        grid[0, column].set_title(name, fontsize=9 if len(cards) < 9 else 7, parse_math=False)
         grid[2, column].set_xlabel(f"{card.moved[0]:.1f}", fontsize=9)
 
 

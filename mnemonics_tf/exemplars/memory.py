@@ -1,7 +1,7 @@
 """The exemplar memory: what is kept of classes that have passed, within a budget."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -218,6 +218,18 @@ class ExemplarMemory:
         rows = np.arange(len(self)) if rows is None else rows
         storage = self._storage.replaced(images, rows, self.labels)
         return self._with(storage, self.labels)
+
+    def with_classes_of(self, other: "ExemplarMemory", labels: Sequence[int]) -> "ExemplarMemory":
+        """Returns a memory in which some classes are stored as another one stores them.
+
+        Args:
+            other: of the same labels.
+            labels: of the classes.
+        """
+        rows = np.flatnonzero(np.isin(self.labels, labels))
+        return self._with(
+            self._storage.with_those_of(other._storage, rows, self.labels), self.labels
+        )
 
     def trimmed(self, quota: int) -> "ExemplarMemory":
         """Returns at most `quota` exemplars a class, the first ones (Algorithm 1, line 17)."""

@@ -84,6 +84,12 @@ class PixelStorage:
         changed[rows] = images
         return PixelStorage(changed, self._directory)
 
+    def with_those_of(
+        self, other: "PixelStorage | CodeStorage", rows: np.ndarray, labels: np.ndarray
+    ) -> "PixelStorage":
+        """Returns a storage with the images of another one at the rows of whole classes."""
+        return self.replaced(other.images_at(rows, labels), rows, labels)
+
     def kept(self, rows: np.ndarray, labels: np.ndarray) -> "PixelStorage":
         """Returns a storage of the images at some rows alone."""
         del labels
@@ -198,6 +204,13 @@ class CodeStorage:
             code = self._codes[int(label)]
             changed[int(label)] = _replaced(self._codec, code, images[mine], places)
         return self._with(changed)
+
+    def with_those_of(
+        self, other: "PixelStorage | CodeStorage", rows: np.ndarray, labels: np.ndarray
+    ) -> "CodeStorage":
+        """Returns a storage with the codes of another one at the rows of whole classes."""
+        assert isinstance(other, CodeStorage), "memories of one run have one codec"
+        return self._with({int(label): other._codes[int(label)] for label in labels[rows]})
 
     def kept(self, rows: np.ndarray, labels: np.ndarray) -> "CodeStorage":
         """Returns a storage of the images at some rows."""

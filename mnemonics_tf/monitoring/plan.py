@@ -16,12 +16,14 @@ class Plan:
         name: of what is learned.
         steps: how many outer steps are ahead.
         tracing: how many of the first ones trace graphs, which makes them no measure of the others.
+        beside: what takes time between the steps, in words.
     """
 
-    def __init__(self, name: str, steps: int, tracing: int):
+    def __init__(self, name: str, steps: int, tracing: int, beside: str = ""):
         self._name = name
         self._steps = steps
         self._tracing = tracing
+        self._beside = beside
         self._done = 0
 
     def announce(self, learning: int, in_a_step: int) -> None:
@@ -52,6 +54,7 @@ class Plan:
         if left:
             time = f"an outer step takes {seconds:.2f} s, the {left} left about "
             time += duration(seconds * left)
+            time += f", {self._beside} apart" if self._beside else ""
         else:
             time = f"the last outer step took {seconds:.2f} s"
             time += ", graphs traced in it" if self._done <= self._tracing else ""

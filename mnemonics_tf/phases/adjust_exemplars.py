@@ -12,7 +12,13 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring import diagnostics
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.phases.learning import as_exemplars, companions, learner, with_learned
+from mnemonics_tf.phases.learning import (
+    as_exemplars,
+    companions,
+    learner,
+    where_one_fits,
+    with_learned,
+)
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.settings import AdjustmentSettings
@@ -73,6 +79,7 @@ def adjust_exemplars(
         phase.index,
     )
     adjusted = with_learned(workshop, memory, rows, exemplars)
+    adjusted = where_one_fits(workshop, adjusted, memory, phase.num_seen)
     evaluator = workshop.evaluator(model)
     change = diagnostics.measure_change(model, evaluator, memory, adjusted, old)
     metrics = diagnostics.metrics(course, change)

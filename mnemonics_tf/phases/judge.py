@@ -1,6 +1,8 @@
 """What judges new exemplars while they learn: a probe, or a rehearsal of the next phase."""
 
 import dataclasses
+import itertools
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +13,7 @@ from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.codecs import loses_nothing
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.monitoring.progress import LOGGER, duration
 from mnemonics_tf.phases.new_classes import NewClasses
 from mnemonics_tf.phases.rehearsal import leaves_some, rehearsal, rehearsed
 
@@ -23,10 +25,12 @@ class Judge:
     Attributes:
         score: accuracy of normalised images of all exemplars that take part, on held-out images.
         as_stored: whether it scores them as they will be stored, rounded and encoded.
+        takes_long: what of it takes long, in words.
     """
 
     score: Callable[[np.ndarray], float]
     as_stored: bool
+    takes_long: str = ""
 
 
 def find_judge(
@@ -54,7 +58,8 @@ def find_judge(
         score = rehearsal(
             *(new.workshop, new.phase, new.candidates, new.held_out, new.model, new.stage)
         )
-        return Judge(lambda images: score(stored(images)), as_stored=True)
+        told = told_one_by_one(score, new)
+        return Judge(lambda images: told(stored(images)), as_stored=True, takes_long="rehearsals")
     if judging is None:
         return None
     probe = _probe(new.workshop.evaluator(new.model), exemplars, judging, beside_old)
@@ -85,6 +90,33 @@ def _rehearses(new: NewClasses, labels: np.ndarray) -> bool:
         return True
     LOGGER.info("exemplars: %s: the probe judges instead of a rehearsal", why)
     return False
+
+
+def told_one_by_one(
+    score: Callable[[ExemplarMemory], float], new: NewClasses
+) -> Callable[[ExemplarMemory], float]:
+    """Returns the score, which says how many rehearsals there are, which one it was and its time.
+
+    Args:
+        score: a rehearsal's.
+        new: the classes whose exemplars learn.
+    """
+    steps = new.workshop.settings.outer.outer_steps
+    every = new.workshop.settings.validation.validation_every
+    in_all = 1 + -(-steps // every)
+    resumed = new.stage.resumed
+    numbers = itertools.count(1 + (1 + resumed.position // every if resumed else 0))
+
+    def told(memory: ExemplarMemory) -> float:
+        began = time.monotonic()
+        accuracy = score(memory)
+        LOGGER.info(
+            "exemplars: rehearsal %d of %d: accuracy %.3f on held-out images, in %s",
+            *(next(numbers), in_all, accuracy, duration(time.monotonic() - began)),
+        )
+        return accuracy
+
+    return told
 
 
 def _probe(

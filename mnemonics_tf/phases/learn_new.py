@@ -20,7 +20,13 @@ from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring import diagnostics
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.judge import Judge, find_judge, tell_what_helped
-from mnemonics_tf.phases.learning import as_exemplars, companions, learner, with_learned
+from mnemonics_tf.phases.learning import (
+    as_exemplars,
+    companions,
+    learner,
+    where_one_fits,
+    with_learned,
+)
 from mnemonics_tf.phases.new_classes import NewClasses
 from mnemonics_tf.phases.pool import drifted_copies
 from mnemonics_tf.phases.select_exemplars import select
@@ -96,12 +102,13 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
         exemplars,
         outer_data,
         companions(
-            workshop, stage, outer.outer_steps, max(1, len(members)), judge.score if judge else None
+            *(workshop, stage, outer.outer_steps, max(1, len(members))),
+            *((judge.score, judge.takes_long) if judge else ()),
         ),
         stage.name,
         phase.index,
     )
-    learned = stored(exemplars.images)
+    learned = where_one_fits(workshop, stored(exemplars.images), memory, phase.num_seen)
     return Made(learned, _told(new, course, judge, memory, learned, rows), exemplars)
 
 

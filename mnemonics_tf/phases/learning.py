@@ -9,10 +9,12 @@ import tensorflow as tf
 from mnemonics_tf import devices
 from mnemonics_tf.bilevel.cost import peak_bytes
 from mnemonics_tf.bilevel.learner import Companions, ExemplarLearner, Exemplars
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, counted
+from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel, activations_of
 from mnemonics_tf.monitoring.plan import Plan
+from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.pool import InTurn
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
@@ -98,12 +100,43 @@ def with_learned(
     return memory.with_images(learned, rows[exemplars.learns])
 
 
+def where_one_fits(
+    workshop: Workshop, learned: ExemplarMemory, before: ExemplarMemory, num_seen: int
+) -> ExemplarMemory:
+    """Returns exemplars that learned; of classes where not one would fit any more, those before.
+
+    Learned pixels may compress worse than real ones, and no class must be lost by that.
+
+    Args:
+        workshop: of the run, which has a budget.
+        learned: of all classes, not yet trimmed to the budget.
+        before: the same exemplars before they learned.
+        num_seen: how many classes are known.
+    """
+    budget = make_budget(workshop.settings.exemplar)
+    if not budget.counts_bytes:
+        return learned
+    quota = budget.quota(num_seen)
+    if not np.any(learned.bytes_by_class() > quota):
+        return learned
+    lost = np.flatnonzero(learned.trimmed(1).bytes_by_class() > quota).tolist()
+    if not lost:
+        return learned
+    LOGGER.warning(
+        "exemplars: of %s not one would fit into %d bytes as it was learned: theirs stay as they "
+        "were (a larger %s, or another --codec, leaves room)",
+        *(counted(len(lost), "class"), quota, budget.flag.partition("=")[0]),
+    )
+    return learned.with_classes_of(before, lost)
+
+
 def companions(
     workshop: Workshop,
     stage: Stage,
     steps: int,
     period: int,
     validate: Callable[[np.ndarray], float] | None = None,
+    beside: str = "",
 ) -> Companions:
     """Returns progress, validation and checkpoints for a stage of exemplar learning.
 
@@ -113,13 +146,14 @@ def companions(
         steps: outer steps in all.
         period: how many of the first ones trace graphs, which makes them no measure of the others.
         validate: score of exemplars, or None.
+        beside: what takes time between the steps, in words.
     """
     resume, start = None, 0
     if resumed := stage.resumed:
         start = resumed.position
         resume = (start, resumed.groups["learning"])
     progress = stage.progress(steps, start, unit="step")
-    plan = Plan(stage.name, steps - start, tracing=period)
+    plan = Plan(stage.name, steps - start, period, beside=beside)
     every = workshop.settings.run.checkpoint_outer_steps
 
     def report(step: int, metrics: dict[str, float], seconds: float) -> None:

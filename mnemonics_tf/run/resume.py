@@ -187,9 +187,9 @@ def load_memory(
     found = _described(memory.codec, memory.quality)
     if found != _described(stored_as.codec, stored_as.jpeg_quality):
         raise UserError(
-            f"{path} is stored as {found}, and the run has --codec="
-            f"{stored_as.codec} --jpeg_quality={stored_as.jpeg_quality}: put the right file back "
-            "or pass another --run_dir"
+            f"{path} is stored as {found}, and the run has "
+            f"{_described(stored_as.codec, stored_as.jpeg_quality)} (--codec): put the right file "
+            "back or pass another --run_dir"
         )
     check_memory(path, memory, phase.num_seen, image_shape)
     return memory

@@ -74,6 +74,20 @@ def test_a_damaged_mosaic_is_a_user_s_error(change):
 LABELS = np.array([0, 0, 0, 1, 2, 2, 2])
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_classes_are_taken_from_another_memory_as_they_are_stored(codec):
+    ours, theirs = (
+        ExemplarMemory(smooth_images(7, seed=seed), LABELS, codec=codec) for seed in (1, 2)
+    )
+    mixed = ours.with_classes_of(theirs, [0, 2])
+    for label, source in ((0, theirs), (1, ours), (2, theirs)):
+        rows = np.flatnonzero(label == LABELS)
+        np.testing.assert_array_equal(mixed.images_at(rows), source.images_at(rows))
+    expected = np.where([True, False, True], theirs.bytes_by_class(), ours.bytes_by_class())
+    assert mixed.bytes_by_class().tolist() == expected.tolist()
+    assert mixed.labels.tolist() == LABELS.tolist()
+
+
 def memories(codec) -> list[ExemplarMemory]:
     return [ExemplarMemory(smooth_images(7), LABELS, codec=name) for name in ("pixels", codec)]
 

@@ -28,3 +28,11 @@ def test_the_cost_is_told_once_from_a_step_that_traced_no_graphs(
         f"exemplars: 200 exemplars, 100 in a step; outer steps ahead: {len(seconds)}",
         f"exemplars: {time}; peak memory so far 1.5 GiB",
     ]
+
+
+def test_what_takes_time_beside_the_steps_is_named(caplog):
+    with caplog.at_level(logging.INFO, "mnemonics_tf"):
+        told = plan.Plan("exemplars", 3, 1, beside="rehearsals")
+        for value in (9.0, 2.5):
+            told.step_done(value)
+    assert "an outer step takes 2.50 s, the 1 left about 2 s, rehearsals apart;" in caplog.text

@@ -1,12 +1,49 @@
 import subprocess
+import types
 
+import numpy as np
 import pytest
 
 from mnemonics_tf import devices
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.budget import kept_within, make_budget
+from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.resnet import resnet_cifar
-from mnemonics_tf.phases.learning import check_footprint
-from mnemonics_tf.settings import InnerSettings, OuterSettings
+from mnemonics_tf.phases.learning import check_footprint, where_one_fits
+from mnemonics_tf.settings import InnerSettings, OuterSettings, Settings
+
+
+def learned_and_chosen(codec):
+    """Memories of two classes: smooth images, and in their place noise in the second class."""
+    chosen = np.full((4, 8, 8, 3), 100, np.uint8)
+    chosen[:, 4:] = np.arange(4, dtype=np.uint8)[:, None, None, None]
+    learned = chosen.copy()
+    learned[2:] = np.random.default_rng(0).integers(0, 256, learned[2:].shape, np.uint8)
+    labels = np.array([0, 0, 1, 1])
+    return (ExemplarMemory(images, labels, codec=codec) for images in (learned, chosen))
+
+
+@pytest.mark.parametrize("codec", ["webp_lossless", "jpeg"])
+def test_a_class_that_outgrew_its_bytes_stays_as_it_was(codec, caplog):
+    learned, chosen = learned_and_chosen(codec)
+    kept_bytes = chosen.bytes_by_class()
+    assert learned.trimmed(1).bytes_by_class()[1] > kept_bytes[1]
+    for quota, restored in ((kept_bytes[1], True), (learned.bytes_by_class()[1], False)):
+        settings = Settings().changed(exemplar_bytes_total=2 * int(quota), codec=codec)
+        caplog.clear()
+        result = where_one_fits(types.SimpleNamespace(settings=settings), learned, chosen, 2)
+        source = chosen if restored else learned
+        np.testing.assert_array_equal(result.images[2:], source.images[2:])
+        np.testing.assert_array_equal(result.images[:2], learned.images[:2])
+        assert ("of 1 class not one would fit" in caplog.text) is restored
+        assert len(kept_within(result, make_budget(settings.exemplar), 2).trimmed(1)) == 2
+
+
+def test_a_budget_that_counts_exemplars_gives_nothing_back():
+    learned, chosen = learned_and_chosen("webp_lossless")
+    place = types.SimpleNamespace(settings=Settings().changed(exemplars_per_class=1))
+    assert where_one_fits(place, learned, chosen, 2) is learned
+
 
 # Float outputs of ResNet-8 for an 8x8 image, counted by hand: 64 pixels at stage 1, 16, 4.
 IMAGE_BYTES = 4 * (

@@ -1,7 +1,9 @@
 """The rehearsal of a next phase, on digits: what trains on what, and what its score tells."""
 
 import dataclasses
+import logging
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.phases import rehearsal as rehearsal_module
+from mnemonics_tf.phases.judge import told_one_by_one
 from mnemonics_tf.phases.rehearsal import rehearsal, rehearsed
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.settings import ProtocolSettings, RunSettings, Settings
@@ -147,3 +150,21 @@ def test_a_stop_gives_it_up(place, monkeypatch):
     with pytest.raises(RunInterruptedError):
         stage.save_if_due(0, 0, 1, dict)
     assert place.state.checkpoints.latest() is None
+
+
+@pytest.mark.parametrize(
+    ("done", "lines"),
+    [(None, ["1 of 4", "2 of 4"]), (0, ["2 of 4", "3 of 4"]), (6, ["3 of 4", "4 of 4"])],
+)
+def test_it_tells_which_of_how_many_it_was(caplog, done, lines):
+    """Steps 0, 5, 10 and 12 are scored; a run goes on after those that are done."""
+    workshop = types.SimpleNamespace(
+        settings=Settings().changed(outer_steps=12, validation_every=5)
+    )
+    resumed = None if done is None else types.SimpleNamespace(position=done)
+    new = types.SimpleNamespace(workshop=workshop, stage=types.SimpleNamespace(resumed=resumed))
+    with caplog.at_level(logging.INFO, "mnemonics_tf"):
+        told = told_one_by_one(lambda memory: 0.25 + memory, new)
+        assert [told(0.25), told(0.5)] == [0.5, 0.75]
+    for message, line, accuracy in zip(caplog.messages, lines, (0.5, 0.75), strict=True):
+        assert f"rehearsal {line}: accuracy {accuracy:.3f} on held-out images, in" in message
