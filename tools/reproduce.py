@@ -24,7 +24,6 @@ be continued on another machine.
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import pathlib
-import re
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -37,6 +36,7 @@ from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.run.files import check_folder, check_output, check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS
+from mnemonics_tf.settings import GROUP_OF
 from tools.reproduce_cells import TABLES, cells
 from tools.reproduce_results import Place, Run, refuse_other_data
 from tools.reproduce_runs import (
@@ -123,7 +123,8 @@ def _reproduce() -> int:
             f"--table={_TABLE.value}: its bytes are those of CIFAR-100's images: pass "
             f"--dataset=cifar100, not {_DATASET.value}"
         )
-    schedule = [*schedule, *_train_flags()]
+    more = _train_flags()
+    schedule = [*schedule, *more]
     given = check_phase0_from(_PHASE0_FROM.value)
     for name, flag in (("output", _OUTPUT), ("published", _PUBLISHED), ("data_dir", _DATA_DIR)):
         check_path(f"--{name}", flag.value or "")
@@ -134,6 +135,7 @@ def _reproduce() -> int:
         check_output("--markdown", user_path(_MARKDOWN.value))
     rows = _grid(schedule)
     runs = list({run.name: run for run in rows}.values())  # rows may share a run
+    _refuse_flags_of_rows(more, runs)
     if _DRY_RUN.value:
         _show(runs, Trainer(schedule, _DATA_DIR.value), given)
         return 0
@@ -189,12 +191,30 @@ def _train_flags() -> list[str]:
         passed = shlex.split(_TRAIN_FLAGS.value)
     except ValueError as error:
         raise UserError(f"--train_flags={_TRAIN_FLAGS.value}: {error}") from error
-    if wrong := [flag for flag in passed if not re.fullmatch("--[a-z0-9_]+(=.*)?", flag)]:
-        raise UserError(
-            f"--train_flags={_TRAIN_FLAGS.value}: {wrong[0]!r} is no flag with its value: expected "
-            'some like those of --train_flags="--mixed_precision=bfloat16 --last_phase=10"'
-        )
+    for flag in passed:
+        if not flag.startswith("--") or _setting(flag) not in GROUP_OF:
+            raise UserError(
+                f"--train_flags={_TRAIN_FLAGS.value}: {flag!r} is no setting of a run: expected "
+                'some like those of --train_flags="--mixed_precision=bfloat16 --last_phase=10"'
+            )
     return passed
+
+
+def _setting(flag: str) -> str:
+    """Returns the name of the setting that a flag sets: of --nofoo and --foo=1 `foo`."""
+    name = flag.removeprefix("--").partition("=")[0]
+    return name if name in GROUP_OF else name.removeprefix("no")
+
+
+def _refuse_flags_of_rows(passed: Sequence[str], runs: Sequence[Run]) -> None:
+    """Refuses further flags that rows, or this command, set themselves: those would hold."""
+    own = {"dataset", "data_dir", "run_dir", "phase0_from"}
+    own |= {_setting(flag) for run in runs for flag in run.choices()}
+    if taken := [flag for flag in passed if _setting(flag) in own]:
+        raise UserError(
+            f"--train_flags={_TRAIN_FLAGS.value}: rows of --table={_TABLE.value}, or this "
+            f"command's own flags, set --{_setting(taken[0])}: leave {taken[0]} out"
+        )
 
 
 def _integers(name: str, values: Sequence[str]) -> list[int]:

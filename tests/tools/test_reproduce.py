@@ -1,11 +1,16 @@
 """The command that reproduces a table, with a small grid to its end."""
 
+import re
 import subprocess
 import sys
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
+from mnemonics_tf.errors import UserError
 from tests.tools.reproduce_grid import ROOT
+from tools import reproduce as reproduce_module
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +45,37 @@ def test_a_grid_is_trained_once(tmp_path):
     assert "started" not in again.stdout
     assert not (tmp_path / "elsewhere").exists()
     assert markdown.read_text() == table
+
+
+@pytest.mark.parametrize(
+    ("passed", "told"),
+    [
+        (["--train_flags=--bogus=1"], "'--bogus=1' is no setting of a run: expected some like"),
+        (["--train_flags=depth=8"], "'depth=8' is no setting of a run"),
+        (["--train_flags=--depth='8"], "No closing quotation"),
+        (["--train_flags=--depth=8 --seed=3"], "set --seed: leave --seed=3 out"),
+        (["--train_flags=--noweight_transfer"], "leave --noweight_transfer out"),
+        (["--dataset=digits", "--table=bytes"], "its bytes are those of CIFAR-100's images"),
+        (["--rows=lwf ours"], "table 1 has no such row"),
+    ],
+)
+def test_bad_choices_are_refused_before_anything_trains(tmp_path, monkeypatch, passed, told):
+    monkeypatch.chdir(ROOT)  # flagfiles of schedules are named from there
+    monkeypatch.setattr(reproduce_module, "train_all", None)
+    arguments = ["reproduce", "--schedule=smoke", f"--output={tmp_path / 'runs'}", *passed]
+    with flagsaver.flagsaver():
+        flags.FLAGS(arguments)
+        with pytest.raises(UserError, match=re.escape(told)):
+            reproduce_module._reproduce()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_done_is_shown_without_training(tmp_path):
+    shown = reproduce(tmp_path, "--notrain", "--train_flags=--depth=8")
+    assert shown.returncode == 0, shown.stderr
+    assert "0 of 1 runs done, 1 left" in shown.stdout
+    assert "joint" in shown.stdout
+    assert "started" not in shown.stdout
 
 
 def test_a_dry_run_starts_nothing(tmp_path):
