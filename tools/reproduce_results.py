@@ -269,20 +269,19 @@ def _used(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if has_effect(name, complete)}
 
 
-def departures(learned: Sequence[dict[str, Any]], letter: str) -> list[str]:
+def departures(learned: dict[str, Any], letter: str) -> list[str]:
     """Returns the settings by which exemplars learned that are not those of a flagfile.
 
     Args:
-        learned: settings by name, of each run.
+        learned: settings of a run by name.
         letter: the flagfile, which is told in brackets.
     """
     wanted = _values(flags.FlagValues().read_flags_from_files([f"--flagfile={letter}"]))
-    found: dict[str, None] = {}
-    for settings in learned:
-        for name, value in settings.items():
-            if name in wanted and _as(value, wanted[name]) != value:
-                found[f"{name}={value} ({wanted[name]})"] = None
-    return list(found)
+    return [
+        f"{name}={value} ({wanted[name]})"
+        for name, value in learned.items()
+        if name in wanted and _as(value, wanted[name]) != value
+    ]
 
 
 def _values(passed: Sequence[str]) -> dict[str, str | bool]:

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
@@ -213,18 +214,36 @@ def notes(runs: Sequence[Run]) -> list[str]:
         for num_phases, last in sorted(ended)
         if last < num_phases
     ]
-    learned = [figures.learning for figures in done.values()]
-    if recipe := departures(learned, _LETTER):
-        lines.append(
-            f"learned exemplars (ours): unlike the letter of the paper, {_LETTER}, which is told "
-            f"in brackets: {', '.join(recipe)}"
-        )
+    lines += _recipes({run: figures.learning for run, figures in done.items()})
     for method in sorted({run.cell.method for run in runs} & set(TRAINED_AS)):
         lines.append(
             f"{method} trains exactly as {TRAINED_AS[method]} does: its rows are the runs of "
             f"{TRAINED_AS[method]}, read by the {METHODS[method].prediction_head} head"
         )
     return lines
+
+
+def _recipes(learned: dict[Run, dict[str, Any]]) -> list[str]:
+    """Returns in what the learning of exemplars departs from the letter: all rows', then some's.
+
+    Args:
+        learned: by run, the settings by which its exemplars learned; empty where they did not.
+    """
+    by_run = {run: departures(settings, _LETTER) for run, settings in learned.items() if settings}
+    if not by_run:
+        return []
+    first, *others = by_run.values()
+    common = [one for one in first if all(one in other for other in others)]
+    rows_of: dict[tuple[str, ...], dict[str, None]] = {}
+    for run, found in by_run.items():
+        own = tuple(one for one in found if one not in common)
+        rows_of.setdefault(own, {})[run.cell.name] = None
+    told = [f"{', '.join(names)}: {', '.join(own)}" for own, names in rows_of.items() if own]
+    general = (
+        f"learned exemplars (ours): unlike the letter of the paper, {_LETTER}, which is told in "
+        f"brackets: {', '.join(common)}"
+    )
+    return ([general] if common else []) + told
 
 
 def _later(row: Row) -> str:

@@ -280,13 +280,19 @@ def test_the_papers_columns_go_where_it_has_none(tmp_path):
     assert "conference" in text_table(grid(tmp_path, methods=["lwf"]))
 
 
-def test_the_table_of_bytes_is_that_of_its_published_runs(tmp_path):
-    published = ROOT / "docs" / "results" / "bytes"
-    place = Place("cifar100", (), tmp_path / "runs", published, share_phase0=True)
-    chosen = cells("bytes", ["lwf"], ceiling=True)
-    runs = [Run(place, cell, 5, seed) for seed in range(5) for cell in chosen]
-    write_markdown(tmp_path / "bytes.md", runs)
-    assert (tmp_path / "bytes.md").read_text() == (published.parent / "bytes.md").read_text()
+@pytest.mark.parametrize(
+    ("table", "name", "methods", "seeds"),
+    [
+        ("1", "table1_short", ["lwf", "icarl", "bic", "lucir"], (0,)),
+        ("bytes", "bytes", ["lwf"], range(5)),
+    ],
+)
+def test_published_tables_are_those_of_their_runs(tmp_path, table, name, methods, seeds):
+    published = ROOT / "docs" / "results" / name
+    place = Place("cifar100", (), tmp_path / "runs", published)
+    chosen = cells(table, methods, ceiling=True)
+    write_markdown(tmp_path / "table.md", [Run(place, c, 5, s) for s in seeds for c in chosen])
+    assert (tmp_path / "table.md").read_text() == published.with_suffix(".md").read_text()
 
 
 def test_hardware_and_recipe_are_named(tmp_path):
@@ -307,6 +313,17 @@ def test_hardware_and_recipe_are_named(tmp_path):
     assert "inner_scope=classifier (all)" in text
     assert "inner_steps" not in text  # as in the letter
     assert "transfer (all)" not in text  # of exemplars that did not learn
+
+
+def test_recipes_of_some_rows_alone_are_told_apart(tmp_path):
+    runs = grid(tmp_path, methods=["lwf"])
+    for name, adjusted in (("lwf w/ ours", True), ("lwf w/ ours w/o adj.", False)):
+        used = {"exemplars": "mnemonics", "inner_scope": "classifier", "inner_steps": 50}
+        write_local(named(runs, name), 0.5, **used, adjust_old_exemplars=adjusted)
+    *_, general, own = text_table(runs).splitlines()
+    assert general.startswith("learned exemplars (ours): unlike the letter of the paper")
+    assert general.endswith("brackets: inner_scope=classifier (all)")
+    assert own == "lwf w/ ours w/o adj.: adjust_old_exemplars=False (True)"
 
 
 def test_published_results_count_and_grow(tmp_path):
