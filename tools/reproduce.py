@@ -37,8 +37,8 @@ from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.run.files import check_folder, check_output, check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS
 from mnemonics_tf.settings import GROUP_OF
-from tools.reproduce_cells import TABLES, cells
-from tools.reproduce_results import Place, Run, refuse_other_data
+from tools.reproduce_cells import OWN_TABLES, TABLES, cells
+from tools.reproduce_results import Place, Run, is_value, refuse_other_data
 from tools.reproduce_runs import (
     Signals,
     Trainer,
@@ -56,7 +56,10 @@ _SCHEDULE = flags.DEFINE_enum(
 )
 _METHODS = flags.DEFINE_list("methods", [], "Methods whose rows are wanted; empty: all.")
 _ROWS = flags.DEFINE_string(
-    "rows", "", "Regular expression that names of wanted rows hold, as in 'frozen (herd|learn)'."
+    "rows",
+    "",
+    "Regular expression that names of wanted rows hold, as in 'frozen (herd|learn)'. Differences "
+    "from herding need its row among them.",
 )
 _CEILING = flags.DEFINE_boolean(
     "ceiling", True, "Rows with four times the exemplars, at the same replay."
@@ -118,12 +121,13 @@ def _reproduce() -> int:
             f"--schedule={_SCHEDULE.value}: --dataset={_DATASET.value} has no such schedule; "
             f"it has {known}"
         )
-    if _TABLE.value in ("bytes", "shift") and _DATASET.value != "cifar100":
+    if _TABLE.value in OWN_TABLES and _DATASET.value != "cifar100":
         raise UserError(
             f"--table={_TABLE.value}: its bytes are those of CIFAR-100's images: pass "
             f"--dataset=cifar100, not {_DATASET.value}"
         )
     more = _train_flags()
+    _refuse_flags_of_rows(more)
     schedule = [*schedule, *more]
     given = check_phase0_from(_PHASE0_FROM.value)
     for name, flag in (("output", _OUTPUT), ("published", _PUBLISHED), ("data_dir", _DATA_DIR)):
@@ -133,9 +137,8 @@ def _reproduce() -> int:
             check_folder(f"--{name}", user_path(flag.value))
     if _MARKDOWN.value:
         check_output("--markdown", user_path(_MARKDOWN.value))
-    rows = _grid(schedule)
+    rows = _grid(schedule, more)
     runs = list({run.name: run for run in rows}.values())  # rows may share a run
-    _refuse_flags_of_rows(more, runs)
     if _DRY_RUN.value:
         _show(runs, Trainer(schedule, _DATA_DIR.value), given)
         return 0
@@ -169,12 +172,17 @@ def _reproduce() -> int:
     return 1 if failed else 0
 
 
-def _grid(schedule: Sequence[str]) -> list[Run]:
-    """Returns the runs of the table, first seeds first, one for each of its rows."""
+def _grid(schedule: Sequence[str], more: Sequence[str]) -> list[Run]:
+    """Returns the runs of the table, first seeds first, one for each of its rows.
+
+    Args:
+        schedule: flags that say how long to train, further ones included.
+        more: the further ones: runs that differ in them lie in different folders.
+    """
     place = Place(
         _DATASET.value,
         tuple(flags.FLAGS.read_flags_from_files(schedule)),
-        user_path(_OUTPUT.value) / f"{_DATASET.value}_{_SCHEDULE.value}",
+        user_path(_OUTPUT.value) / "_".join([_DATASET.value, _SCHEDULE.value, *_named(more)]),
         user_path(_PUBLISHED.value) if _PUBLISHED.value else None,
         _SHARE_PHASE0.value,
     )
@@ -192,10 +200,11 @@ def _train_flags() -> list[str]:
     except ValueError as error:
         raise UserError(f"--train_flags={_TRAIN_FLAGS.value}: {error}") from error
     for flag in passed:
-        if not flag.startswith("--") or _setting(flag) not in GROUP_OF:
+        if not flag.startswith("--") or _setting(flag) not in GROUP_OF or not is_value(flag):
             raise UserError(
-                f"--train_flags={_TRAIN_FLAGS.value}: {flag!r} is no setting of a run: expected "
-                'some like those of --train_flags="--mixed_precision=bfloat16 --last_phase=10"'
+                f"--train_flags={_TRAIN_FLAGS.value}: {flag!r} is no setting of a run with its "
+                'value: expected some like those of --train_flags="--mixed_precision=bfloat16 '
+                '--last_phase=10"'
             )
     return passed
 
@@ -206,10 +215,13 @@ def _setting(flag: str) -> str:
     return name if name in GROUP_OF else name.removeprefix("no")
 
 
-def _refuse_flags_of_rows(passed: Sequence[str], runs: Sequence[Run]) -> None:
-    """Refuses further flags that rows, or this command, set themselves: those would hold."""
-    own = {"dataset", "data_dir", "run_dir", "phase0_from"}
-    own |= {_setting(flag) for run in runs for flag in run.choices()}
+def _refuse_flags_of_rows(passed: Sequence[str]) -> None:
+    """Refuses further flags that rows of the table, or this command, set: they tell rows apart."""
+    own = {"dataset", "data_dir", "run_dir", "phase0_from", "num_phases", "seed"}
+    rows = cells(_TABLE.value, ceiling=True)
+    own |= {_setting(flag) for cell in rows for flag in cell.flags()}
+    if _TABLE.value in OWN_TABLES:  # all of one budget
+        own |= {"exemplars_per_class", "exemplars_total", "exemplar_bytes_total"}
     if taken := [flag for flag in passed if _setting(flag) in own]:
         raise UserError(
             f"--train_flags={_TRAIN_FLAGS.value}: rows of --table={_TABLE.value}, or this "
@@ -217,11 +229,18 @@ def _refuse_flags_of_rows(passed: Sequence[str], runs: Sequence[Run]) -> None:
         )
 
 
+def _named(more: Sequence[str]) -> list[str]:
+    return [flag.removeprefix("--").replace("=", "-").replace("/", "-") for flag in sorted(more)]
+
+
 def _integers(name: str, values: Sequence[str]) -> list[int]:
+    expected = f"--{name}={','.join(values)}: expected integers, as in 0,1,2"
+    if not values:
+        raise UserError(expected)
     try:
         return list(dict.fromkeys(map(int, values)))  # the same seed twice makes no interval
     except ValueError as error:
-        raise UserError(f"--{name}={','.join(values)}: expected integers, as in 0,1,2") from error
+        raise UserError(expected) from error
 
 
 def _show(runs: Sequence[Run], trainer: Trainer, given: Sequence[pathlib.Path]) -> None:

@@ -228,4 +228,7 @@ def _own(
     return Cell(method, exemplars, transfer, False, True, name, kind == "ceiling", more)
 
 
+#: those that the paper has not
+OWN_TABLES = ("bytes", "shift")
+
 TABLES = {"1": _table_1, "2": _table_2, "ablation": _ablation, "bytes": _bytes, "shift": _shift}

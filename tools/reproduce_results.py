@@ -15,8 +15,20 @@ from mnemonics_tf.run import results
 from mnemonics_tf.run.data_facts import DIGESTS
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json
-from mnemonics_tf.settings import GROUP_OF, ExemplarSettings, by_name, of_any_version
+from mnemonics_tf.settings import GROUP_OF, ExemplarSettings, Settings, by_name, of_any_version
 from tools.reproduce_cells import TIMES, Cell
+
+#: what tells rows apart, as it is where neither schedule nor row says otherwise
+_DECISIVE = {
+    "codec": "pixels",
+    "exemplars_per_class": str(ExemplarSettings().exemplars_per_class),
+    "exemplars_total": "0",
+    "exemplar_bytes_per_class": "0",
+    "exemplar_bytes_total": "0",
+    "replay_per_class": "0",
+    "objective": "unrolled_training",
+    "mixed_precision": "off",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +65,7 @@ class Figures:
             logits that is best on the test data of each phase; None if it is not told.
         hardware: in words; empty if it is not told.
         learning: settings of exemplar learning, where exemplars learned.
+        phase0_seed: of the run that trained the model of phase 0; None if it is not told.
     """
 
     average_accuracy: float
@@ -64,6 +77,7 @@ class Figures:
     with_best_constant: float | None
     hardware: str
     learning: dict[str, Any]
+    phase0_seed: int | None
 
     @property
     def last_accuracy(self) -> float:
@@ -82,7 +96,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Names the training, not the cell: cells that train the same share a run."""
+        """Names the training: cells that train the same share a run."""
         chosen = [*self.cell.flags(), *self._ceiling()]
         flags = "_".join(flag.removeprefix("--").replace("=", "-") for flag in chosen)
         return f"{self.cell.run_name or flags}_N{self.num_phases}_seed{self.seed}"
@@ -112,9 +126,20 @@ class Run:
                 number = int(flag.removeprefix(name))
         return [f"{name}{TIMES * number}", f"--replay_per_class={number}"]
 
+    @property
+    def last_phase(self) -> int:
+        """The phase it ends with: N, or what the schedule's --last_phase says."""
+        last = int(_values(self.place.schedule).get("last_phase", -1))
+        return self.num_phases if last < 0 else min(last, self.num_phases)
+
     def is_done(self) -> bool:
-        """Whether its results are written, here or in the folder of published ones."""
-        return self._results() is not None
+        """Whether its results are written, here to the last phase or in the published folder."""
+        path = self._results()
+        if path is None or path != self.directory.results:
+            return path is not None
+        contents = read_json(path)
+        phases = contents.get("phases") if isinstance(contents, dict) else None
+        return not isinstance(phases, list) or len(phases) > self.last_phase
 
     def figures(self) -> Figures:
         """Returns its figures, as the head of the cell's method has them.
@@ -126,6 +151,7 @@ class Run:
         contents = read_json(path)
         try:
             self._check_settings(path, contents["settings"])
+            self._check_last_phase(path, len(contents["phases"]) - 1)
             head = METHODS[self.cell.method].prediction_head
             summary = contents["summary"][head]
             seconds = [sum(phase["seconds"].values()) for phase in contents["phases"]]
@@ -139,6 +165,7 @@ class Run:
                 _average(_with_best_constant(contents["phases"], head)),
                 _hardware(contents.get("hardware") or {}),
                 _learning(by_name(contents["settings"])),
+                contents.get("phase0_seed"),
             )
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise UserError(
@@ -183,16 +210,25 @@ class Run:
         return next((path for path in paths if path and path.exists()), None)
 
     def _check_settings(self, path: pathlib.Path, groups: dict[str, dict[str, Any]]) -> None:
-        """Refuses results of another schedule, which a file's name does not tell."""
+        """Refuses results of another schedule or row, which a file's name does not tell."""
         found = _used(by_name(groups))
-        wanted = _values([f"--dataset={self.place.dataset}", *self.place.schedule, *self.choices()])
+        passed = [f"--dataset={self.place.dataset}", *self.place.schedule, *self.choices()]
+        # Older results lack younger settings; where a run lies is no setting.
+        wanted = {**_DECISIVE, **_values(passed)}
         for name, value in wanted.items():
-            # Older results lack younger settings; where a run lies is no setting.
             if name in found and _as(found[name], value) != found[name]:
                 raise UserError(
                     f"{path} was made with --{name}={found[name]}, but this grid has "
                     f"--{name}={value}: pass the --schedule (or folder) that belong together"
                 )
+
+    def _check_last_phase(self, path: pathlib.Path, last: int) -> None:
+        if last != self.last_phase:
+            raise UserError(
+                f"{path} ends with phase {last}, but this grid's runs end with phase "
+                f"{self.last_phase} (--num_phases, --train_flags=--last_phase=): pass another "
+                "--published or --output, or remove the file"
+            )
 
 
 def refuse_other_data(runs: Sequence[Run]) -> None:
@@ -296,10 +332,28 @@ def _values(passed: Sequence[str]) -> dict[str, str | bool]:
     return values
 
 
+def is_value(flag: str) -> bool:
+    """Whether a flag has a value of its setting's type; one without a value is true or false."""
+    ((name, value),) = _values([flag]).items()
+    defaults = dataclasses.asdict(Settings())
+    default = by_name(defaults).get(name)
+    if isinstance(value, bool):
+        return isinstance(default, bool)
+    try:
+        _as(list(default) if isinstance(default, tuple) else default, value)
+    except (ValueError, KeyError):
+        return False
+    return True
+
+
 def _as(example: Any, text: str | bool) -> Any:
     """Returns the value of a flag in the type that results.json has for it."""
     if isinstance(text, bool):
         return text
+    if isinstance(example, bool):
+        return {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}[
+            text.lower()
+        ]
     if isinstance(example, list):
         return [float(item) for item in text.split(",")]
     return type(example)(text)

@@ -145,16 +145,15 @@ def _row(
         compared: those of the row it compares with.
 
     Raises:
-        UserError: if some runs went further than others.
+        UserError: if runs that are compared have other models of phase 0.
     """
     figures = list(by_seed.values())
     pairs = [(by_seed[seed], compared[seed]) for seed in by_seed if seed in compared]
-    lengths = {len(one.phase_accuracies) for pair in [figures, *pairs] for one in pair}
-    if len(lengths) > 1:
+    if any(one.phase0_seed != other.phase0_seed for one, other in pairs):
         raise UserError(
-            f"{cell.name}: runs ended after {sorted(length - 1 for length in lengths)} of "
-            f"{num_phases} phases, and no mean compares these: pass the folders (--output, "
-            "--published) of runs with one --last_phase"
+            f"{cell.name}: its runs and herding's of the same seed learned from other models of "
+            "phase 0, and no difference of them tells what exemplars are worth: pass the folders "
+            "(--output, --published) that belong together"
         )
     paper = cell.published(dataset, num_phases)
     return Row(
@@ -208,10 +207,9 @@ def notes(runs: Sequence[Run]) -> list[str]:
             "other rows have: what better exemplars could gain"
         )
     done = {run: run.figures() for run in runs if run.is_done()}
-    ended = {(run.num_phases, len(done[run].phase_accuracies) - 1) for run in done}
     lines += [
-        f"N = {num_phases}: the runs ended after phase {last}, and their figures with them"
-        for num_phases, last in sorted(ended)
+        f"N = {num_phases}: the runs end with phase {last}, and their figures with them"
+        for num_phases, last in sorted({(run.num_phases, run.last_phase) for run in runs})
         if last < num_phases
     ]
     lines += _recipes({run: figures.learning for run, figures in done.items()})
@@ -241,9 +239,9 @@ def _recipes(learned: dict[Run, dict[str, Any]]) -> list[str]:
     told = [f"{', '.join(names)}: {', '.join(own)}" for own, names in rows_of.items() if own]
     general = (
         f"learned exemplars (ours): unlike the letter of the paper, {_LETTER}, which is told in "
-        f"brackets: {', '.join(common)}"
+        f"brackets: {', '.join(common) or 'in some rows'}"
     )
-    return ([general] if common else []) + told
+    return [general, *told] if common or told else []
 
 
 def _later(row: Row) -> str:

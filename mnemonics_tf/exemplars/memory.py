@@ -223,13 +223,14 @@ class ExemplarMemory:
         """Returns a memory in which some classes are stored as another one stores them.
 
         Args:
-            other: of the same labels.
+            other: of the same labels, with the same codec, which stores no plain pixels: these
+                take the same bytes whatever they are.
             labels: of the classes.
         """
-        rows = np.flatnonzero(np.isin(self.labels, labels))
-        return self._with(
-            self._storage.with_those_of(other._storage, rows, self.labels), self.labels
-        )
+        mine, theirs = self._storage, other._storage
+        assert isinstance(mine, CodeStorage), "plain pixels"
+        assert isinstance(theirs, CodeStorage), "plain pixels"
+        return self._with(mine.with_those_of(theirs, labels), self.labels)
 
     def trimmed(self, quota: int) -> "ExemplarMemory":
         """Returns at most `quota` exemplars a class, the first ones (Algorithm 1, line 17)."""

@@ -2,7 +2,7 @@
 
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,12 +83,6 @@ class PixelStorage:
         _copy(self.images, changed)
         changed[rows] = images
         return PixelStorage(changed, self._directory)
-
-    def with_those_of(
-        self, other: "PixelStorage | CodeStorage", rows: np.ndarray, labels: np.ndarray
-    ) -> "PixelStorage":
-        """Returns a storage with the images of another one at the rows of whole classes."""
-        return self.replaced(other.images_at(rows, labels), rows, labels)
 
     def kept(self, rows: np.ndarray, labels: np.ndarray) -> "PixelStorage":
         """Returns a storage of the images at some rows alone."""
@@ -205,12 +199,9 @@ class CodeStorage:
             changed[int(label)] = _replaced(self._codec, code, images[mine], places)
         return self._with(changed)
 
-    def with_those_of(
-        self, other: "PixelStorage | CodeStorage", rows: np.ndarray, labels: np.ndarray
-    ) -> "CodeStorage":
-        """Returns a storage with the codes of another one at the rows of whole classes."""
-        assert isinstance(other, CodeStorage), "memories of one run have one codec"
-        return self._with({int(label): other._codes[int(label)] for label in labels[rows]})
+    def with_those_of(self, other: "CodeStorage", labels: Sequence[int]) -> "CodeStorage":
+        """Returns a storage with the codes that another one has of some classes."""
+        return self._with({label: other._codes[label] for label in labels})
 
     def kept(self, rows: np.ndarray, labels: np.ndarray) -> "CodeStorage":
         """Returns a storage of the images at some rows."""

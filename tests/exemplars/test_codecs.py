@@ -74,7 +74,7 @@ def test_a_damaged_mosaic_is_a_user_s_error(change):
 LABELS = np.array([0, 0, 0, 1, 2, 2, 2])
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", ["webp_lossless", "jpeg"])
 def test_classes_are_taken_from_another_memory_as_they_are_stored(codec):
     ours, theirs = (
         ExemplarMemory(smooth_images(7, seed=seed), LABELS, codec=codec) for seed in (1, 2)

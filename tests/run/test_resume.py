@@ -162,5 +162,5 @@ def test_exemplars_of_another_codec_or_quality(directory, codec, quality, told):
     memory = ExemplarMemory.load(path)
     ExemplarMemory(memory.images, memory.labels, codec=codec, quality=quality).save(path)
     wanted = ExemplarSettings(codec="jpeg", jpeg_quality=90)
-    with pytest.raises(UserError, match=f"{told}and the run has --codec=jpeg --jpeg_quality=90"):
+    with pytest.raises(UserError, match=f"{told}and the run has jpeg of quality 90"):
         load_memory(directory, PHASES[0], (8, 8, 1), wanted)

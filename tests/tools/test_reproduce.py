@@ -45,8 +45,17 @@ def test_a_grid_is_trained_once(tmp_path):
 
 #: arguments, and what is said of them
 BAD_CHOICES = [
-    (["--train_flags=--bogus=1"], "'--bogus=1' is no setting of a run: expected some like"),
+    (
+        ["--train_flags=--bogus=1"],
+        "'--bogus=1' is no setting of a run with its value: expected some like",
+    ),
     (["--train_flags=depth=8"], "'depth=8' is no setting of a run"),
+    (["--train_flags=--epochs=abc"], "'--epochs=abc' is no setting of a run with its value"),
+    (
+        ["--train_flags=--codec=jpeg", "--table=bytes", "--rows=lwf frozen herding"],
+        "set --codec: leave --codec=jpeg out",
+    ),
+    (["--seeds="], "--seeds=: expected integers"),
     (["--train_flags=--depth='8"], "No closing quotation"),
     (["--train_flags=--depth=8 --seed=3"], "set --seed: leave --seed=3 out"),
     (["--train_flags=--noweight_transfer"], "leave --noweight_transfer out"),

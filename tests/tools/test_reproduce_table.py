@@ -12,7 +12,7 @@ from mnemonics_tf.methods.base import Method
 from mnemonics_tf.run.files import read_json, write_json
 from tests.tools.reproduce_grid import ROOT, SCHEDULE, grid, named
 from tools.reproduce_cells import TRAINED_AS, cells
-from tools.reproduce_results import Place, Run
+from tools.reproduce_results import Place, Run, is_value
 from tools.reproduce_table import rows, text_table, write_markdown
 
 # Rows
@@ -123,7 +123,7 @@ def write_results(path, run, accuracies, **changed):
         "model": {"weight_transfer": cell.transfer},
         "training": training | changed,
     }
-    phases = [phase | {"seconds": {"train": seconds}} for seconds in (600, 60, 120)]
+    phases = [phase | {"seconds": {"train": seconds}} for seconds in (600, 60, 120, 0, 0, 0)]
     write_json(path, {"summary": heads, "settings": settings, "phases": phases})
 
 
@@ -203,16 +203,49 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert "| +1.50 ± 6.35 (+2.00, +1.00) |" in (tmp_path / "table.md").read_text()
 
 
-def test_runs_of_other_lengths_are_no_mean(tmp_path):
-    runs = grid(tmp_path, methods=["lwf"], seeds=(0, 1))
-    for run in (named(runs, "lwf", seed) for seed in (0, 1)):
-        write_local(run, 0.5)
-    assert "N = 5: the runs ended after phase 1, and their figures with them" in text_table(runs)
-    contents = read_json(runs[0].directory.results)
-    contents["summary"]["classifier"]["phase_accuracies"].append(0.4)
-    write_json(runs[0].directory.results, contents)
-    with pytest.raises(UserError, match=r"lwf: runs ended after \[1, 2\] of 5 phases"):
+def test_runs_of_other_lengths_are_no_row(tmp_path):
+    schedule = (*SCHEDULE, "--last_phase=3")
+    whole, short = (
+        grid(tmp_path, methods=["lwf"], published=tmp_path / "published", schedule=flags)[0]
+        for flags in (SCHEDULE, schedule)
+    )
+    assert not whole.is_done()
+    write_local(whole, 0.5)
+    assert whole.is_done()
+    with pytest.raises(UserError, match="ends with phase 5, but this grid's runs end with phase 3"):
+        short.figures()
+    contents = read_json(whole.directory.results)
+    contents["phases"] = contents["phases"][:4]
+    write_json(whole.directory.results, contents)
+    assert "N = 5: the runs end with phase 3" in text_table([short])
+    assert not whole.is_done()  # it goes on
+    short.publish()
+    with pytest.raises(UserError, match="ends with phase 3, but this grid's runs end with phase 5"):
+        whole.figures()
+
+
+def test_compared_runs_have_one_model_of_phase_0(tmp_path):
+    runs = grid(tmp_path, methods=["lwf"])
+    for name, seed in (("lwf w/ herding", 0), ("lwf w/ ours", 1)):
+        write_local(named(runs, name), 0.5)
+        results = named(runs, name).directory.results
+        write_json(results, read_json(results) | {"phase0_seed": seed})
+    with pytest.raises(UserError, match="lwf w/ ours: its runs and herding's .* other models"):
         rows(runs)
+
+
+def test_results_of_another_row_are_refused(tmp_path):
+    herding = named(grid(tmp_path, "bytes", methods=["lwf"]), "lwf all kernels herding")
+    for changed in ({"codec": "jpeg"}, {"mixed_precision": "bfloat16"}):
+        write_local(herding, 0.5, exemplars="herding", replay_per_class=20, **changed)
+        with pytest.raises(UserError, match=f"was made with --{next(iter(changed))}="):
+            herding.figures()
+
+
+def test_values_of_flags_are_of_their_types():
+    good = ("--depth=8", "--weight_decay=1e-4", "--inner_augmentation=false", "--nodownload")
+    bad = ("--epochs=abc", "--epochs", "--noepochs", "--inner_augmentation=perhaps")
+    assert [is_value(flag) for flag in good + bad] == [True] * 4 + [False] * 4
 
 
 def test_a_ceiling_for_each_method_that_has_exemplars(tmp_path):
@@ -242,8 +275,8 @@ def test_accuracy_before_the_fine_tune_and_with_the_best_constant(tmp_path):
         write_json(run.directory.results, contents)
     plain, tuned, *_ = rows(runs)
     assert plain.before.mean == pytest.approx(50)  # it has no fine-tune
-    assert tuned.before.mean == pytest.approx((50 + 20 + 20) / 3)
-    assert tuned.constant.mean == pytest.approx((50 + 80 + 80) / 3)
+    assert tuned.before.mean == pytest.approx((50 + 5 * 20) / 6)
+    assert tuned.constant.mean == pytest.approx((50 + 5 * 80) / 6)
     assert "chosen on the test data" in text_table(runs)
     write_local(named(runs, "lwf w/ herding"), 0.5)  # as earlier versions wrote it
     assert rows(runs)[1].constant.ours == rows(runs)[1].before.ours == "-"
@@ -290,7 +323,8 @@ def test_the_papers_columns_go_where_it_has_none(tmp_path):
 )
 def test_published_tables_are_those_of_their_runs(tmp_path, table, name, methods, ceiling, seeds):
     published = ROOT / "docs" / "results" / name
-    place = Place("cifar100", (), tmp_path / "runs", published)
+    precise = () if name == "table1_short" else ("--mixed_precision=bfloat16",)
+    place = Place("cifar100", precise, tmp_path / "runs", published)
     chosen = cells(table, methods, ceiling)
     write_markdown(tmp_path / "table.md", [Run(place, c, 5, s) for s in seeds for c in chosen])
     assert (tmp_path / "table.md").read_text() == published.with_suffix(".md").read_text()
