@@ -313,21 +313,36 @@ def test_the_papers_columns_go_where_it_has_none(tmp_path):
     assert "conference" in text_table(grid(tmp_path, methods=["lwf"]))
 
 
+BFLOAT16 = ("--mixed_precision=bfloat16",)
+
+
 @pytest.mark.parametrize(
-    ("table", "name", "methods", "ceiling", "seeds"),
+    ("name", "folder", "schedule", "num_phases", "seeds", "chosen"),
     [
-        ("1", "table1_paper", ["lucir"], False, (0,)),
-        ("1", "table1_short", ["lwf", "icarl", "bic", "lucir"], True, (0,)),
-        ("bytes", "bytes", ["lwf"], True, range(5)),
+        ("table1_paper", "table1_paper", BFLOAT16, 5, 1, cells("1", ["lucir"])),
+        (
+            "table1_short",
+            "table1_short",
+            (),
+            5,
+            1,
+            cells("1", ["lwf", "icarl", "bic", "lucir"], True),
+        ),
+        ("bytes", "bytes", BFLOAT16, 5, 5, cells("bytes", ["lwf"], True)),
+        (
+            *("bytes_n25", "bytes", (*BFLOAT16, "--last_phase=10"), 25, 1),
+            cells("bytes", ["lwf"], True, "(all kernels|frozen) (herding|learned)$"),
+        ),
     ],
 )
-def test_published_tables_are_those_of_their_runs(tmp_path, table, name, methods, ceiling, seeds):
-    published = ROOT / "docs" / "results" / name
-    precise = () if name == "table1_short" else ("--mixed_precision=bfloat16",)
-    place = Place("cifar100", precise, tmp_path / "runs", published)
-    chosen = cells(table, methods, ceiling)
-    write_markdown(tmp_path / "table.md", [Run(place, c, 5, s) for s in seeds for c in chosen])
-    assert (tmp_path / "table.md").read_text() == published.with_suffix(".md").read_text()
+def test_published_tables_are_those_of_their_runs(
+    tmp_path, name, folder, schedule, num_phases, seeds, chosen
+):
+    published = ROOT / "docs" / "results"
+    place = Place("cifar100", schedule, tmp_path / "runs", published / folder, share_phase0=True)
+    runs = [Run(place, cell, num_phases, seed) for seed in range(seeds) for cell in chosen]
+    write_markdown(tmp_path / "table.md", runs)
+    assert (tmp_path / "table.md").read_text() == (published / f"{name}.md").read_text()
 
 
 def test_hardware_and_recipe_are_named(tmp_path):
