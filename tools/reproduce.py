@@ -38,7 +38,8 @@ from mnemonics_tf.run.files import check_folder, check_output, check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS
 from mnemonics_tf.settings import GROUP_OF
 from tools.reproduce_cells import OWN_TABLES, TABLES, cells
-from tools.reproduce_results import Place, Run, is_value, refuse_other_data
+from tools.reproduce_flags import is_value, values
+from tools.reproduce_results import Place, Run, refuse_other_data
 from tools.reproduce_runs import (
     Signals,
     Trainer,
@@ -211,8 +212,8 @@ def _train_flags() -> list[str]:
 
 def _setting(flag: str) -> str:
     """Returns the name of the setting that a flag sets: of --nofoo and --foo=1 `foo`."""
-    name = flag.removeprefix("--").partition("=")[0]
-    return name if name in GROUP_OF else name.removeprefix("no")
+    (name,) = values([flag])
+    return name
 
 
 def _refuse_flags_of_rows(passed: Sequence[str]) -> None:

@@ -18,13 +18,15 @@ TIMES = 4
 
 _METHODS_OF_TABLE_1 = ("lwf", "icarl", "bic", "lucir")
 
+#: exemplars of a class where nothing else is said
+PER_CLASS = ExemplarSettings().exemplars_per_class
+
 # Tables that the paper has not: what exemplars are worth that take the same bytes.
 
-_PER_CLASS = ExemplarSettings().exemplars_per_class
 #: of a class's exemplars as plain pixels of CIFAR-100
-_BYTES = f"--exemplar_bytes_per_class={_PER_CLASS * 32 * 32 * 3}"
+_BYTES = f"--exemplar_bytes_per_class={PER_CLASS * 32 * 32 * 3}"
 #: an epoch sees as many exemplars in all rows
-_REPLAY = f"--replay_per_class={_PER_CLASS}"
+_REPLAY = f"--replay_per_class={PER_CLASS}"
 _WEBP = ("--codec=webp_lossless", _BYTES)
 _JPEG = ("--codec=jpeg", "--jpeg_quality=90", "--coded_share=0.5", _BYTES)
 _ANCHORED = (

@@ -6,8 +6,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
-
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.reporting.effects import has_effect
@@ -15,20 +13,15 @@ from mnemonics_tf.run import results
 from mnemonics_tf.run.data_facts import DIGESTS
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json
-from mnemonics_tf.settings import GROUP_OF, ExemplarSettings, Settings, by_name, of_any_version
-from tools.reproduce_cells import TIMES, Cell
+from mnemonics_tf.settings import GROUP_OF, Settings, by_name, of_any_version
+from tools.reproduce_cells import PER_CLASS, TIMES, Cell
+from tools.reproduce_flags import in_type_of, values
 
-#: what tells rows apart, as it is where neither schedule nor row says otherwise
-_DECISIVE = {
-    "codec": "pixels",
-    "exemplars_per_class": str(ExemplarSettings().exemplars_per_class),
-    "exemplars_total": "0",
-    "exemplar_bytes_per_class": "0",
-    "exemplar_bytes_total": "0",
-    "replay_per_class": "0",
-    "objective": "unrolled_training",
-    "mixed_precision": "off",
-}
+#: what tells rows apart, and has its default where neither schedule nor row says otherwise
+_DECISIVE = (
+    *("codec", "exemplars_per_class", "exemplars_total", "exemplar_bytes_per_class"),
+    *("exemplar_bytes_total", "replay_per_class", "objective", "mixed_precision"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,16 +113,13 @@ class Run:
     def _ceiling(self) -> list[str]:
         if not self.cell.ceiling:
             return []
-        name, number = "--exemplars_per_class=", ExemplarSettings().exemplars_per_class
-        for flag in self.place.schedule:
-            if flag.startswith(name):
-                number = int(flag.removeprefix(name))
-        return [f"{name}{TIMES * number}", f"--replay_per_class={number}"]
+        number = values(self.place.schedule).get("exemplars_per_class", PER_CLASS)
+        return [f"--exemplars_per_class={TIMES * int(number)}", f"--replay_per_class={number}"]
 
     @property
     def last_phase(self) -> int:
         """The phase it ends with: N, or what the schedule's --last_phase says."""
-        last = int(_values(self.place.schedule).get("last_phase", -1))
+        last = int(values(self.place.schedule).get("last_phase", -1))
         return self.num_phases if last < 0 else min(last, self.num_phases)
 
     def is_done(self) -> bool:
@@ -214,9 +204,10 @@ class Run:
         found = _used(by_name(groups))
         passed = [f"--dataset={self.place.dataset}", *self.place.schedule, *self.choices()]
         # Older results lack younger settings; where a run lies is no setting.
-        wanted = {**_DECISIVE, **_values(passed)}
+        defaults = by_name(Settings().results_settings())
+        wanted = {name: defaults[name] for name in _DECISIVE} | values(passed)
         for name, value in wanted.items():
-            if name in found and _as(found[name], value) != found[name]:
+            if name in found and in_type_of(found[name], value) != found[name]:
                 raise UserError(
                     f"{path} was made with --{name}={found[name]}, but this grid has "
                     f"--{name}={value}: pass the --schedule (or folder) that belong together"
@@ -305,55 +296,15 @@ def _used(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if has_effect(name, complete)}
 
 
-def departures(learned: dict[str, Any], letter: str) -> list[str]:
+def departures(learned: dict[str, Any], letter: dict[str, str | bool]) -> list[str]:
     """Returns the settings by which exemplars learned that are not those of a flagfile.
 
     Args:
         learned: settings of a run by name.
-        letter: the flagfile, which is told in brackets.
+        letter: what the flagfile says by name, which is told in brackets.
     """
-    wanted = _values(flags.FlagValues().read_flags_from_files([f"--flagfile={letter}"]))
     return [
-        f"{name}={value} ({wanted[name]})"
+        f"{name}={value} ({letter[name]})"
         for name, value in learned.items()
-        if name in wanted and _as(value, wanted[name]) != value
+        if name in letter and in_type_of(value, letter[name]) != value
     ]
-
-
-def _values(passed: Sequence[str]) -> dict[str, str | bool]:
-    """Returns what flags say, by name; the last one of a name holds."""
-    values: dict[str, str | bool] = {}
-    for flag in passed:
-        name, equals, value = flag.removeprefix("--").partition("=")
-        if equals:
-            values[name] = value
-        else:
-            values[name.removeprefix("no")] = not name.startswith("no")
-    return values
-
-
-def is_value(flag: str) -> bool:
-    """Whether a flag has a value of its setting's type; one without a value is true or false."""
-    ((name, value),) = _values([flag]).items()
-    defaults = dataclasses.asdict(Settings())
-    default = by_name(defaults).get(name)
-    if isinstance(value, bool):
-        return isinstance(default, bool)
-    try:
-        _as(list(default) if isinstance(default, tuple) else default, value)
-    except (ValueError, KeyError):
-        return False
-    return True
-
-
-def _as(example: Any, text: str | bool) -> Any:
-    """Returns the value of a flag in the type that results.json has for it."""
-    if isinstance(text, bool):
-        return text
-    if isinstance(example, bool):
-        return {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}[
-            text.lower()
-        ]
-    if isinstance(example, list):
-        return [float(item) for item in text.split(",")]
-    return type(example)(text)

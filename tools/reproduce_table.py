@@ -6,11 +6,14 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from absl import flags
+
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.run.files import write_text
 from tools.reproduce_cells import TIMES, TRAINED_AS, Cell
+from tools.reproduce_flags import values
 from tools.reproduce_results import Figures, Run, departures, refuse_other_data
 
 #: the paper's exemplar learning to the letter
@@ -149,7 +152,9 @@ def _row(
     """
     figures = list(by_seed.values())
     pairs = [(by_seed[seed], compared[seed]) for seed in by_seed if seed in compared]
-    if any(one.phase0_seed != other.phase0_seed for one, other in pairs):
+    # Older results do not tell it.
+    told = [seeds for pair in pairs if None not in (seeds := [one.phase0_seed for one in pair])]
+    if any(mine != theirs for mine, theirs in told):
         raise UserError(
             f"{cell.name}: its runs and herding's of the same seed learned from other models of "
             "phase 0, and no difference of them tells what exemplars are worth: pass the folders "
@@ -157,24 +162,26 @@ def _row(
         )
     paper = cell.published(dataset, num_phases)
     return Row(
-        cell.name,
-        num_phases,
-        tuple(by_seed),
-        _value([one.average_accuracy for one in figures], paper and paper.accuracy),
-        paper and paper.authors_later,
-        _value([one.forgetting for one in figures], paper and paper.forgetting),
-        tuple(
+        name=cell.name,
+        num_phases=num_phases,
+        seeds=tuple(by_seed),
+        accuracy=_value([one.average_accuracy for one in figures], paper and paper.accuracy),
+        later=paper and paper.authors_later,
+        forgetting=_value([one.forgetting for one in figures], paper and paper.forgetting),
+        phases=tuple(
             statistics.fmean(seeds)
             for seeds in zip(*(one.phase_accuracies for one in figures), strict=True)
         ),
-        _value([one.last_accuracy for one in figures]),
-        _value([one.average_accuracy - other.average_accuracy for one, other in pairs]),
-        _value([one.last_accuracy - other.last_accuracy for one, other in pairs]),
-        _value([one.forgetting - other.forgetting for one, other in pairs]),
-        Value(statistics.fmean(one.later_seconds for one in figures) / 60 if figures else None),
-        _value([one.before_finetune for one in figures]),
-        _value([one.with_best_constant for one in figures]),
-        "; ".join(dict.fromkeys(one.hardware for one in figures if one.hardware)),
+        last=_value([one.last_accuracy for one in figures]),
+        gain=_value([one.average_accuracy - other.average_accuracy for one, other in pairs]),
+        last_gain=_value([one.last_accuracy - other.last_accuracy for one, other in pairs]),
+        more_forgotten=_value([one.forgetting - other.forgetting for one, other in pairs]),
+        minutes=Value(
+            statistics.fmean(one.later_seconds for one in figures) / 60 if figures else None
+        ),
+        before=_value([one.before_finetune for one in figures]),
+        constant=_value([one.with_best_constant for one in figures]),
+        hardware="; ".join(dict.fromkeys(one.hardware for one in figures if one.hardware)),
     )
 
 
@@ -206,13 +213,12 @@ def notes(runs: Sequence[Run]) -> list[str]:
             f"ceiling: {TIMES} times the exemplars, of which an epoch replays as many as the "
             "other rows have: what better exemplars could gain"
         )
-    done = {run: run.figures() for run in runs if run.is_done()}
     lines += [
         f"N = {num_phases}: the runs end with phase {last}, and their figures with them"
         for num_phases, last in sorted({(run.num_phases, run.last_phase) for run in runs})
         if last < num_phases
     ]
-    lines += _recipes({run: figures.learning for run, figures in done.items()})
+    lines += _recipes({run: run.figures().learning for run in runs if run.is_done()})
     for method in sorted({run.cell.method for run in runs} & set(TRAINED_AS)):
         lines.append(
             f"{method} trains exactly as {TRAINED_AS[method]} does: its rows are the runs of "
@@ -227,7 +233,8 @@ def _recipes(learned: dict[Run, dict[str, Any]]) -> list[str]:
     Args:
         learned: by run, the settings by which its exemplars learned; empty where they did not.
     """
-    by_run = {run: departures(settings, _LETTER) for run, settings in learned.items() if settings}
+    letter = values(flags.FlagValues().read_flags_from_files([f"--flagfile={_LETTER}"]))
+    by_run = {run: departures(settings, letter) for run, settings in learned.items() if settings}
     if not by_run:
         return []
     first, *others = by_run.values()

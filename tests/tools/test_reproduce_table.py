@@ -12,7 +12,8 @@ from mnemonics_tf.methods.base import Method
 from mnemonics_tf.run.files import read_json, write_json
 from tests.tools.reproduce_grid import ROOT, SCHEDULE, grid, named
 from tools.reproduce_cells import TRAINED_AS, cells
-from tools.reproduce_results import Place, Run, is_value
+from tools.reproduce_flags import is_value
+from tools.reproduce_results import Place, Run
 from tools.reproduce_table import rows, text_table, write_markdown
 
 # Rows
@@ -232,6 +233,8 @@ def test_compared_runs_have_one_model_of_phase_0(tmp_path):
         write_json(results, read_json(results) | {"phase0_seed": seed})
     with pytest.raises(UserError, match="lwf w/ ours: its runs and herding's .* other models"):
         rows(runs)
+    write_local(named(runs, "lwf w/ herding"), 0.5)  # as earlier versions wrote it
+    assert {row.name: row for row in rows(runs)}["lwf w/ ours"].gain.mean == 0
 
 
 def test_results_of_another_row_are_refused(tmp_path):
