@@ -132,17 +132,9 @@ def _ceilings(rows: Sequence[Cell]) -> list[Cell]:
     methods = dict.fromkeys(
         cell.method for cell in rows if not METHODS[cell.method].keeps_past_data
     )
+    names = {method: f"{method} ceiling, {TIMES} x herding" for method in methods}
     return [
-        Cell(
-            method,
-            "herding",
-            True,
-            False,
-            True,
-            f"{method} ceiling, {TIMES} x herding",
-            ceiling=True,
-        )
-        for method in methods
+        Cell(method, "herding", True, False, True, name, True) for method, name in names.items()
     ]
 
 

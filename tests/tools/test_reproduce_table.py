@@ -1,135 +1,16 @@
-"""The rows of the tables, the runs behind them, and their figures."""
+"""The figures of the rows, as text and as Markdown."""
 
 import dataclasses
-import inspect
 
 import pytest
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
-from mnemonics_tf.methods import METHODS
-from mnemonics_tf.methods.base import Method
 from mnemonics_tf.run.files import read_json, write_json
-from tests.tools.reproduce_grid import ROOT, SCHEDULE, grid, named
-from tools.reproduce_cells import TRAINED_AS, cells
-from tools.reproduce_flags import is_value
+from tests.tools.reproduce_grid import ROOT, grid, named, write_local
+from tools.reproduce_cells import cells
 from tools.reproduce_results import Place, Run
 from tools.reproduce_table import rows, text_table, write_markdown
-
-# Rows
-
-
-@pytest.mark.parametrize(
-    ("table", "count"), [("1", 17), ("2", 6), ("ablation", 8), ("bytes", 28), ("shift", 24)]
-)
-def test_every_row_stands_once(table, count):
-    names = [cell.name for cell in cells(table)]
-    assert len(names) == len(set(names)) == count
-
-
-@pytest.mark.parametrize("method", ["lwf", "icarl", "bic", "lucir"])
-def test_rows_of_table_1_add_the_plug_in_in_two_steps(method):
-    plain, herding, unadjusted, ours = cells("1", [method])
-    assert (plain.exemplars, plain.transfer, plain.adjust, plain.finetune) == ("herding", *3 * [0])
-    assert "--noweight_transfer" in plain.flags()
-    assert "--finetune_epochs=0" in plain.flags()
-    assert (herding.exemplars, herding.transfer, herding.adjust) == ("herding", True, False)
-    assert (ours.exemplars, ours.transfer, ours.adjust) == ("mnemonics", True, True)
-    assert (unadjusted.exemplars, unadjusted.transfer, unadjusted.adjust) == ("mnemonics", True, 0)
-    for cell in (herding, unadjusted, ours):
-        assert "--weight_transfer" in cell.flags()
-        assert "--finetune_epochs=0" not in cell.flags()
-    assert plain.published("cifar100", 5) is not None
-    assert ours.published("cifar100", 5) is not None
-    # The paper has these steps for LUCIR only, in its Table 2.
-    for cell in (herding, unadjusted):
-        assert (cell.published("cifar100", 5) is not None) == (method == "lucir")
-
-
-def test_methods_choose_rows():
-    assert {cell.method for cell in cells("1", ["lwf", "joint"])} == {"lwf", "joint"}
-    with pytest.raises(UserError, match="--methods=lwf,bic: table 2 has no row of 'lwf'.*lucir"):
-        cells("2", ["lwf", "bic"])
-
-
-def test_names_choose_rows():
-    chosen = cells("bytes", ["lwf"], ceiling=True, wanted="frozen (herding|ceiling)$")
-    assert [cell.name for cell in chosen] == ["lwf frozen herding", "lwf frozen ceiling"]
-    with pytest.raises(UserError, match="--rows=frozn: table 2 has no such row; it has 'random w/"):
-        cells("2", wanted="frozn")
-    with pytest.raises(UserError, match=r"--rows=\( is no regular expression"):
-        cells("2", wanted="(")
-
-
-@pytest.mark.parametrize("table", ["bytes", "shift"])
-def test_own_tables_compare_within_method_and_kernels(table):
-    chosen = cells(table, ceiling=True)
-    for cell in chosen:
-        kernels = "frozen" if cell.transfer else "all kernels"
-        herding = f"{cell.method} {kernels} herding"
-        compared = [other.name for other in chosen if cell.compares_with(other)]
-        assert compared == ([] if cell.name == herding else [herding])
-        assert cell.published("cifar100", 5) is None
-
-
-def test_own_tables_share_runs_and_name_them_shortly(tmp_path):
-    by_table = {
-        table: {run.cell.name: run for run in grid(tmp_path, table, methods=["lwf"])}
-        for table in ("bytes", "shift")
-    }
-    shared = by_table["bytes"].keys() & by_table["shift"].keys()
-    assert {name.rpartition(" ")[2] for name in shared} == {"herding", "learned"}
-    for name in shared:
-        assert len({run[name].name for run in by_table.values()}) == 1
-        assert len({tuple(run[name].choices()) for run in by_table.values()}) == 1
-    anchored = by_table["bytes"]["lwf all kernels JPEG anchored"]
-    assert anchored.name == "lwf_all_kernels_jpeg_anchored_N5_seed0"
-    assert by_table["shift"]["lwf frozen learned 0.5"].name == "lwf_frozen_learned_0.5_N5_seed0"
-
-
-@pytest.mark.parametrize(("method", "other"), TRAINED_AS.items())
-def test_methods_that_share_runs_train_the_same(method, other):
-    """Every member but the head is the very same; it is what the rows of iCaRL rest on."""
-    members = {name for name in vars(Method) if not name.startswith("__")} - {"prediction_head"}
-    assert members >= {"loss_parts", "freezes_old_classes", "classifier", "after_training"}
-    for name in members:
-        mine, theirs = (inspect.getattr_static(METHODS[key], name) for key in (method, other))
-        assert mine is theirs, name
-
-
-def test_icarl_shares_the_runs_of_lwf(tmp_path):
-    runs = grid(tmp_path)
-    for suffix in ("", " w/ herding", " w/ ours w/o adj.", " w/ ours"):
-        lwf, icarl = (named(runs, f"{method}{suffix}") for method in ("lwf", "icarl"))
-        assert icarl.directory.root == lwf.directory.root
-        assert "--method=lwf" in icarl.choices()
-    assert len({run.name for run in runs}) == 17 - 4
-
-
-# Figures
-
-
-def write_results(path, run, accuracies, **changed):
-    """Writes what a run of the grid would: of each head, an average accuracy."""
-    cell = run.cell
-    training = {"method": cell.trained_as, "base_epochs": 2, "epochs": 1}
-    training["finetune_epochs"] = 3 if cell.finetune else 0
-    heads = {
-        head: {"average_accuracy": mean, "forgetting": mean / 2, "phase_accuracies": [0.9, mean]}
-        for head, mean in accuracies.items()
-    }
-    phase = {"heads": {head: {"confusion_matrix": [[1]]} for head in accuracies}}
-    settings = {
-        "protocol": {"dataset": "cifar100", "num_phases": 5, "seed": run.seed},
-        "model": {"weight_transfer": cell.transfer},
-        "training": training | changed,
-    }
-    phases = [phase | {"seconds": {"train": seconds}} for seconds in (600, 60, 120, 0, 0, 0)]
-    write_json(path, {"summary": heads, "settings": settings, "phases": phases})
-
-
-def write_local(run, classifier, nme=0.0, **changed):
-    write_results(run.directory.results, run, {"classifier": classifier, "nme": nme}, **changed)
 
 
 def test_runs_on_other_data_are_no_row(tmp_path):
@@ -204,27 +85,6 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert "| +1.50 ± 6.35 (+2.00, +1.00) |" in (tmp_path / "table.md").read_text()
 
 
-def test_runs_of_other_lengths_are_no_row(tmp_path):
-    schedule = (*SCHEDULE, "--last_phase=3")
-    whole, short = (
-        grid(tmp_path, methods=["lwf"], published=tmp_path / "published", schedule=flags)[0]
-        for flags in (SCHEDULE, schedule)
-    )
-    assert not whole.is_done()
-    write_local(whole, 0.5)
-    assert whole.is_done()
-    with pytest.raises(UserError, match="ends with phase 5, but this grid's runs end with phase 3"):
-        short.figures()
-    contents = read_json(whole.directory.results)
-    contents["phases"] = contents["phases"][:4]
-    write_json(whole.directory.results, contents)
-    assert "N = 5: the runs end with phase 3" in text_table([short])
-    assert not whole.is_done()  # it goes on
-    short.publish()
-    with pytest.raises(UserError, match="ends with phase 3, but this grid's runs end with phase 5"):
-        whole.figures()
-
-
 def test_compared_runs_have_one_model_of_phase_0(tmp_path):
     runs = grid(tmp_path, methods=["lwf"])
     for name, seed in (("lwf w/ herding", 0), ("lwf w/ ours", 1)):
@@ -235,20 +95,6 @@ def test_compared_runs_have_one_model_of_phase_0(tmp_path):
         rows(runs)
     write_local(named(runs, "lwf w/ herding"), 0.5)  # as earlier versions wrote it
     assert {row.name: row for row in rows(runs)}["lwf w/ ours"].gain.mean == 0
-
-
-def test_results_of_another_row_are_refused(tmp_path):
-    herding = named(grid(tmp_path, "bytes", methods=["lwf"]), "lwf all kernels herding")
-    for changed in ({"codec": "jpeg"}, {"mixed_precision": "bfloat16"}):
-        write_local(herding, 0.5, exemplars="herding", replay_per_class=20, **changed)
-        with pytest.raises(UserError, match=f"was made with --{next(iter(changed))}="):
-            herding.figures()
-
-
-def test_values_of_flags_are_of_their_types():
-    good = ("--depth=8", "--weight_decay=1e-4", "--inner_augmentation=false", "--nodownload")
-    bad = ("--epochs=abc", "--epochs", "--noepochs", "--inner_augmentation=perhaps")
-    assert [is_value(flag) for flag in good + bad] == [True] * 4 + [False] * 4
 
 
 def test_a_ceiling_for_each_method_that_has_exemplars(tmp_path):
@@ -377,66 +223,3 @@ def test_recipes_of_some_rows_alone_are_told_apart(tmp_path):
     assert general.startswith("learned exemplars (ours): unlike the letter of the paper")
     assert general.endswith("brackets: inner_scope=classifier (all)")
     assert own == "lwf w/ ours w/o adj.: adjust_old_exemplars=False (True)"
-
-
-def test_published_results_count_and_grow(tmp_path):
-    published = tmp_path / "published"
-    runs = grid(tmp_path, methods=["lwf"], published=published)
-    plain, herding, *_ = runs
-    write_results(published / f"{plain.name}.json", plain, {"classifier": 0.4, "nme": 0.5})
-    write_local(herding, 0.3)
-    assert [run.is_done() for run in runs] == [True, True, False, False]
-    assert [run.is_done() for run in grid(tmp_path, methods=["lwf"])] == [False, True, False, False]
-    assert rows(runs)[0].accuracy.mean == pytest.approx(40)
-
-    before = (published / f"{plain.name}.json").read_bytes()
-    for run in runs:
-        run.publish()
-    assert (published / f"{plain.name}.json").read_bytes() == before
-    contents = read_json(published / f"{herding.name}.json")
-    expected = read_json(herding.directory.results)
-    assert contents["phases"][0]["heads"] == {"classifier": {}, "nme": {}}
-    assert contents["summary"] == expected["summary"]
-    assert len(list(published.iterdir())) == 2
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("epochs", 12), ("method", "bic"), ("finetune_epochs", 3)]
-)
-def test_results_of_another_schedule_are_refused(tmp_path, name, value):
-    run = grid(tmp_path, methods=["lwf"], published=tmp_path / "published")[0]
-    write_local(run, 0.3, **{name: value})
-    with pytest.raises(UserError, match=f"results.json was made with --{name}={value}, but"):
-        run.publish()
-    assert not (tmp_path / "published").exists()
-
-
-@pytest.mark.parametrize(
-    ("row", "changed", "refused"),
-    [
-        ("lwf", {"adjust_learning_rate": 0.5, "outer_steps": 99}, None),
-        ("lwf w/ ours", {"adjust_learning_rate": 0.5}, "adjust_learning_rate=0.5"),
-        ("lwf w/ ours", {"outer_steps": 99}, "outer_steps=99"),
-        ("lwf w/ herding", {"adjust_old_exemplars": True}, "adjust_old_exemplars=True"),
-        ("lwf w/ ours", {"adjust_old_exemplars": False}, "adjust_old_exemplars=False"),
-    ],
-)
-def test_only_settings_that_a_run_uses_must_be_those_of_the_schedule(
-    tmp_path, row, changed, refused
-):
-    schedule = (*SCHEDULE, "--outer_steps=20", "--adjust_learning_rate=0.02")
-    run = named(grid(tmp_path, methods=["lwf"], schedule=schedule), row)
-    used = {"exemplars": run.cell.exemplars, "adjust_old_exemplars": run.cell.adjust}
-    write_local(run, 0.3, **{"outer_steps": 20, "adjust_learning_rate": 0.02, **used, **changed})
-    if refused is None:
-        assert run.figures().average_accuracy == pytest.approx(30)
-        return
-    with pytest.raises(UserError, match=f"was made with --{refused}, but"):
-        run.figures()
-
-
-def test_damaged_results_are_named(tmp_path):
-    run = grid(tmp_path, methods=["lwf"])[0]
-    write_json(run.directory.results, {"settings": []})
-    with pytest.raises(UserError, match=r"results\.json is not the results\.json of a run"):
-        run.figures()
