@@ -100,6 +100,7 @@ class OpenedRun:
                 settings.protocol.seed,
             ),
             strategy=strategy,
+            num_classes=self.protocol.num_classes,
         )
         self.exports = PhaseExports(self.workshop, self.directory, source, self.protocol)
         self.strategy = strategy

@@ -79,7 +79,7 @@ def adjust_exemplars(
         phase.index,
     )
     adjusted = with_learned(workshop, memory, rows, exemplars)
-    adjusted = where_one_fits(workshop, adjusted, memory, phase.num_seen)
+    adjusted = where_one_fits(workshop, adjusted, memory)
     evaluator = workshop.evaluator(model)
     change = diagnostics.measure_change(model, evaluator, memory, adjusted, old)
     metrics = diagnostics.metrics(course, change)

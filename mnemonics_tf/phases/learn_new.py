@@ -108,7 +108,7 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
         stage.name,
         phase.index,
     )
-    learned = where_one_fits(workshop, stored(exemplars.images), memory, phase.num_seen)
+    learned = where_one_fits(workshop, stored(exemplars.images), memory)
     return Made(learned, _told(new, course, judge, memory, learned, rows), exemplars)
 
 

@@ -101,31 +101,32 @@ def with_learned(
 
 
 def where_one_fits(
-    workshop: Workshop, learned: ExemplarMemory, before: ExemplarMemory, num_seen: int
+    workshop: Workshop, learned: ExemplarMemory, before: ExemplarMemory
 ) -> ExemplarMemory:
     """Returns exemplars that learned; of classes where not one would fit any more, those before.
 
-    Learned pixels may compress worse than real ones, and no class must be lost by that.
+    Learned pixels may compress worse than real ones, and no class must be lost by that: not now,
+    and not once all classes of the run share the budget.
 
     Args:
         workshop: of the run, which has a budget.
         learned: of all classes, not yet trimmed to the budget.
         before: the same exemplars before they learned.
-        num_seen: how many classes are known.
     """
     budget = make_budget(workshop.settings.exemplar)
     if not budget.counts_bytes:
         return learned
-    quota = budget.quota(num_seen)
+    quota = budget.quota(workshop.num_classes)
     if not np.any(learned.bytes_by_class() > quota):
         return learned
     lost = np.flatnonzero(learned.trimmed(1).bytes_by_class() > quota).tolist()
     if not lost:
         return learned
     LOGGER.warning(
-        "exemplars: of %s not one would fit into %d bytes as it was learned: theirs stay as they "
-        "were (a larger %s, or another --codec, leaves room)",
-        *(counted(len(lost), "class"), quota, budget.flag.partition("=")[0]),
+        "exemplars: of %s not one would fit, as it was learned, into the %d bytes that each of %d "
+        "classes has: theirs stay as they were (a larger %s, or another --codec, leaves room)",
+        *(counted(len(lost), "class"), quota, workshop.num_classes),
+        budget.flag.partition("=")[0],
     )
     return learned.with_classes_of(before, lost)
 

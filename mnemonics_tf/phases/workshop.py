@@ -39,6 +39,7 @@ class Workshop:
         architecture: of its models.
         pipeline: makes batches.
         strategy: the distribution strategy that everything runs in.
+        num_classes: how many share a budget once the run has taught them all.
         kept: what was built, by what it depends on.
     """
 
@@ -46,6 +47,7 @@ class Workshop:
     architecture: Architecture
     pipeline: Pipeline
     strategy: tf.distribute.Strategy
+    num_classes: int
     kept: dict[tuple, Any] = dataclasses.field(default_factory=dict)
 
     @property

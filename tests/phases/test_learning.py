@@ -6,7 +6,7 @@ import pytest
 
 from mnemonics_tf import devices
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.budget import kept_within, make_budget
+from mnemonics_tf.exemplars.budget import check_last_share, kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.resnet import resnet_cifar
 from mnemonics_tf.phases.learning import check_footprint, where_one_fits
@@ -23,6 +23,11 @@ def learned_and_chosen(codec):
     return (ExemplarMemory(images, labels, codec=codec) for images in (learned, chosen))
 
 
+def run_of(settings, num_classes):
+    """What of a run is asked: its settings, and how many classes it teaches."""
+    return types.SimpleNamespace(settings=settings, num_classes=num_classes)
+
+
 @pytest.mark.parametrize("codec", ["webp_lossless", "jpeg"])
 def test_a_class_that_outgrew_its_bytes_stays_as_it_was(codec, caplog):
     learned, chosen = learned_and_chosen(codec)
@@ -31,7 +36,7 @@ def test_a_class_that_outgrew_its_bytes_stays_as_it_was(codec, caplog):
     for quota, restored in ((kept_bytes[1], True), (learned.bytes_by_class()[1], False)):
         settings = Settings().changed(exemplar_bytes_total=2 * int(quota), codec=codec)
         caplog.clear()
-        result = where_one_fits(types.SimpleNamespace(settings=settings), learned, chosen, 2)
+        result = where_one_fits(run_of(settings, 2), learned, chosen)
         source = chosen if restored else learned
         np.testing.assert_array_equal(result.images[2:], source.images[2:])
         np.testing.assert_array_equal(result.images[:2], learned.images[:2])
@@ -39,10 +44,23 @@ def test_a_class_that_outgrew_its_bytes_stays_as_it_was(codec, caplog):
         assert len(kept_within(result, make_budget(settings.exemplar), 2).trimmed(1)) == 2
 
 
+@pytest.mark.parametrize("codec", ["webp_lossless", "jpeg"])
+def test_what_would_not_fit_once_all_classes_share_a_budget_stays_too(codec):
+    learned, chosen = learned_and_chosen(codec)
+    needed = int(learned.trimmed(1).bytes_by_class().max())
+    settings = Settings().changed(exemplar_bytes_total=4 * needed - 1, codec=codec)
+    budget = make_budget(settings.exemplar)
+    assert len(kept_within(learned, budget, 2).trimmed(1)) == 2  # today it fits
+    with pytest.raises(UserError, match="bytes for each of 4 classes"):
+        check_last_share(learned, budget, 4)
+    check_last_share(where_one_fits(run_of(settings, 4), learned, chosen), budget, 4)
+    assert where_one_fits(run_of(settings, 3), learned, chosen) is learned
+
+
 def test_a_budget_that_counts_exemplars_gives_nothing_back():
     learned, chosen = learned_and_chosen("webp_lossless")
-    place = types.SimpleNamespace(settings=Settings().changed(exemplars_per_class=1))
-    assert where_one_fits(place, learned, chosen, 2) is learned
+    settings = Settings().changed(exemplars_per_class=1)
+    assert where_one_fits(run_of(settings, 2), learned, chosen) is learned
 
 
 # Float outputs of ResNet-8 for an 8x8 image, counted by hand: 64 pixels at stage 1, 16, 4.
