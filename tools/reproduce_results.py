@@ -23,6 +23,9 @@ _DECISIVE = (
     *("exemplar_bytes_total", "replay_per_class", "objective", "mixed_precision"),
 )
 
+#: what results of any version tell
+_ALWAYS_TOLD = ("dataset", "num_phases", "seed", "method")
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -200,8 +203,16 @@ class Run:
         return next((path for path in paths if path and path.exists()), None)
 
     def _check_settings(self, path: pathlib.Path, groups: dict[str, dict[str, Any]]) -> None:
-        """Refuses results of another schedule or row, which a file's name does not tell."""
-        found = _used(by_name(groups))
+        """Refuses results of another schedule or row, which a file's name does not tell.
+
+        Raises:
+            KeyError: if they lack what all results tell.
+            UserError: if a setting is another one.
+        """
+        told = by_name(groups)
+        if missing := [name for name in _ALWAYS_TOLD if name not in told]:
+            raise KeyError(*missing)
+        found = _used(told)
         passed = [f"--dataset={self.place.dataset}", *self.place.schedule, *self.choices()]
         # Older results lack younger settings; where a run lies is no setting.
         defaults = by_name(Settings().results_settings())

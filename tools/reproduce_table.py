@@ -256,30 +256,37 @@ def _later(row: Row) -> str:
 
 
 def text_table(runs: Sequence[Run]) -> str:
-    """Returns the table for a terminal."""
-    heads = f"{'ours':>15}{'paper':>8}{'diff.':>8}"
+    """Returns the table for a terminal, without the paper's columns as in Markdown."""
     table = rows(runs)
+    in_paper = _in_paper(table)
+    heads = f"{'ours':>15}" + (f"{'paper':>8}{'diff.':>8}" if in_paper else "")
+    later = f"{'later':>8}" if in_paper else ""
     width = max(28, *(len(row.name) + 1 for row in table))
     lines = [
-        f"{'':<{width}}{'N':>3}  {'average accuracy (%)':^39}  {'forgetting (%)':^31}",
-        f"{'':<{width}}{'':>3}  {heads}{'later':>8}  {heads}"
+        f"{'':<{width}}{'N':>3}  {'accuracy (%)':^{len(heads + later)}}  "
+        f"{'forgetting (%)':^{len(heads)}}",
+        f"{'':<{width}}{'':>3}  {heads}{later}  {heads}"
         f"{'before':>16}{'constant':>16}{'less herding':>16}",
     ]
     for row in table:
         accuracy, forgetting = (
-            f"{value.ours:>15}{value.paper:>8}{value.difference:>8}"
+            f"{value.ours:>15}" + (f"{value.paper:>8}{value.difference:>8}" if in_paper else "")
             for value in (row.accuracy, row.forgetting)
         )
-        columns = f"{accuracy}{_later(row):>8}  {forgetting}"
+        columns = f"{accuracy}{f'{_later(row):>8}' if in_paper else ''}  {forgetting}"
         more = f"{row.before.ours:>16}{row.constant.ours:>16}{row.gain.paired:>16}"
         lines.append(f"{row.name:<{width}}{row.num_phases:>3}  {columns}{more}".rstrip())
     return "\n".join([*lines, *notes(runs)])
 
 
+def _in_paper(table: Sequence[Row]) -> bool:
+    return any(row.accuracy.published is not None for row in table)
+
+
 def write_markdown(path: pathlib.Path, runs: Sequence[Run]) -> None:
     """Writes the table as Markdown; without the paper's columns where it has none of the rows."""
     table = rows(runs)
-    in_paper = any(row.accuracy.published is not None for row in table)
+    in_paper = _in_paper(table)
     columns = [_columns(row, in_paper) for row in table]
     heads = list(columns[0])
     lines = [heads, ["---"] * len(heads), *(list(one.values()) for one in columns)]

@@ -100,8 +100,17 @@ def test_only_settings_that_a_run_uses_must_be_those_of_the_schedule(
         run.figures()
 
 
-def test_damaged_results_are_named(tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda contents: {"settings": []},
+        lambda contents: contents | {"settings": {}},
+        lambda contents: contents | {"phases": 3},
+    ],
+)
+def test_damaged_results_are_named(tmp_path, damage):
     run = grid(tmp_path, methods=["lwf"])[0]
-    write_json(run.directory.results, {"settings": []})
+    write_local(run, 0.3)
+    write_json(run.directory.results, damage(read_json(run.directory.results)))
     with pytest.raises(UserError, match=r"results\.json is not the results\.json of a run"):
         run.figures()

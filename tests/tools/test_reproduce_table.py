@@ -158,7 +158,10 @@ def test_the_papers_columns_go_where_it_has_none(tmp_path):
     write_markdown(tmp_path / "table.md", runs)
     written = (tmp_path / "table.md").read_text()
     assert written.startswith("| row | N | seeds | average accuracy ours | forgetting ours | after")
-    assert "conference" not in written
+    text = text_table(runs)
+    assert "conference" not in written + text
+    assert "paper" not in text.splitlines()[1]
+    assert len({line.index("-") for line in text.splitlines()[2 : 2 + len(runs)]}) == 1
     assert "conference" in text_table(grid(tmp_path, methods=["lwf"]))
 
 
