@@ -27,6 +27,7 @@ from mnemonics_tf.terminal import passing
 def define_flags() -> None:
     """Defines this program's flags; a function, for `train` has flags of the same names."""
     settings_flags.define_flags_of_a_run("score")
+    flags.adopt_module_key_flags(settings_flags)  # so that --help shows them
     flags.DEFINE_boolean(
         "from_export",
         False,

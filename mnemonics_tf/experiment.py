@@ -300,7 +300,7 @@ class Experiment(OpenedRun):
     def checkpoints(self, phase: Phase) -> PhaseCheckpoints:
         """Returns the snapshots of one phase of this very run."""
         # By what differs from the defaults, so that a version with more settings goes on too.
-        chosen = self.settings.chosen()
+        chosen = self.settings.chosen_in_any_version()
         owner = results.hash_of({"settings": chosen, "phase": phase.index})
         return PhaseCheckpoints(self.directory.phase(phase.index), owner)
 

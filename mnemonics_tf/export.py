@@ -24,6 +24,7 @@ from mnemonics_tf.run.learned import read_learned
 def define_flags() -> None:
     """Defines this program's flags; a function, for `train` has flags of the same names."""
     settings_flags.define_flags_of_a_run("export")
+    flags.adopt_module_key_flags(settings_flags)  # so that --help shows them
 
 
 @program("stopped at once; the same command goes on")

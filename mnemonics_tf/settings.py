@@ -377,7 +377,7 @@ class OuterSettings:
     max_shift: float = setting(
         1.0,
         "How far an exemplar may move from the image it began a stage as, in grey levels: root "
-        "mean square over its pixels. 0 leaves it as it is, 255 sets no bound.",
+        "mean square over its pixels, before rounding. 0 leaves it as it is, 255 sets no bound.",
         at_least=0,
     )
     train_beside_old: bool = setting(
@@ -485,6 +485,10 @@ class Settings:
         defaults = by_name(Settings().results_settings())
         values = by_name(self.results_settings())
         return {name: value for name, value in values.items() if value != defaults[name]}
+
+    def chosen_in_any_version(self) -> dict[str, Any]:
+        """Returns what a version that lacks a setting names `chosen` where it does the same."""
+        return {k: v for k, v in self.chosen().items() if k not in _BEFORE or v != _BEFORE[k]}
 
     @classmethod
     def from_results_settings(

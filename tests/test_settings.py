@@ -166,6 +166,12 @@ def test_exemplars_of_a_run_that_knew_no_bound_had_none():
     assert Settings.from_results_settings(values, RunSettings()).outer.max_shift == 255
 
 
+def test_a_run_that_knew_no_bound_names_its_checkpoints_as_before():
+    assert Settings().changed(max_shift=255.0).chosen_in_any_version() == {}
+    bounded = Settings().changed(max_shift=2.0, method="bic").chosen_in_any_version()
+    assert bounded == {"max_shift": 2.0, "method": "bic"}
+
+
 #: test files that look at how flags are read, not at what they do
 WITHOUT_EFFECT = {"test_settings.py", "test_flags.py", "test_flag_files.py", "test_earlier_run.py"}
 

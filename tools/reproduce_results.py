@@ -20,8 +20,11 @@ from tools.reproduce_flags import in_type_of, values
 #: what tells rows apart, and has its default where neither schedule nor row says otherwise
 _DECISIVE = (
     *("codec", "exemplars_per_class", "exemplars_total", "exemplar_bytes_per_class"),
-    *("exemplar_bytes_total", "replay_per_class", "objective", "mixed_precision"),
+    *("exemplar_bytes_total", "replay_per_class", "objective", "max_shift", "mixed_precision"),
 )
+
+#: what versions did whose results lack a setting that decides and has another default now
+_UNTOLD = {"max_shift": of_any_version({})["max_shift"]}
 
 #: what results of any version tell
 _ALWAYS_TOLD = ("dataset", "num_phases", "seed", "method")
@@ -212,7 +215,7 @@ class Run:
         told = by_name(groups)
         if missing := [name for name in _ALWAYS_TOLD if name not in told]:
             raise KeyError(*missing)
-        found = _used(told)
+        found = _used(_UNTOLD | told)
         passed = [f"--dataset={self.place.dataset}", *self.place.schedule, *self.choices()]
         # Older results lack younger settings; where a run lies is no setting.
         defaults = by_name(Settings().results_settings())

@@ -115,8 +115,8 @@ class Companions:
             out, and the newest exemplars are kept.
         begin: called before the first step with the number of exemplars that learn, and of those
             that stand in a step.
-        save: called after every outer step with its number and a function that returns what a
-            checkpoint must hold; it decides whether to call it.
+        save: called after every outer step, before exemplars are judged, with its number and a
+            function that returns what a checkpoint must hold; it decides whether to call it.
         resume: the step and the arrays that `save` was given, to go on from there.
     """
 
@@ -134,7 +134,8 @@ class Course:
     Attributes:
         meta_losses: of every outer step.
         validations: pairs of outer step and held-out score.
-        best: the exemplars with the best score so far, or the newest where nothing validates.
+        best: the exemplars with the best score so far. Where nothing validates these are the start
+            until all steps are done, and the newest then: there is no telling when trouble began.
         prefers_start: whether the start is best where no score is higher.
         stopped: why learning ended before its last step, or None.
     """
@@ -149,7 +150,7 @@ class Course:
     def steps_kept(self) -> int:
         """How many outer steps the best exemplars have gone through; 0 where the start is best."""
         if not self.validations:
-            return len(self.meta_losses)
+            return 0 if self.stopped else len(self.meta_losses)
         highest = max(score for _, score in self.validations)
         best = [step for step, score in self.validations if score == highest]
         if self.prefers_start and best[0] == 0:
@@ -281,7 +282,7 @@ class ExemplarLearner:
         prefers_start = self._validation.validation == "rehearsal"
         if not companions.resume:
             course = Course([], [], exemplars.images.copy(), prefers_start)
-            self._validate(course, exemplars, companions.validate, 0)
+            self._judge(course, exemplars, companions.validate, 0)
             return optimizer, 0, course
         start, state = companions.resume
         shapes = {**{k: v.shape for k, v in optimizer.state().items()}, "best": shape}
@@ -312,7 +313,9 @@ class ExemplarLearner:
         def state() -> dict[str, np.ndarray]:
             return {"images": exemplars.images, **optimizer.state(), **course.state()}
 
-        for step in range(start, self._outer.outer_steps):
+        if start:
+            self._judge(course, exemplars, companions.validate, start)
+        for step in range(start, 0 if course.stopped else self._outer.outer_steps):
             started = time.monotonic()
             rows, outer = step_data(step)
             if step == start and companions.begin:
@@ -320,7 +323,11 @@ class ExemplarLearner:
             loss, gradient = measure(step, rows, outer)
             course.stopped = _trouble(loss, gradient, course.meta_losses)
             if course.stopped:
-                LOGGER.warning("exemplar learning stopped at step %d: %s", step, course.stopped)
+                LOGGER.warning(
+                    "exemplar learning stopped at step %d: %s; the exemplars %s",
+                    *(step, course.stopped),
+                    f"of step {kept} are kept" if (kept := course.steps_kept) else "stay unlearned",
+                )
                 break
             course.meta_losses.append(loss)
             learning = exemplars.learns[rows]
@@ -330,24 +337,35 @@ class ExemplarLearner:
             if course.validations:
                 metrics["held_out_accuracy"] = course.validations[-1][1]
             companions.report(step + 1, metrics, seconds)
-            last = step + 1 == self._outer.outer_steps
-            if last or (step + 1) % self._validation.validation_every == 0:
-                self._validate(course, exemplars, companions.validate, step + 1)
-                if self._out_of_patience(course):
-                    course.stopped = "held-out accuracy no longer rises"
-                    break
-            if companions.save:
+            if companions.save:  # before exemplars are judged, which may take long
                 companions.save(step + 1, state)
+            self._judge(course, exemplars, companions.validate, step + 1)
+            if course.stopped:
+                break
         exemplars.images = course.best
         return course
 
-    def _validate(self, course: Course, exemplars: Exemplars, validate, step: int) -> None:
+    def _judge(self, course: Course, exemplars: Exemplars, validate, step: int) -> None:
+        """Judges exemplars after so many steps, if it is their turn and they were not judged yet.
+
+        Args:
+            course: so far; `stopped` if there is no hope left.
+            exemplars: as they are now.
+            validate: their score, or None.
+            step: how many were taken.
+        """
+        last = step == self._outer.outer_steps
         if validate is None:
-            course.best = exemplars.images.copy()
+            course.best = exemplars.images.copy() if last else course.best
+            return
+        judged = {number for number, _ in course.validations}
+        if step in judged or not (last or step % self._validation.validation_every == 0):
             return
         course.validations.append((step, validate(exemplars.images)))
         if course.steps_kept == step:
             course.best = exemplars.images.copy()
+        if self._out_of_patience(course):
+            course.stopped = "held-out accuracy no longer rises"
 
     def _out_of_patience(self, course: Course) -> bool:
         if not self._validation.patience or not course.validations:
@@ -362,9 +380,9 @@ def _trouble(loss: float, gradient: np.ndarray, losses: list[float]) -> str | No
         finite = math.isfinite(loss) and np.all(np.isfinite(np.square(gradient)))
     if not finite:
         return (
-            f"the meta loss is {loss} or its gradient is not finite: the temporary model diverges; "
-            "the last good ones are kept (lower --inner_learning_rate)"
+            f"the meta loss is {loss} or its gradient is not finite: the temporary model diverges "
+            "(lower --inner_learning_rate)"
         )
     if losses and loss > _DIVERGENCE * max(losses[0], 1.0):
-        return f"the meta loss rose from {losses[0]:.3g} to {loss:.3g}; the last good ones are kept"
+        return f"the meta loss rose from {losses[0]:.3g} to {loss:.3g}"
     return None

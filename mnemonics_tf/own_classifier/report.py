@@ -38,6 +38,8 @@ class Report:
 
 def told(report: Report) -> str:
     """Returns what learning came to, on one line."""
+    if report.held_out_accuracy_start is None and not report.steps_kept:
+        return f"exemplars: {report.stopped}: they stay as they were chosen"
     if report.held_out_accuracy_start is None:
         return f"exemplars: learned in {report.steps_kept} steps; nothing was held out to judge by"
     if not report.steps_kept:

@@ -29,6 +29,9 @@ _FEWEST_SUBSETS = 2
 #: grey levels; exemplars that move less on average have learned nothing that is left in uint8
 _VISIBLE = 0.1
 
+#: grey levels; a smaller --max_shift lets next to no pixel move by what rounding leaves
+_FREE_SHIFT = 0.5
+
 
 def adjust_exemplars(
     workshop: Workshop, phase: Phase, memory: ExemplarMemory, model: IncrementalModel, stage: Stage
@@ -84,10 +87,12 @@ def adjust_exemplars(
     change = diagnostics.measure_change(model, evaluator, memory, adjusted, old)
     metrics = diagnostics.metrics(course, change)
     if metrics["pixel_distance"] < _VISIBLE:
+        tight = outer.max_shift < _FREE_SHIFT
         LOGGER.warning(
             "adjustment moved exemplars by %.4f grey levels on average: rounding takes away what "
-            "is less than half a level; raise --adjust_learning_rate or --adjust_steps",
+            "is less than half a level; raise %s",
             metrics["pixel_distance"],
+            "--max_shift" if tight else "--adjust_learning_rate or --adjust_steps",
         )
     before = (phase.index - 1) * wanted.adjust_steps
     diagnostics.show(stage.summaries, stage.name, phase.index, course, change, before)

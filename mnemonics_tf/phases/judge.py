@@ -105,7 +105,8 @@ def told_one_by_one(
     every = new.workshop.settings.validation.validation_every
     in_all = 1 + -(-steps // every)
     resumed = new.stage.resumed
-    numbers = itertools.count(1 + (1 + resumed.position // every if resumed else 0))
+    done = len(resumed.groups["learning"]["validations"]) if resumed else 0
+    numbers = itertools.count(1 + done)
 
     def told(memory: ExemplarMemory) -> float:
         began = time.monotonic()

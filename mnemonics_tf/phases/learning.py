@@ -11,6 +11,7 @@ from mnemonics_tf.bilevel.cost import peak_bytes
 from mnemonics_tf.bilevel.learner import Companions, ExemplarLearner, Exemplars
 from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.exemplars.budget import make_budget
+from mnemonics_tf.exemplars.codecs import loses_nothing
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel, activations_of
 from mnemonics_tf.monitoring.plan import Plan
@@ -18,6 +19,7 @@ from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.pool import InTurn
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
+from mnemonics_tf.run.interruption import RunInterruptedError
 from mnemonics_tf.settings import InnerSettings, OuterSettings
 
 
@@ -94,10 +96,17 @@ def as_exemplars(
 def with_learned(
     workshop: Workshop, memory: ExemplarMemory, rows: np.ndarray, exemplars: Exemplars
 ) -> ExemplarMemory:
-    """Returns the memory with what was learned, rounded to valid pixels."""
+    """Returns the memory with what was learned, rounded to valid pixels.
+
+    Where a codec loses something, an image that is what the memory gave is not encoded again.
+    """
     floats = tf.constant(exemplars.images[exemplars.learns])
     learned = workshop.pipeline.normalization.to_uint8(floats).numpy()
-    return memory.with_images(learned, rows[exemplars.learns])
+    places = rows[exemplars.learns]
+    if not loses_nothing(memory.codec):
+        moved = np.any(learned != memory.images_at(places), axis=(1, 2, 3))
+        learned, places = learned[moved], places[moved]
+    return memory.with_images(learned, places) if len(places) else memory
 
 
 def where_one_fits(
@@ -161,7 +170,22 @@ def companions(
         plan.step_done(seconds)
         progress.update(step, metrics)
 
-    def save(step: int, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
-        stage.save_if_due(every, step, step, lambda: {"learning": arrays()})
+    latest: list[Callable[[], None]] = []
 
-    return Companions(report, validate, plan.announce, save, resume)
+    def save(step: int, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
+        def write() -> None:
+            stage.save_if_due(every, step, step, lambda: {"learning": arrays()})
+
+        latest[:] = [write]
+        write()
+
+    def judge(images: np.ndarray) -> float:
+        assert validate
+        try:
+            return validate(images)
+        except RunInterruptedError:  # a rehearsal was given up
+            for write in latest:
+                write()
+            raise
+
+    return Companions(report, judge if validate else None, plan.announce, save, resume)

@@ -103,8 +103,10 @@ def _hold_out(
         held_out[generator.permutation(members)[:count]] = True
     if not held_out.any():
         LOGGER.warning(
-            "exemplars: the memory may hold all images of each new class, so that none is held "
-            "out to judge by (--validation): those of the last outer step are kept"
+            "exemplars: no image is held out to judge by (--validation), for the memory may hold "
+            "all of each new class, or --validation_share=%g of a class is less than one: those of "
+            "the last outer step are kept",
+            share,
         )
         return None, images
     return images.subset(np.flatnonzero(held_out)), images.subset(np.flatnonzero(~held_out))

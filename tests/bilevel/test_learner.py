@@ -199,6 +199,49 @@ def test_trouble_stops_learning_and_keeps_the_last_good_exemplars(trouble, messa
     assert np.all(np.isfinite(exemplars.images))
 
 
+def test_trouble_where_nothing_validates_leaves_the_start(caplog):
+    exemplars = make_exemplars()
+    start = exemplars.images.copy()
+    trouble = {5: lambda loss, gradient: (loss * math.nan, gradient)}
+    course = train(make_learner(Bowl(trouble)), exemplars)
+    assert (len(course.meta_losses), course.steps_kept) == (5, 0)
+    np.testing.assert_array_equal(exemplars.images, start)
+    assert "the exemplars stay unlearned" in caplog.text
+
+
+def test_who_stops_while_exemplars_are_judged_goes_on_from_there():
+    def run(validate, resume=None):
+        exemplars, saved = make_exemplars(), {}
+
+        def save(step, state):
+            saved[step] = {name: values.copy() for name, values in state().items()}
+
+        companions = Companions(silent, validate, save=save, resume=resume)
+        try:
+            course = make_learner(Bowl()).train_new(exemplars, make_outer(), companions, "e")
+        except InterruptedError:
+            return None, exemplars.images, saved
+        return course, exemplars.images, saved
+
+    def score(images):
+        return float(-abs(np.mean(images)))
+
+    calls = []
+
+    def given_up(images):
+        calls.append(images)
+        if len(calls) == 3:
+            raise InterruptedError
+        return score(images)
+
+    course, images, _ = run(score)
+    _, _, saved = run(given_up)
+    assert max(saved) == 4
+    again, same_images, _ = run(score, (4, saved[4]))
+    assert again.validations == course.validations
+    np.testing.assert_array_equal(same_images, images)
+
+
 def test_a_loss_may_rise_within_bounds():
     rise = {step: lambda loss, gradient: (tf.constant(9.0), gradient) for step in (3, 4)}
     course = train(make_learner(Bowl(rise)), make_exemplars())

@@ -38,6 +38,18 @@ def test_what_is_out_of_range_is_clipped():
         np.testing.assert_array_equal(decoded, np.full([1, 8, 8, 1], expected))
 
 
+def test_black_and_white_may_move_whatever_rounding_made_of_them():
+    def gradient(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            total = tf.reduce_sum(Jpeg(90).relaxed(images))
+        return tape.gradient(total, images)
+
+    inside = tf.constant(np.random.default_rng(0).uniform(60, 190, (1, 16, 16, 3)), tf.float32)
+    mixed = tf.where(inside < 90, -1e-5, tf.where(inside > 160, 255 + 1e-5, inside))
+    assert np.all(np.abs(gradient(mixed)) > 0)
+
+
 @pytest.mark.parametrize("shape", [(2, 16, 16, 3), (2, 9, 13, 3), (2, 8, 8, 1)])
 def test_the_derivative_is_that_of_all_but_rounding(shape, monkeypatch):
     generator = np.random.default_rng(0)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.phases.learning import as_exemplars, with_learned
 from tests.phases.exemplar_stages import PER_CLASS, adjust, make, pixels
 
 
@@ -31,6 +33,29 @@ def test_an_adjustment_that_rounding_takes_away_is_told(stage, calls, caplog, ra
         adjust(workshop, state)
     assert np.array_equal(state.memory.images, before) == warned
     assert any("--adjust_learning_rate" in message for message in caplog.messages) == warned
+
+
+@pytest.mark.parametrize(
+    ("bound", "advice"), [(0.0, "raise --max_shift"), (255.0, "raise --adjust_learning_rate")]
+)
+def test_what_bounds_an_adjustment_is_what_is_to_be_raised(stage, calls, caplog, bound, advice):
+    workshop, state = stage.after_new_exemplars(max_shift=bound, adjust_learning_rate=1e-5)
+    adjust(workshop, state)
+    assert advice in caplog.text
+
+
+def test_what_does_not_move_is_not_encoded_again(stage, calls):
+    workshop, state = stage.enter(1, exemplars="random", codec="jpeg", max_shift=0.0)
+    memory = ExemplarMemory(state.memory.images, state.memory.labels, codec="jpeg")
+    state.memory = memory
+    rows = np.arange(len(memory))
+    exemplars = as_exemplars(workshop, memory, rows, np.ones(len(rows), bool))
+    assert with_learned(workshop, memory, rows, exemplars) is memory
+    exemplars.images[1] += 0.5
+    again = with_learned(workshop, memory, rows, exemplars)
+    assert [np.array_equal(*pair) for pair in zip(again.images, memory.images, strict=True)] == [
+        place != 1 for place in rows
+    ]
 
 
 def test_an_adjusted_subset_is_measured_on_its_complement(stage, calls):

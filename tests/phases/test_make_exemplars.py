@@ -109,7 +109,7 @@ def test_a_memory_that_may_hold_all_images_leaves_none_to_judge_by(stage, calls,
     state.training_set = state.training_set.subset(np.concatenate(members))
     with caplog.at_level("WARNING", logger="mnemonics_tf"):
         make(workshop, state)
-    assert "none is held out to judge by (--validation)" in caplog.text
+    assert "no image is held out to judge by (--validation)" in caplog.text
     assert (
         "validations" not in state.metrics["exemplars"]
         or not state.metrics["exemplars"]["validations"]

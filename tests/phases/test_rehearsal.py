@@ -15,6 +15,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.phases import rehearsal as rehearsal_module
 from mnemonics_tf.phases.judge import told_one_by_one
+from mnemonics_tf.phases.learning import companions
 from mnemonics_tf.phases.rehearsal import rehearsal, rehearsed
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.settings import ProtocolSettings, RunSettings, Settings
@@ -152,16 +153,33 @@ def test_a_stop_gives_it_up(place, monkeypatch):
     assert place.state.checkpoints.latest() is None
 
 
+def test_who_stops_within_one_finds_the_steps_before_it_saved(place, monkeypatch):
+    def given_up(images):
+        monkeypatch.setattr(StopRequest, "agreed", lambda self: True)
+        raise RunInterruptedError
+
+    state = place.state
+    told = companions(place.workshop, state.stage("exemplars"), 10, 1, given_up)
+    told.save(5, lambda: {"images": np.ones(3)})
+    assert state.checkpoints.latest() is None  # nothing was due
+    with pytest.raises(RunInterruptedError):
+        told.validate(np.ones(3))
+    snapshot = state.checkpoints.latest()
+    assert (snapshot.stage, snapshot.position) == ("exemplars", 5)
+    np.testing.assert_array_equal(snapshot.groups["learning"]["images"], np.ones(3))
+
+
 @pytest.mark.parametrize(
     ("done", "lines"),
-    [(None, ["1 of 4", "2 of 4"]), (0, ["2 of 4", "3 of 4"]), (6, ["3 of 4", "4 of 4"])],
+    [(None, ["1 of 4", "2 of 4"]), (1, ["2 of 4", "3 of 4"]), (2, ["3 of 4", "4 of 4"])],
 )
 def test_it_tells_which_of_how_many_it_was(caplog, done, lines):
     """Steps 0, 5, 10 and 12 are scored; a run goes on after those that are done."""
     workshop = types.SimpleNamespace(
         settings=Settings().changed(outer_steps=12, validation_every=5)
     )
-    resumed = None if done is None else types.SimpleNamespace(position=done)
+    scored = {"learning": {"validations": np.zeros([done or 0, 2])}}
+    resumed = None if done is None else types.SimpleNamespace(groups=scored)
     new = types.SimpleNamespace(workshop=workshop, stage=types.SimpleNamespace(resumed=resumed))
     with caplog.at_level(logging.INFO, "mnemonics_tf"):
         told = told_one_by_one(lambda memory: 0.25 + memory, new)

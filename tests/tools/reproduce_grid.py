@@ -35,6 +35,7 @@ def write_results(path, run, accuracies, **changed):
     settings = {
         "protocol": {"dataset": "cifar100", "num_phases": 5, "seed": run.seed},
         "model": {"weight_transfer": cell.transfer},
+        "outer": {"max_shift": 1.0},
         "training": training | changed,
     }
     phases = [phase | {"seconds": {"train": seconds}} for seconds in (600, 60, 120, 0, 0, 0)]

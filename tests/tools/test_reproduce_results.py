@@ -100,6 +100,21 @@ def test_only_settings_that_a_run_uses_must_be_those_of_the_schedule(
         run.figures()
 
 
+def test_learned_exemplars_of_a_version_without_a_bound_had_none(tmp_path):
+    for bound, refused in ((), True), (("--max_shift=255",), False):
+        runs = grid(tmp_path, methods=["lwf"], schedule=(*SCHEDULE, *bound))
+        run = named(runs, "lwf w/ ours w/o adj.")
+        write_local(run, 0.3, exemplars="mnemonics")
+        contents = read_json(run.directory.results)
+        del contents["settings"]["outer"]
+        write_json(run.directory.results, contents)
+        if refused:
+            with pytest.raises(UserError, match=r"made with --max_shift=255\.0, but"):
+                run.figures()
+        else:
+            assert run.figures().average_accuracy == pytest.approx(30)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

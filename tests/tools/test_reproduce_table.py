@@ -175,7 +175,7 @@ BFLOAT16 = ("--mixed_precision=bfloat16",)
         (
             "table1_short",
             "table1_short",
-            (),
+            ("--max_shift=255",),
             5,
             1,
             cells("1", ["lwf", "icarl", "bic", "lucir"], True),
@@ -224,5 +224,5 @@ def test_recipes_of_some_rows_alone_are_told_apart(tmp_path):
         write_local(named(runs, name), 0.5, **used, adjust_old_exemplars=adjusted)
     *_, general, own = text_table(runs).splitlines()
     assert general.startswith("learned exemplars (ours): unlike the letter of the paper")
-    assert general.endswith("brackets: inner_scope=classifier (all)")
+    assert general.endswith("brackets: max_shift=1.0 (255), inner_scope=classifier (all)")
     assert own == "lwf w/ ours w/o adj.: adjust_old_exemplars=False (True)"

@@ -35,7 +35,7 @@ def relaxed_jpeg(images: tf.Tensor, luminance: np.ndarray, chrominance: np.ndarr
     Returns:
         Whole numbers from 0 to 255, of the shape and type of the images.
     """
-    pixels = _rounded(_clipped(images))
+    pixels = _rounded(_brought_into_range(images))
     height, width, channels = pixels.shape[1:]
     if channels == 1:
         plane = _padded(pixels, _BLOCK)[..., 0]
@@ -99,6 +99,14 @@ def _padded(images: tf.Tensor, multiple: int) -> tf.Tensor:
 
 def _clipped(images: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(images, 0.0, _LARGEST)
+
+
+def _brought_into_range(images: tf.Tensor) -> tf.Tensor:
+    """Clips, with the derivative of the identity.
+
+    Normalised and back, black may be less than zero by a rounding, and must stay free to move.
+    """
+    return images + tf.stop_gradient(_clipped(images) - images)
 
 
 def _rounded(values: tf.Tensor) -> tf.Tensor:
