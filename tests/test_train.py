@@ -150,6 +150,14 @@ def test_help_lists_every_flag():
     for line in names:
         name = line.removeprefix("--").split("=")[0]
         assert f"--{name}:" in listed or f"--[no]{name}:" in listed, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["evaluate", "export"])
+def test_help_shows_how_a_run_is_named(program):
+    done = command("--help", program=f"mnemonics_tf.{program}")
+    for name in ("run_dir", "phase", "data_dir"):
+        assert f"--{name}:" in done.stdout + done.stderr
     assert "python -m mnemonics_tf.train --flagfile" in listed
     told = " ".join(listed.split())
     for values in ("pixels, webp_lossless, jpeg", "unrolled_training, class_means, anchored"):
