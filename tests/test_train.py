@@ -16,9 +16,9 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 FLAGS = ("--base_classes=10", "--num_phases=0", "--base_epochs=1", "--exemplars_per_class=2")
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
+def command(*arguments: str, program: str = "mnemonics_tf.train") -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "mnemonics_tf.train", *arguments],
+        [sys.executable, "-m", program, *arguments],
         cwd=REPOSITORY,
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
         capture_output=True,
