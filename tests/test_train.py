@@ -150,14 +150,6 @@ def test_help_lists_every_flag():
     for line in names:
         name = line.removeprefix("--").split("=")[0]
         assert f"--{name}:" in listed or f"--[no]{name}:" in listed, name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("program", ["evaluate", "export"])
-def test_help_shows_how_a_run_is_named(program):
-    done = command("--help", program=f"mnemonics_tf.{program}")
-    for name in ("run_dir", "phase", "data_dir"):
-        assert f"--{name}:" in done.stdout + done.stderr
     assert "python -m mnemonics_tf.train --flagfile" in listed
     told = " ".join(listed.split())
     for values in ("pixels, webp_lossless, jpeg", "unrolled_training, class_means, anchored"):
@@ -173,3 +165,11 @@ def test_an_interrupt_ends_in_one_line(parse, monkeypatch, capsys):
     assert train.main(["train"]) == 130
     line = "stopped at once; the same command goes on from the last checkpoint\n"
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["evaluate", "export"])
+def test_help_shows_how_a_run_is_named(program):
+    done = command("--help", program=f"mnemonics_tf.{program}")
+    for name in ("run_dir", "phase", "data_dir"):
+        assert f"--{name}:" in done.stdout + done.stderr
