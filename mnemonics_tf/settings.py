@@ -488,7 +488,7 @@ class Settings:
 
     def chosen_in_any_version(self) -> dict[str, Any]:
         """Returns what a version that lacks a setting names `chosen` where it does the same."""
-        return {k: v for k, v in self.chosen().items() if k not in _BEFORE or v != _BEFORE[k]}
+        return {k: v for k, v in self.chosen().items() if k not in BEFORE or v != BEFORE[k]}
 
     @classmethod
     def from_results_settings(
@@ -547,18 +547,18 @@ def by_name(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 #: what versions did that lacked a setting, where its default is another now
-_BEFORE = {"max_shift": 255.0}
+BEFORE = {"max_shift": 255.0}
 
 
 def of_any_version(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the values of all settings by name, as a run of any version noted them.
 
-    A setting that is younger than the run had its default's effect then, or that of `_BEFORE`.
+    A setting that is younger than the run had its default's effect then, or that of `BEFORE`.
 
     Args:
         groups: as the run's version named them.
     """
-    return by_name(Settings().results_settings()) | _BEFORE | by_name(groups)
+    return by_name(Settings().results_settings()) | BEFORE | by_name(groups)
 
 
 #: name of a setting to its type and to its group

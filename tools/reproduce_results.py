@@ -13,7 +13,7 @@ from mnemonics_tf.run import results
 from mnemonics_tf.run.data_facts import DIGESTS
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json
-from mnemonics_tf.settings import GROUP_OF, Settings, by_name, of_any_version
+from mnemonics_tf.settings import BEFORE, GROUP_OF, Settings, by_name, of_any_version
 from tools.reproduce_cells import PER_CLASS, TIMES, Cell
 from tools.reproduce_flags import in_type_of, values
 
@@ -22,9 +22,6 @@ _DECISIVE = (
     *("codec", "exemplars_per_class", "exemplars_total", "exemplar_bytes_per_class"),
     *("exemplar_bytes_total", "replay_per_class", "objective", "max_shift", "mixed_precision"),
 )
-
-#: what versions did whose results lack a setting that decides and has another default now
-_UNTOLD = {"max_shift": of_any_version({})["max_shift"]}
 
 #: what results of any version tell
 _ALWAYS_TOLD = ("dataset", "num_phases", "seed", "method")
@@ -215,7 +212,7 @@ class Run:
         told = by_name(groups)
         if missing := [name for name in _ALWAYS_TOLD if name not in told]:
             raise KeyError(*missing)
-        found = _used(_UNTOLD | told)
+        found = _used(BEFORE | told)
         passed = [f"--dataset={self.place.dataset}", *self.place.schedule, *self.choices()]
         # Older results lack younger settings; where a run lies is no setting.
         defaults = by_name(Settings().results_settings())

@@ -273,9 +273,10 @@ def text_table(runs: Sequence[Run]) -> str:
             f"{value.ours:>15}" + (f"{value.paper:>8}{value.difference:>8}" if in_paper else "")
             for value in (row.accuracy, row.forgetting)
         )
-        columns = f"{accuracy}{f'{_later(row):>8}' if in_paper else ''}  {forgetting}"
+        beside = f"{_later(row):>8}" if in_paper else ""
         more = f"{row.before.ours:>16}{row.constant.ours:>16}{row.gain.paired:>16}"
-        lines.append(f"{row.name:<{width}}{row.num_phases:>3}  {columns}{more}".rstrip())
+        columns = f"{accuracy}{beside}  {forgetting}{more}"
+        lines.append(f"{row.name:<{width}}{row.num_phases:>3}  {columns}".rstrip())
     return "\n".join([*lines, *notes(runs)])
 
 

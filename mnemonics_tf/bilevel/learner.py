@@ -281,9 +281,7 @@ class ExemplarLearner:
         # What a rehearsal finds no better than real images is not worth leaving them for.
         prefers_start = self._validation.validation == "rehearsal"
         if not companions.resume:
-            course = Course([], [], exemplars.images.copy(), prefers_start)
-            self._judge(course, exemplars, companions.validate, 0)
-            return optimizer, 0, course
+            return optimizer, 0, Course([], [], exemplars.images.copy(), prefers_start)
         start, state = companions.resume
         shapes = {**{k: v.shape for k, v in optimizer.state().items()}, "best": shape}
         check_shapes(state, {"images": shape, **shapes}, "the checkpoint of learned exemplars")
@@ -313,8 +311,7 @@ class ExemplarLearner:
         def state() -> dict[str, np.ndarray]:
             return {"images": exemplars.images, **optimizer.state(), **course.state()}
 
-        if start:
-            self._judge(course, exemplars, companions.validate, start)
+        self._judge(course, exemplars, companions.validate, start)
         for step in range(start, 0 if course.stopped else self._outer.outer_steps):
             started = time.monotonic()
             rows, outer = step_data(step)
@@ -356,7 +353,8 @@ class ExemplarLearner:
         """
         last = step == self._outer.outer_steps
         if validate is None:
-            course.best = exemplars.images.copy() if last else course.best
+            if last:
+                course.best = exemplars.images.copy()
             return
         judged = {number for number, _ in course.validations}
         if step in judged or not (last or step % self._validation.validation_every == 0):
@@ -368,7 +366,7 @@ class ExemplarLearner:
             course.stopped = "held-out accuracy no longer rises"
 
     def _out_of_patience(self, course: Course) -> bool:
-        if not self._validation.patience or not course.validations:
+        if not self._validation.patience:
             return False
         scores = [score for _, score in course.validations]
         best = max(step for step, score in enumerate(scores) if score == max(scores))
