@@ -13,7 +13,7 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.sources import described
 from mnemonics_tf.devices import is_chief
 from mnemonics_tf.errors import UserError, counted
-from mnemonics_tf.exemplars.budget import check_last_share, kept_within, make_budget
+from mnemonics_tf.exemplars.budget import check_last_share, kept_within
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.monitoring.outlook import Outlook
 from mnemonics_tf.monitoring.phase import show_phase
@@ -194,9 +194,8 @@ class Experiment(OpenedRun):
         elif name == "adjust":  # lines 12-16
             state.memory, metrics = adjust_exemplars(workshop, phase, state.memory, model, stage)
         elif name == "trim":  # line 17
-            budget = make_budget(self.settings.exemplar)
-            state.memory = kept_within(state.memory, budget, phase.num_seen)
-            check_last_share(state.memory, budget, self.protocol.phases[-1].num_seen)
+            state.memory = kept_within(state.memory, workshop.budget, phase.num_seen)
+            check_last_share(state.memory, workshop.budget, workshop.num_classes)
             self._check_what_is_left(state)
         elif finetunes(self.settings.training, self.method, phase):  # line 18
             exemplars = state.memory.as_image_set()

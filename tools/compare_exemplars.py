@@ -44,7 +44,7 @@ from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.evaluation.metrics import accuracy
 from mnemonics_tf.evaluation.probe import probe_accuracy
-from mnemonics_tf.exemplars.budget import kept_within, make_budget
+from mnemonics_tf.exemplars.budget import kept_within
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to
@@ -211,7 +211,7 @@ def _make_exemplars(experiment: Experiment, state: PhaseState, taken: bool) -> E
             state.model,
             state.stage("exemplars"),
         )
-        budget = make_budget(experiment.settings.exemplar)
+        budget = experiment.workshop.budget
         state.memory = kept_within(made.memory, budget, phase.num_seen)
         if made.metrics:
             state.metrics["exemplars"] = made.metrics

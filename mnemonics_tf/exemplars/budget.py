@@ -6,6 +6,7 @@ import numpy as np
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.exemplars.storage import first_rows
 from mnemonics_tf.settings import ExemplarSettings
 
 _DEFAULT_PER_CLASS = ExemplarSettings().exemplars_per_class
@@ -114,13 +115,24 @@ def kept_within(memory: ExemplarMemory, budget: Budget, num_seen: int) -> Exempl
     Raises:
         UserError: if not even the first exemplar of a class fits into its bytes.
     """
-    quota = budget.quota(num_seen)
-    if not budget.counts_bytes:
-        return memory.trimmed(quota)
-    kept = memory.within(quota)
-    if len(np.setdiff1d(memory.labels, kept.labels)):
+    rows = rows_within(memory, budget, num_seen)
+    if len(np.setdiff1d(memory.labels, memory.labels[rows])):
         refuse_too_few_bytes(budget, num_seen, memory.codec, _largest_first(memory))
-    return kept
+    return memory.kept(rows)
+
+
+def rows_within(memory: ExemplarMemory, budget: Budget, num_seen: int) -> np.ndarray:
+    """Returns the rows of a memory that a budget allows: of each class the first ones, if any.
+
+    Args:
+        memory: of all classes seen.
+        budget: of the run.
+        num_seen: how many classes are known.
+    """
+    quota = budget.quota(num_seen)
+    if budget.counts_bytes:
+        return memory.rows_within(quota)
+    return first_rows(memory.labels, quota)
 
 
 def check_last_share(memory: ExemplarMemory, budget: Budget, num_classes: int) -> None:

@@ -234,24 +234,25 @@ class ExemplarMemory:
 
     def trimmed(self, quota: int) -> "ExemplarMemory":
         """Returns at most `quota` exemplars a class, the first ones (Algorithm 1, line 17)."""
-        return self._kept(first_rows(self.labels, quota))
+        return self.kept(first_rows(self.labels, quota))
 
     def of_first_classes(self, number: int) -> "ExemplarMemory":
         """Returns the exemplars of the classes 0..number - 1."""
-        return self._kept(np.flatnonzero(self.labels < number))
+        return self.kept(np.flatnonzero(self.labels < number))
 
-    def within(self, num_bytes: int) -> "ExemplarMemory":
-        """Returns of each class the first exemplars, as many as so many bytes hold.
+    def rows_within(self, num_bytes: int) -> np.ndarray:
+        """Returns the rows of each class's first exemplars, as many as so many bytes hold.
 
         What is stored of a class, tables and headers included, then takes no more; a class whose
         first exemplar takes more has none.
         """
-        return self._kept(self._storage.rows_within(num_bytes, self.labels))
+        return self._storage.rows_within(num_bytes, self.labels)
 
-    def _kept(self, keep: np.ndarray) -> "ExemplarMemory":
-        if len(keep) == len(self):
+    def kept(self, rows: np.ndarray) -> "ExemplarMemory":
+        """Returns a memory of the exemplars at some rows alone, ascending."""
+        if len(rows) == len(self):
             return self
-        return self._with(self._storage.kept(keep, self.labels), self.labels[keep])
+        return self._with(self._storage.kept(rows, self.labels), self.labels[rows])
 
 
 def _check_labels(labels: np.ndarray | None, place: str) -> None:

@@ -16,6 +16,7 @@ from mnemonics_tf.phases.learning import (
     as_exemplars,
     companions,
     learner,
+    tell_where_none_fits,
     where_one_fits,
     with_learned,
 )
@@ -82,6 +83,7 @@ def adjust_exemplars(
         phase.index,
     )
     adjusted = with_learned(workshop, memory, rows, exemplars)
+    tell_where_none_fits(workshop, adjusted)
     adjusted = where_one_fits(workshop, adjusted, memory)
     evaluator = workshop.evaluator(model)
     change = diagnostics.measure_change(model, evaluator, memory, adjusted, old)

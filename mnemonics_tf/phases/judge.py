@@ -11,7 +11,8 @@ from mnemonics_tf.bilevel.learner import Course, Exemplars
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.evaluation.probe import probe_accuracy
-from mnemonics_tf.exemplars.codecs import loses_nothing
+from mnemonics_tf.exemplars.budget import kept_within, rows_within
+from mnemonics_tf.exemplars.codecs import make_codec
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.monitoring.progress import LOGGER, duration
 from mnemonics_tf.phases.new_classes import NewClasses
@@ -22,9 +23,13 @@ from mnemonics_tf.phases.rehearsal import leaves_some, rehearsal, rehearsed
 class Judge:
     """What chooses among exemplars while they learn.
 
+    It judges what the end of the phase will leave: learned pixels may compress worse than real
+    ones, and a budget in bytes then holds fewer of them.
+
     Attributes:
         score: accuracy of normalised images of all exemplars that take part, on held-out images.
-        as_stored: whether it scores them as they will be stored, rounded and encoded.
+        as_stored: whether it scores them as they will be stored, rounded and encoded, and those
+            alone that the budget leaves.
         takes_long: what of it takes long, in words.
     """
 
@@ -33,63 +38,86 @@ class Judge:
     takes_long: str = ""
 
 
-def find_judge(
-    new: NewClasses,
-    exemplars: Exemplars,
-    stored: Callable[[np.ndarray], ExemplarMemory],
-    rows: np.ndarray,
-    labels: np.ndarray,
-    judging: ImageSet | None,
-    beside_old: bool,
-) -> Judge | None:
-    """Returns what `--validation` asks for, or None where nothing was held out.
-
-    Args:
-        new: the classes whose exemplars learn; a rehearsal trains on their candidates and asks for
-            their images held out.
-        exemplars: of which some learn.
-        stored: the memory that normalised images of them would make.
-        rows: where in that memory they are.
-        labels: of all exemplars in it.
-        judging: images that a probe asks for, which may be of old classes too.
-        beside_old: whether a probe judges exemplars of old classes with those that learn.
-    """
-    if new.held_out and _rehearses(new, labels):
-        score = rehearsal(
-            *(new.workshop, new.phase, new.candidates, new.held_out, new.model, new.stage)
-        )
-        told = told_one_by_one(score, new)
-        return Judge(lambda images: told(stored(images)), as_stored=True, takes_long="rehearsals")
-    if judging is None:
-        return None
-    probe = _probe(new.workshop.evaluator(new.model), exemplars, judging, beside_old)
-    if loses_nothing(new.workshop.settings.exemplar.codec):
-        return Judge(probe, as_stored=False)
-    normalize = new.workshop.pipeline.normalization.normalize
-    return Judge(
-        lambda images: probe(normalize(stored(images).images_at(rows)).numpy()), as_stored=True
-    )
-
-
-def _rehearses(new: NewClasses, labels: np.ndarray) -> bool:
-    """Whether a rehearsal of the next phase judges, and says so where it can't.
+def rehearses(new: NewClasses, memory: ExemplarMemory) -> bool:
+    """Whether a rehearsal of the next phase judges, and says so where it was asked for and can't.
 
     Args:
         new: the classes whose exemplars learn.
-        labels: of all exemplars in the memory.
+        memory: of all classes, before they learn.
     """
-    settings = new.workshop.settings
-    if settings.validation.validation != "rehearsal":
+    workshop = new.workshop
+    if workshop.settings.validation.validation != "rehearsal" or not new.held_out:
         return False
     following = rehearsed(new.phase)
+    training = workshop.settings.training
+    labels = memory.labels[rows_within(memory, workshop.budget, new.phase.num_seen)]
     if not following:
         why = "one new class leaves none to rehearse with"
-    elif not leaves_some(settings.training, following, new.candidates, labels):
-        why = f"--method={settings.training.method} would hold all exemplars of a class out of one"
+    elif not leaves_some(training, following, new.candidates, labels):
+        why = f"--method={training.method} would hold all exemplars of a class out of one"
     else:
         return True
     LOGGER.info("exemplars: %s: the probe judges instead of a rehearsal", why)
     return False
+
+
+def by_rehearsal(new: NewClasses, stored: Callable[[np.ndarray], ExemplarMemory]) -> Judge:
+    """Returns a judge that rehearses the next phase with what the budget leaves.
+
+    Args:
+        new: the classes whose exemplars learn; it trains on their candidates and asks for their
+            images held out.
+        stored: the memory that normalised images of the exemplars would make, not yet trimmed.
+    """
+    workshop, phase = new.workshop, new.phase
+    assert new.held_out, "the caller has looked"
+    score = rehearsal(workshop, phase, new.candidates, new.held_out, new.model, new.stage)
+    told = told_one_by_one(score, new)
+    return Judge(
+        lambda images: told(kept_within(stored(images), workshop.budget, phase.num_seen)),
+        as_stored=True,
+        takes_long="rehearsals",
+    )
+
+
+def by_probe(
+    new: NewClasses,
+    exemplars: Exemplars,
+    memory: ExemplarMemory,
+    rows: np.ndarray,
+    stored: Callable[[np.ndarray], ExemplarMemory],
+    judging: ImageSet,
+    beside_old: bool,
+) -> Judge:
+    """Returns a judge that asks a probe of what the budget leaves.
+
+    Args:
+        new: the classes whose exemplars learn.
+        exemplars: of which some learn.
+        memory: of all classes, before they learn.
+        rows: where in that memory the exemplars are.
+        stored: the memory that normalised images of them would make, not yet trimmed.
+        judging: images held out, which may be of old classes too.
+        beside_old: whether exemplars of old classes are judged with those that learn.
+    """
+    probe = _probe(new.workshop.evaluator(new.model), judging, beside_old)
+    judged = np.ones_like(exemplars.learns) if beside_old else exemplars.learns
+
+    def left(now: ExemplarMemory) -> np.ndarray:
+        """Returns which exemplars that are judged the budget leaves."""
+        return judged & np.isin(rows, rows_within(now, new.workshop.budget, new.phase.num_seen))
+
+    if make_codec(memory.codec, memory.quality).stores_pixels:  # as many whatever they are
+        asked = left(memory)
+        return Judge(lambda images: probe(images[asked], exemplars.labels[asked]), as_stored=False)
+    normalize = new.workshop.pipeline.normalization.normalize
+
+    def probe_stored(images: np.ndarray) -> float:
+        now = stored(images)
+        asked = left(now)
+        return probe(normalize(now.images_at(rows[asked])).numpy(), exemplars.labels[asked])
+
+    return Judge(probe_stored, as_stored=True)
 
 
 def told_one_by_one(
@@ -121,24 +149,20 @@ def told_one_by_one(
 
 
 def _probe(
-    evaluator: Evaluator, exemplars: Exemplars, held_out: ImageSet, beside_old: bool
-) -> Callable[[np.ndarray], float]:
-    """Returns the score of the learning exemplars on held-out training images.
+    evaluator: Evaluator, held_out: ImageSet, by_class: bool
+) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Returns the score of exemplars, normalised images and labels, on held-out training images.
 
     Args:
         evaluator: of Theta_i.
-        exemplars: of which some learn.
         held_out: images to be told apart.
-        beside_old: whether those that do not learn belong to the exemplars that are judged. Each
-            class then counts as much, for there are few images of old ones.
+        by_class: whether each class counts as much, however few of its images are held out.
     """
     held_out_features = evaluator.outputs(held_out).features
-    judged = np.ones_like(exemplars.learns) if beside_old else exemplars.learns
-    labels = exemplars.labels[judged]
 
-    def validate(images: np.ndarray) -> float:
-        features = evaluator.features_of_pixels(images[judged])
-        return probe_accuracy(features, labels, held_out_features, held_out.labels, beside_old)
+    def validate(images: np.ndarray, labels: np.ndarray) -> float:
+        features = evaluator.features_of_pixels(images)
+        return probe_accuracy(features, labels, held_out_features, held_out.labels, by_class)
 
     return validate
 

@@ -19,11 +19,12 @@ from mnemonics_tf.exemplars.storage import first_rows
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring import diagnostics
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.phases.judge import Judge, find_judge, tell_what_helped
+from mnemonics_tf.phases.judge import Judge, by_probe, by_rehearsal, rehearses, tell_what_helped
 from mnemonics_tf.phases.learning import (
     as_exemplars,
     companions,
     learner,
+    tell_where_none_fits,
     where_one_fits,
     with_learned,
 )
@@ -76,7 +77,8 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
     anchored = on_originals(outer.objective)
     beside = outer.train_beside_old or outer.few_new_classes == "beside"
     few = are_few(phase) and beside and not anchored
-    rows, judging = _beside(workshop, phase, memory, new.held_out, few)
+    rehearse = rehearses(new, memory)
+    rows, judging = _beside(workshop, phase, memory, None if rehearse else new.held_out, few)
     exemplars = as_exemplars(workshop, memory, rows, memory.labels >= phase.num_old)
     exemplars.images[exemplars.learns] = workshop.pipeline.normalization.normalize(originals)
     old = memory.as_image_set().subset(rows[memory.labels[rows] < phase.num_old])
@@ -95,9 +97,13 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
 
     def stored(images: np.ndarray) -> ExemplarMemory:
         now = dataclasses.replace(exemplars, images=images)
-        return with_learned(workshop, memory, rows, now)
+        return where_one_fits(workshop, with_learned(workshop, memory, rows, now), memory)
 
-    judge = find_judge(new, exemplars, stored, rows, memory.labels, judging, few)
+    judge = None
+    if rehearse:
+        judge = by_rehearsal(new, stored)
+    elif judging:
+        judge = by_probe(new, exemplars, memory, rows, stored, judging, few)
     course = learner(workshop, network, members, outer, len(rows)).train_new(
         exemplars,
         outer_data,
@@ -108,7 +114,8 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
         stage.name,
         phase.index,
     )
-    learned = where_one_fits(workshop, stored(exemplars.images), memory)
+    tell_where_none_fits(workshop, with_learned(workshop, memory, rows, exemplars))
+    learned = stored(exemplars.images)
     return Made(learned, _told(new, course, judge, memory, learned, rows), exemplars)
 
 

@@ -10,7 +10,6 @@ from mnemonics_tf import devices
 from mnemonics_tf.bilevel.cost import peak_bytes
 from mnemonics_tf.bilevel.learner import Companions, ExemplarLearner, Exemplars
 from mnemonics_tf.errors import UserError, counted
-from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.exemplars.codecs import loses_nothing
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel, activations_of
@@ -122,22 +121,37 @@ def where_one_fits(
         learned: of all classes, not yet trimmed to the budget.
         before: the same exemplars before they learned.
     """
-    budget = make_budget(workshop.settings.exemplar)
-    if not budget.counts_bytes:
-        return learned
-    quota = budget.quota(workshop.num_classes)
+    lost = _without_room(workshop, learned)
+    return learned.with_classes_of(before, lost) if lost else learned
+
+
+def _without_room(workshop: Workshop, learned: ExemplarMemory) -> list[int]:
+    """Returns the classes of which not one exemplar would fit once all share the budget."""
+    if not workshop.budget.counts_bytes:
+        return []
+    quota = workshop.budget.quota(workshop.num_classes)
     if not np.any(learned.bytes_by_class() > quota):
-        return learned
-    lost = np.flatnonzero(learned.trimmed(1).bytes_by_class() > quota).tolist()
-    if not lost:
-        return learned
+        return []
+    return np.flatnonzero(learned.trimmed(1).bytes_by_class() > quota).tolist()
+
+
+def tell_where_none_fits(workshop: Workshop, learned: ExemplarMemory) -> None:
+    """Says of how many classes `where_one_fits` gives those before back.
+
+    Args:
+        workshop: of the run, which has a budget.
+        learned: of all classes, as they were learned.
+    """
+    if not (lost := _without_room(workshop, learned)):
+        return
+    budget = workshop.budget
     LOGGER.warning(
         "exemplars: of %s not one would fit, as it was learned, into the %d bytes that each of %d "
         "classes has: theirs stay as they were (a larger %s, or another --codec, leaves room)",
-        *(counted(len(lost), "class"), quota, workshop.num_classes),
+        counted(len(lost), "class"),
+        *(budget.quota(workshop.num_classes), workshop.num_classes),
         budget.flag.partition("=")[0],
     )
-    return learned.with_classes_of(before, lost)
 
 
 def companions(

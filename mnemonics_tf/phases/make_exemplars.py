@@ -8,7 +8,7 @@ from mnemonics_tf.bilevel.objectives import on_originals
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import counted
-from mnemonics_tf.exemplars.budget import make_budget
+from mnemonics_tf.exemplars.budget import Budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
@@ -44,11 +44,12 @@ def make_exemplars(
         stage: resumes, shows and saves.
     """
     wanted = workshop.settings.exemplar
-    budget = make_budget(wanted)
+    budget = workshop.budget
     mnemonics = wanted.exemplars == "mnemonics"
     learn = mnemonics and _can_learn(workshop.settings.outer, phase)
-    quota = expected_number(budget, phase, images, memory) if learn else None
-    held_out, candidates = _hold_out(workshop, phase, images, quota)
+    held_out, candidates = (
+        _hold_out(workshop, phase, images, budget, memory) if learn else (None, images)
+    )
     selection = wanted.mnemonics_start if mnemonics else wanted.exemplars
     rows = select_within(workshop, phase, candidates, model, selection, budget, memory)
     chosen = candidates.subset(rows)
@@ -85,19 +86,25 @@ def _can_learn(outer: OuterSettings, phase: Phase) -> bool:
 
 
 def _hold_out(
-    workshop: Workshop, phase: Phase, images: ImageSet, quota: int | None
+    workshop: Workshop, phase: Phase, images: ImageSet, budget: Budget, memory: ExemplarMemory
 ) -> tuple[ImageSet | None, ImageSet]:
     """Returns training images set aside to judge learned exemplars by, and the rest.
 
-    Without a quota (nothing is learned) all images remain candidates.
+    Args:
+        workshop: of the run.
+        phase: which.
+        images: D_i.
+        budget: of the run; as many images of a class as it may hold remain candidates.
+        memory: that is to store them.
     """
     share = workshop.settings.validation.validation_share
-    if quota is None or not share:
+    if not share:
         return None, images
     held_out = np.zeros(len(images), bool)
     for label in phase.new_classes:
         members = images.indices_of(label)
         # Never so many that too few candidates remain.
+        quota = expected_number(budget, phase, images, memory, label)
         count = max(0, min(round(share * len(members)), len(members) - quota))
         generator = numpy_generator(workshop.exemplar_seed, "held out", label)
         held_out[generator.permutation(members)[:count]] = True

@@ -92,6 +92,8 @@ def rehearsal(
         student.classifier.freeze_old()
 
     def score(memory: ExemplarMemory) -> float:
+        if not leaves_some(settings.training, following, images, memory.labels):
+            return 0.0  # fewer fit than before: the next phase could not train on them
         old = memory.of_first_classes(following.num_old)
         short = _shortened(workshop, len(new), old)
         _forget(student, model, following)

@@ -70,7 +70,7 @@ def select_within(
     quota = budget.quota(phase.num_seen)
     if not budget.counts_bytes:
         return select(workshop, phase, images, model, selection, quota)
-    guess = expected_number(budget, phase, images, memory)
+    guess = expected_number(budget, phase, images, memory, phase.new_classes[0])
     chosen, needed = [], []
     for label in _watched(phase):
         rank = _ranking(workshop, images, label, model, selection)
@@ -95,7 +95,9 @@ def _watched(phase: Phase) -> Iterator[int]:
     return watched(phase.new_classes, phase.num_new, f"phase {phase.index} choosing for class")
 
 
-def expected_number(budget: Budget, phase: Phase, images: ImageSet, memory: ExemplarMemory) -> int:
+def expected_number(
+    budget: Budget, phase: Phase, images: ImageSet, memory: ExemplarMemory, label: int
+) -> int:
     """Returns about how many exemplars a new class will have: of bytes, what a few images say.
 
     Args:
@@ -103,11 +105,12 @@ def expected_number(budget: Budget, phase: Phase, images: ImageSet, memory: Exem
         phase: whose new classes.
         images: of the new classes.
         memory: that is to store them.
+        label: of the class.
     """
     quota = budget.quota(phase.num_seen)
     if not budget.counts_bytes:
         return quota
-    sample = images.subset(images.indices_of(phase.new_classes[0])[:SAMPLED])
+    sample = images.subset(images.indices_of(label)[:SAMPLED])
     return Cost.of(memory, sample.load_all()).number_in(quota)
 
 

@@ -13,6 +13,7 @@ from mnemonics_tf.bilevel.objectives import OBJECTIVES
 from mnemonics_tf.bilevel.objectives.base import Objective
 from mnemonics_tf.data.pipeline import Pipeline
 from mnemonics_tf.evaluation.evaluator import Evaluator
+from mnemonics_tf.exemplars.budget import Budget, make_budget
 from mnemonics_tf.exemplars.codecs import make_codec
 from mnemonics_tf.exemplars.codecs.base import RelaxedCodec
 from mnemonics_tf.models.architecture import Architecture
@@ -60,6 +61,11 @@ class Workshop:
         """The seed of exemplar choice and learning."""
         seed = self.settings.exemplar.exemplar_seed
         return self.seed if seed < 0 else seed
+
+    @property
+    def budget(self) -> Budget:
+        """How much the memory may hold."""
+        return make_budget(self.settings.exemplar)
 
     @property
     def jit_compile(self) -> bool:

@@ -99,7 +99,7 @@ def test_a_class_takes_no_more_than_its_bytes_and_wastes_none(codec):
     labels = np.repeat([0, 1], [20, 4])
     memory = ExemplarMemory(images, labels, codec=codec)
     limit = int(memory.trimmed(9).bytes_by_class()[0]) + 1
-    kept = memory.within(limit)
+    kept = memory.kept(memory.rows_within(limit))
     assert kept.labels.tolist() == [0] * 9 + [1] * int(np.sum(kept.labels == 1))
     assert kept.bytes_by_class().max() <= limit
     assert kept.bytes_used == kept.bytes_by_class().sum()
@@ -109,7 +109,7 @@ def test_a_class_takes_no_more_than_its_bytes_and_wastes_none(codec):
     np.testing.assert_array_equal(kept.images[:9], memory.images[:9])
     np.testing.assert_array_equal(kept.images_at(np.array([8, 2])), memory.images[[8, 2]])
     assert memory.number_within(images[:20], limit) == 9
-    assert memory.within(10**6) is memory
+    assert memory.kept(memory.rows_within(10**6)) is memory
 
 
 @pytest.mark.parametrize("codec", CODECS)

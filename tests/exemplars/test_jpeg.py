@@ -102,7 +102,10 @@ def encoded(monkeypatch):
 
 
 def test_trimming_drops_streams_and_encodes_nothing(memory, encoded):
-    trimmed, within = memory.trimmed(2), memory.within(int(memory.bytes_by_class()[0]) - 1)
+    trimmed, within = (
+        memory.trimmed(2),
+        memory.kept(memory.rows_within(int(memory.bytes_by_class()[0]) - 1)),
+    )
     assert trimmed.labels.tolist() == [0, 0, 1, 2, 2]
     assert np.bincount(within.labels)[0] == 2
     np.testing.assert_array_equal(trimmed.images, memory.images[[0, 1, 3, 4, 5]])

@@ -9,7 +9,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.budget import check_last_share, kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.resnet import resnet_cifar
-from mnemonics_tf.phases.learning import check_footprint, where_one_fits
+from mnemonics_tf.phases.learning import check_footprint, tell_where_none_fits, where_one_fits
 from mnemonics_tf.settings import InnerSettings, OuterSettings, Settings
 
 
@@ -24,8 +24,8 @@ def learned_and_chosen(codec):
 
 
 def run_of(settings, num_classes):
-    """What of a run is asked: its settings, and how many classes it teaches."""
-    return types.SimpleNamespace(settings=settings, num_classes=num_classes)
+    """What of a run is asked: its budget, and how many classes it teaches."""
+    return types.SimpleNamespace(budget=make_budget(settings.exemplar), num_classes=num_classes)
 
 
 @pytest.mark.parametrize("codec", ["webp_lossless", "jpeg"])
@@ -37,6 +37,8 @@ def test_a_class_that_outgrew_its_bytes_stays_as_it_was(codec, caplog):
         settings = Settings().changed(exemplar_bytes_total=2 * int(quota), codec=codec)
         caplog.clear()
         result = where_one_fits(run_of(settings, 2), learned, chosen)
+        assert not caplog.text  # judges ask again and again
+        tell_where_none_fits(run_of(settings, 2), learned)
         source = chosen if restored else learned
         np.testing.assert_array_equal(result.images[2:], source.images[2:])
         np.testing.assert_array_equal(result.images[:2], learned.images[:2])

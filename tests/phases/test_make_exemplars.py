@@ -8,12 +8,16 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnemonics_tf import devices
+from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
+from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.budget import kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.phases import judge
 from mnemonics_tf.phases import make_exemplars as make_exemplars_module
+from mnemonics_tf.settings import ExemplarSettings
 from tests.phases.exemplar_stages import PER_CLASS, adjust, make, pixels
 
 
@@ -215,6 +219,14 @@ def test_few_new_classes_learn_and_are_judged_beside_old_ones(
     assert {image.tobytes() for image in state.memory.images[len(old) :]} <= chosen
 
 
+def test_old_exemplars_are_no_judges_where_a_rehearsal_judges(stage, calls, monkeypatch):
+    memories = rehearsed_as(monkeypatch, [0.5, 0.6, 0.7])
+    workshop, state = stage.enter(1, validation="rehearsal", few_new_classes="beside")
+    make(workshop, with_new_classes(state, 2))
+    assert len(memories) == 3
+    assert calls[0]["labels"].tolist() == np.repeat(range(6), PER_CLASS).tolist()
+
+
 def test_few_new_classes_without_judges(stage, calls):
     workshop, state = stage.enter(1, validation_share=0.0, few_new_classes="beside")
     make(workshop, with_new_classes(state, 1))
@@ -361,3 +373,69 @@ def test_what_held_out_images_chose_is_told(stage, calls, monkeypatch, caplog, s
     assert any(told in message for message in caplog.messages)
     start = workshop.pipeline.normalization.to_uint8(tf.constant(calls[0]["exemplars"])).numpy()
     assert np.array_equal(state.memory.images, start) == (kept == 0)
+
+
+@pytest.fixture
+def grainy(monkeypatch):
+    """Meta-gradients that are noise, so that what is learned compresses worse than real images."""
+
+    def value_and_gradient(self, exemplars, labels, learning, outer, *key):
+        noise = np.random.default_rng(0).normal(size=exemplars.shape)
+        return tf.constant(1.0), tf.constant(noise, tf.float32)
+
+    monkeypatch.setattr(UnrolledTraining, "value_and_gradient", value_and_gradient)
+
+
+BYTES_PER_CLASS = 700
+
+
+def enter_with_bytes(stage, **values):
+    """Phase 0 of a run whose budget counts the bytes of lossless WebP."""
+    workshop, state = stage.enter(
+        0,
+        codec="webp_lossless",
+        exemplars_per_class=ExemplarSettings().exemplars_per_class,
+        exemplar_bytes_per_class=BYTES_PER_CLASS,
+        **values,
+    )
+    state.memory = ExemplarMemory.empty((8, 8, 1), codec="webp_lossless")
+    return workshop, state
+
+
+def test_a_probe_asks_the_exemplars_that_the_budget_will_leave(stage, grainy, monkeypatch):
+    judged = []
+
+    def probe_accuracy(features, labels, held_out, expected, by_class):
+        judged.append(labels)
+        return len(judged) / 10
+
+    monkeypatch.setattr(judge, "probe_accuracy", probe_accuracy)
+    workshop, state = enter_with_bytes(stage)
+    make(workshop, state)
+    kept = kept_within(state.memory, make_budget(workshop.settings.exemplar), 4)
+    assert len(kept) < len(state.memory)
+    assert judged[0].tolist() == state.memory.labels.tolist()
+    assert judged[-1].tolist() == kept.labels.tolist()
+    assert state.metrics["exemplars"]["held_out_accuracy"]["uint8"] == len(judged) / 10
+
+
+def test_a_rehearsal_has_the_exemplars_that_the_budget_will_leave(stage, grainy, monkeypatch):
+    memories = rehearsed_as(monkeypatch, [0.5, 0.6, 0.7])
+    workshop, state = enter_with_bytes(stage, validation="rehearsal")
+    make(workshop, state)
+    kept = kept_within(state.memory, make_budget(workshop.settings.exemplar), 4)
+    assert memories[0].labels.tolist() == state.memory.labels.tolist()
+    assert memories[2].labels.tolist() == kept.labels.tolist() != state.memory.labels.tolist()
+    assert np.all(memories[2].bytes_by_class() <= BYTES_PER_CLASS)
+
+
+def test_what_is_held_out_of_a_class_is_decided_by_its_own_images(stage, calls):
+    """Of a class that compresses well the memory may hold all; of others it can't."""
+    workshop, state = enter_with_bytes(stage)
+    images, labels = state.training_set.load_all(), state.training_set.labels
+    images[labels == 0] = 0
+    state.training_set = ArrayImageSet(images, labels)
+    make(workshop, state)
+    learned_from, everything = np.bincount(calls[0]["label"]), np.bincount(labels)
+    assert learned_from[0] == everything[0]
+    assert np.all(learned_from[1:] < everything[1:])
