@@ -60,7 +60,7 @@ _ROWS = flags.DEFINE_string(
     "rows",
     "",
     "Regular expression that names of wanted rows hold, as in 'frozen (herd|learn)'. Differences "
-    "from herding need its row among them.",
+    "from herding are there where its runs are done, wanted or not.",
 )
 _CEILING = flags.DEFINE_boolean(
     "ceiling", True, "Rows with four times the exemplars, at the same replay."
@@ -138,7 +138,8 @@ def _reproduce() -> int:
             check_folder(f"--{name}", user_path(flag.value))
     if _MARKDOWN.value:
         check_output("--markdown", user_path(_MARKDOWN.value))
-    rows = _grid(schedule, more)
+    rows = _grid(schedule, more, _ROWS.value)
+    beside = [run for run in _grid(schedule, more) if _is_compared_with(run, rows)]
     runs = list({run.name: run for run in rows}.values())  # rows may share a run
     if _DRY_RUN.value:
         _show(runs, Trainer(schedule, _DATA_DIR.value), given)
@@ -163,9 +164,9 @@ def _reproduce() -> int:
         signals=signals,
         finished=finished,
     )
-    print(text_table(rows))
+    print(text_table(rows, beside))
     if _MARKDOWN.value:
-        write_markdown(user_path(_MARKDOWN.value), rows)
+        write_markdown(user_path(_MARKDOWN.value), rows, beside)
     for run in failed:
         print(f"failed: {run.name}\n  see {printed(run)}")
     if signals.requested and not all(run.is_done() for run in runs):
@@ -173,12 +174,13 @@ def _reproduce() -> int:
     return 1 if failed else 0
 
 
-def _grid(schedule: Sequence[str], more: Sequence[str]) -> list[Run]:
+def _grid(schedule: Sequence[str], more: Sequence[str], wanted: str = "") -> list[Run]:
     """Returns the runs of the table, first seeds first, one for each of its rows.
 
     Args:
         schedule: flags that say how long to train, further ones included.
         more: the further ones: runs that differ in them lie in different folders.
+        wanted: regular expression that names of rows hold.
     """
     place = Place(
         _DATASET.value,
@@ -191,8 +193,13 @@ def _grid(schedule: Sequence[str], more: Sequence[str]) -> list[Run]:
         Run(place, cell, num_phases, seed)
         for seed in _integers("seeds", _SEEDS.value)
         for num_phases in _integers("num_phases", _PHASES.value)
-        for cell in cells(_TABLE.value, _METHODS.value, _CEILING.value, _ROWS.value)
+        for cell in cells(_TABLE.value, _METHODS.value, _CEILING.value, wanted)
     ]
+
+
+def _is_compared_with(run: Run, rows: Sequence[Run]) -> bool:
+    """Whether a run is done that rows compare with, be it a row itself or not."""
+    return run.is_done() and any(row.cell.compares_with(run.cell) for row in rows)
 
 
 def _train_flags() -> list[str]:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.reporting.effects import has_effect
 from mnemonics_tf.run import results
@@ -55,7 +55,7 @@ class Figures:
         forgetting: the paper's F.
         phase_accuracies: after each phase.
         seconds: of all phases.
-        later_seconds: without phase 0, whose model runs share.
+        own_seconds: without the training of phase 0, whose model runs share.
         before_finetune: average accuracy before each phase's fine-tune; None if it is not told.
         with_best_constant: average accuracy of the classifier with the constant on new classes'
             logits that is best on the test data of each phase; None if it is not told.
@@ -68,7 +68,7 @@ class Figures:
     forgetting: float
     phase_accuracies: tuple[float, ...]
     seconds: float
-    later_seconds: float
+    own_seconds: float
     before_finetune: float | None
     with_best_constant: float | None
     hardware: str
@@ -153,7 +153,7 @@ class Run:
                 100 * summary["forgetting"],
                 tuple(100 * accuracy for accuracy in summary["phase_accuracies"]),
                 sum(seconds),
-                sum(seconds[1:]),
+                sum(seconds) - contents["phases"][0]["seconds"].get("train", 0.0),
                 _average(_before_finetune(contents["phases"], head, self.cell)),
                 _average(_with_best_constant(contents["phases"], head)),
                 _hardware(contents.get("hardware") or {}),
@@ -281,7 +281,7 @@ def _hardware(noted: dict[str, Any]) -> str:
     if gpus:
         return f"{len(gpus)} x {gpus[0]}" if len(gpus) > 1 else str(gpus[0])
     processor = noted.get("processor")
-    return f"{noted.get('cores')} cores of {processor}" if processor else ""
+    return f"{counted(noted['cores'], 'core')} of {processor}" if processor else ""
 
 
 def _learning(settings: dict[str, Any]) -> dict[str, Any]:

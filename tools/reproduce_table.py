@@ -79,7 +79,7 @@ class Row:
         gain: average accuracy less that of the row it compares with, paired by seed.
         last_gain: the same after the last phase.
         more_forgotten: the same of F.
-        minutes: of the later phases.
+        minutes: without the training of phase 0, whose model runs share.
         before: average accuracy before the fine-tunes.
         constant: average accuracy with the best constant.
         hardware: that the runs had.
@@ -102,22 +102,28 @@ class Row:
     hardware: str
 
 
-def rows(runs: Sequence[Run]) -> list[Row]:
+def rows(runs: Sequence[Run], beside: Sequence[Run] = ()) -> list[Row]:
     """Returns the table of the runs that are done, a row for each cell and number of phases.
+
+    Args:
+        runs: whose rows are wanted.
+        beside: those that rows may be compared with where they are done, wanted or not.
 
     Raises:
         UserError: if they learned from other data than each other.
     """
-    refuse_other_data(runs)
+    refuse_other_data([*runs, *beside])
     groups: dict[tuple[Cell, int], dict[int, Figures]] = {}
-    for run in runs:
+    for run in dict.fromkeys([*runs, *beside]):
         group = groups.setdefault((run.cell, run.num_phases), {})
         if run.is_done():
             group[run.seed] = run.figures()
     dataset = runs[0].place.dataset if runs else ""
     return [
-        _row(cell, num_phases, dataset, by_seed, _compared(groups, cell, num_phases))
-        for (cell, num_phases), by_seed in groups.items()
+        _row(
+            cell, num_phases, dataset, groups[cell, num_phases], _compared(groups, cell, num_phases)
+        )
+        for cell, num_phases in dict.fromkeys((run.cell, run.num_phases) for run in runs)
     ]
 
 
@@ -177,7 +183,7 @@ def _row(
         last_gain=_value([one.last_accuracy - other.last_accuracy for one, other in pairs]),
         more_forgotten=_value([one.forgetting - other.forgetting for one, other in pairs]),
         minutes=Value(
-            statistics.fmean(one.later_seconds for one in figures) / 60 if figures else None
+            statistics.fmean(one.own_seconds for one in figures) / 60 if figures else None
         ),
         before=_value([one.before_finetune for one in figures]),
         constant=_value([one.with_best_constant for one in figures]),
@@ -255,9 +261,14 @@ def _later(row: Row) -> str:
     return "-" if row.later is None else f"{row.later:.2f}"
 
 
-def text_table(runs: Sequence[Run]) -> str:
-    """Returns the table for a terminal, without the paper's columns as in Markdown."""
-    table = rows(runs)
+def text_table(runs: Sequence[Run], beside: Sequence[Run] = ()) -> str:
+    """Returns the table for a terminal, without the paper's columns as in Markdown.
+
+    Args:
+        runs: whose rows are wanted.
+        beside: those that rows may be compared with, wanted or not.
+    """
+    table = rows(runs, beside)
     in_paper = _in_paper(table)
     heads = f"{'ours':>15}" + (f"{'paper':>8}{'diff.':>8}" if in_paper else "")
     later = f"{'later':>8}" if in_paper else ""
@@ -284,14 +295,20 @@ def _in_paper(table: Sequence[Row]) -> bool:
     return any(row.accuracy.published is not None for row in table)
 
 
-def write_markdown(path: pathlib.Path, runs: Sequence[Run]) -> None:
-    """Writes the table as Markdown; without the paper's columns where it has none of the rows."""
-    table = rows(runs)
+def write_markdown(path: pathlib.Path, runs: Sequence[Run], beside: Sequence[Run] = ()) -> None:
+    """Writes the table as Markdown; without the paper's columns where it has none of the rows.
+
+    Args:
+        path: of the file.
+        runs: whose rows are wanted.
+        beside: those that rows may be compared with, wanted or not.
+    """
+    table = rows(runs, beside)
     in_paper = _in_paper(table)
     columns = [_columns(row, in_paper) for row in table]
     heads = list(columns[0])
     lines = [heads, ["---"] * len(heads), *(list(one.values()) for one in columns)]
-    below = [*notes(runs), "minutes: of the later phases, for runs share the model of phase 0"]
+    below = [*notes(runs), "minutes: without the training of phase 0, whose model runs share"]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     write_text(path, text + "\n\n" + "".join(f"- {note}\n" for note in below))
 

@@ -85,6 +85,33 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert "| +1.50 ± 6.35 (+2.00, +1.00) |" in (tmp_path / "table.md").read_text()
 
 
+def test_a_row_is_compared_with_runs_that_are_no_rows(tmp_path):
+    runs = grid(tmp_path, methods=["lwf"])
+    herding, ours = named(runs, "lwf w/ herding"), named(runs, "lwf w/ ours")
+    write_local(herding, 0.50)
+    write_local(ours, 0.53)
+    assert rows([ours])[0].gain.paired == ""
+    (row,) = rows([ours], beside=[herding])
+    assert (row.name, row.gain.paired) == ("lwf w/ ours", "+3.00")
+    write_markdown(tmp_path / "table.md", [ours], [herding])
+    markdown = (tmp_path / "table.md").read_text()
+    assert "+3.00" in markdown
+    assert "+3.00" in text_table([ours], [herding])
+    assert "w/ herding" not in markdown
+
+
+def test_minutes_are_without_the_training_of_phase_0_alone(tmp_path):
+    """Runs share its model; its exemplars are a row's own."""
+    runs = grid(tmp_path, methods=["lwf"])
+    write_local(named(runs, "lwf"), 0.5)
+    results = named(runs, "lwf").directory.results
+    contents = read_json(results)
+    minutes = rows(runs)[0].minutes.mean
+    contents["phases"][0]["seconds"]["exemplars"] = 120.0
+    write_json(results, contents)
+    assert rows(runs)[0].minutes.mean == pytest.approx(minutes + 2)
+
+
 def test_compared_runs_have_one_model_of_phase_0(tmp_path):
     runs = grid(tmp_path, methods=["lwf"])
     for name, seed in (("lwf w/ herding", 0), ("lwf w/ ours", 1)):
