@@ -57,15 +57,19 @@ class Budget:
         shared = self.total is not None or self.bytes_total is not None
         return f"{value}{unit} {'in all' if shared else 'a class'}"
 
+    def share(self, num_seen: int) -> int:
+        """Returns how many exemplars, or bytes, each of so many classes has, were it none."""
+        fixed = self.bytes_per_class if self.counts_bytes else self.per_class
+        total = self.bytes_total if self.counts_bytes else self.total
+        return (fixed or 0) if total is None else total // num_seen
+
     def quota(self, num_seen: int) -> int:
         """Returns how many exemplars, or bytes, a class may have once `num_seen` are known.
 
         Raises:
             UserError: if not even one of them is left for a class.
         """
-        fixed = self.bytes_per_class if self.counts_bytes else self.per_class
-        total = self.bytes_total if self.counts_bytes else self.total
-        quota = (fixed or 0) if total is None else total // num_seen
+        quota = self.share(num_seen)
         if quota < 1:
             raise UserError(
                 f"{self.flag} leaves no {'byte' if self.counts_bytes else 'exemplar'} for each of "
@@ -168,7 +172,7 @@ def refuse_too_few_bytes(budget: Budget, num_seen: int, codec: str, needed: int)
         UserError: says how many bytes are enough.
     """
     raise UserError(
-        f"{budget.flag} leaves {budget.quota(num_seen)} bytes for each of {num_seen} classes, but "
+        f"{budget.flag} leaves {budget.share(num_seen)} bytes for each of {num_seen} classes, but "
         f"a single exemplar takes {needed} bytes with --codec={codec}: pass at least "
         f"{budget.of_classes(needed, num_seen)}, or another --codec"
     )

@@ -264,3 +264,8 @@ def _check_labels(labels: np.ndarray | None, place: str) -> None:
             f"{place} holds labels {labels.dtype} of shape {labels.shape}; expected a whole number "
             "from 0 up for each exemplar: put the right file back"
         )
+    if np.any(labels[1:] < labels[:-1]):
+        raise UserError(
+            f"{place} holds labels that are not ascending, where a class stands after the other: "
+            "put the right file back"
+        )

@@ -8,13 +8,13 @@ from mnemonics_tf.bilevel.objectives import on_originals
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import counted
-from mnemonics_tf.exemplars.budget import Budget
+from mnemonics_tf.exemplars.budget import Budget, check_last_share
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.learn_new import Made, are_few, learn_new
 from mnemonics_tf.phases.new_classes import NewClasses
-from mnemonics_tf.phases.select_exemplars import expected_number, select_within
+from mnemonics_tf.phases.select_exemplars import number_to_leave, select_within
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
@@ -55,6 +55,7 @@ def make_exemplars(
     chosen = candidates.subset(rows)
     originals = chosen.load_all()
     memory = memory.extended(originals, chosen.labels)
+    check_last_share(memory, budget, workshop.num_classes)  # before they learn
     if not learn:
         return Made(memory)
     new = NewClasses(workshop, phase, candidates, held_out, model, stage)
@@ -103,9 +104,10 @@ def _hold_out(
     held_out = np.zeros(len(images), bool)
     for label in phase.new_classes:
         members = images.indices_of(label)
+        wanted = round(share * len(members))
         # Never so many that too few candidates remain.
-        quota = expected_number(budget, phase, images, memory, label)
-        count = max(0, min(round(share * len(members)), len(members) - quota))
+        left = number_to_leave(budget, phase, images, memory, label, len(members) - wanted)
+        count = max(0, min(wanted, len(members) - left))
         generator = numpy_generator(workshop.exemplar_seed, "held out", label)
         held_out[generator.permutation(members)[:count]] = True
     if not held_out.any():

@@ -30,8 +30,8 @@ def drifted_copies(
     """Returns the weights of Theta_i and of copies that have gone through parts of a fine-tune.
 
     Copy k = 1..size - 1 gets a fresh classifier and k / (size - 1) of the fine-tune's epochs, on
-    the old exemplars and `quota` random images of each new class. Its features are then such as
-    exemplars meet while they fine-tune a model.
+    `quota` random images of each new class and those old exemplars that take part in learning.
+    Its features are then such as exemplars meet while they fine-tune a model.
 
     The paper starts from Theta_i alone (Section 4.3); a pool is this project's addition.
 
@@ -41,7 +41,7 @@ def drifted_copies(
         model: Theta_i; read only.
         copy: of Theta_i; is trained for each of them, in turn.
         images: D_i.
-        old: the old exemplars.
+        old: the exemplars of old classes that take part; none where new ones learn alone.
         quota: images of a new class that a copy sees.
     """
     size = workshop.settings.inner.pool_size  # Theta_i included

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -11,8 +12,14 @@ from mnemonics_tf.exemplars.budget import Budget, make_budget, refuse_too_few_by
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.settings import Settings
 
-#: images that are encoded for an estimate
+#: images of a class that are encoded for an estimate
 SAMPLED = 8
+
+#: classes that are looked at before a run
+_SAMPLED_CLASSES = 10
+
+#: advised bytes over estimated ones: other images of a class may take more than those sampled
+_MARGIN = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +62,7 @@ class ExpectedQuotas:
 
     Attributes:
         budget: of the run.
-        cost: of exemplars; None where the budget counts them.
+        cost: of exemplars of the class that takes the most; None where the budget counts them.
     """
 
     budget: Budget
@@ -78,8 +85,8 @@ class ExpectedQuotas:
             protocol: what is learned when.
         """
         if self.cost:
-            per_class_bytes, num_classes = self.cost.bytes_of(per_class), _most_used(protocol)
-            return self.budget.of_classes(per_class_bytes, num_classes)
+            per_class_bytes = math.ceil(_MARGIN * self.cost.bytes_of(per_class))
+            return self.budget.of_classes(per_class_bytes, _most_used(protocol))
         if self.budget.total:
             return f"--exemplars_total={total_of(protocol, per_class)}"
         return f"--exemplars_per_class={per_class}"
@@ -103,7 +110,7 @@ def expected_quotas(
     Args:
         settings: of the run.
         protocol: what is learned when.
-        source: gives training images of the last class, which are encoded.
+        source: gives training images of classes of the last phase, some of which are encoded.
 
     Raises:
         UserError: if there are several budgets, or no exemplar fits into the bytes of a class.
@@ -115,10 +122,21 @@ def expected_quotas(
     memory = ExemplarMemory.empty(
         source.image_shape, codec=wanted.codec, quality=wanted.jpeg_quality
     )
-    # Those of the last class are in reach, wherever a run goes on.
-    images = source.training_set(protocol.original_ids([last - 1]))
-    sample = images.subset(np.arange(min(SAMPLED, len(images)))).load_all()
-    needed = [memory.bytes_of(sample[i : i + 1]) for i in range(len(sample))]
-    if budget.quota(last) < min(needed):  # others may fit, but as many bytes as the largest do
+    samples = list(_samples(protocol, source))
+    needed = [memory.bytes_of(sample[i : i + 1]) for sample in samples for i in range(len(sample))]
+    if budget.share(last) < min(needed):  # others may fit, but as many bytes as the largest do
         refuse_too_few_bytes(budget, last, wanted.codec, max(needed))
-    return ExpectedQuotas(budget, Cost.of(memory, sample))
+    costs = [Cost.of(memory, sample) for sample in samples]
+    return ExpectedQuotas(budget, max(costs, key=lambda cost: cost.bytes_of(SAMPLED)))
+
+
+def _samples(protocol: ClassIncrementalProtocol, source: DataSource) -> Iterator[np.ndarray]:
+    """Yields the first images, uint8 `[n, h, w, c]`, of some classes, evenly over the last phase.
+
+    These are in reach wherever a run goes on.
+    """
+    classes = protocol.phases[-1].new_classes
+    places = np.linspace(0, len(classes) - 1, min(_SAMPLED_CLASSES, len(classes))).astype(int)
+    for place in places:
+        images = source.training_set(protocol.original_ids([classes[place]]))
+        yield images.subset(np.arange(min(SAMPLED, len(images)))).load_all()

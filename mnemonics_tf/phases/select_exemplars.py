@@ -16,6 +16,9 @@ from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.registry import find
 
+#: an estimate of how many images fit may be too low by this factor
+_UNSURE = 1.25
+
 
 def select(
     workshop: Workshop,
@@ -70,7 +73,7 @@ def select_within(
     quota = budget.quota(phase.num_seen)
     if not budget.counts_bytes:
         return select(workshop, phase, images, model, selection, quota)
-    guess = expected_number(budget, phase, images, memory, phase.new_classes[0])
+    guess = _expected_number(budget, phase, images, memory, phase.new_classes[0])
     chosen, needed = [], []
     for label in _watched(phase):
         rank = _ranking(workshop, images, label, model, selection)
@@ -95,7 +98,36 @@ def _watched(phase: Phase) -> Iterator[int]:
     return watched(phase.new_classes, phase.num_new, f"phase {phase.index} choosing for class")
 
 
-def expected_number(
+def number_to_leave(
+    budget: Budget,
+    phase: Phase,
+    images: ImageSet,
+    memory: ExemplarMemory,
+    label: int,
+    otherwise: int,
+) -> int:
+    """Returns how many images of a new class the memory has to have to choose from.
+
+    Where it counts bytes, all are encoded together if an estimate says that it comes close to it.
+
+    Args:
+        budget: of the run.
+        phase: whose new classes.
+        images: of the new classes.
+        memory: that is to store them.
+        label: of the class.
+        otherwise: how many are left unless these are more.
+    """
+    expected = _expected_number(budget, phase, images, memory, label)
+    if not budget.counts_bytes:
+        return expected
+    if _UNSURE * expected > otherwise:
+        members = images.subset(images.indices_of(label)).load_all()
+        expected = memory.number_within(members, budget.quota(phase.num_seen))
+    return max(expected, SAMPLED)  # of a few images one may fit where another does not
+
+
+def _expected_number(
     budget: Budget, phase: Phase, images: ImageSet, memory: ExemplarMemory, label: int
 ) -> int:
     """Returns about how many exemplars a new class will have: of bytes, what a few images say.

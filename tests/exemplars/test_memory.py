@@ -6,6 +6,7 @@ from mnemonics_tf.data.image_set import MappedImageSet
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.run import files
+from mnemonics_tf.run.files import read_arrays, write_arrays
 
 
 def random_images(count: int) -> np.ndarray:
@@ -71,6 +72,16 @@ def test_a_damaged_file(memory, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-40])
     with pytest.raises(UserError, match="exemplars.npz is damaged"):
+        ExemplarMemory.load(path)
+
+
+@pytest.mark.parametrize("codec", ["pixels", "webp_lossless", "jpeg"])
+def test_a_file_whose_classes_are_mixed(tmp_path, codec):
+    """Rows of a class are found by their place: another order would give others."""
+    path = tmp_path / "exemplars.npz"
+    ExemplarMemory(random_images(4), np.array([0, 0, 1, 1]), codec=codec).save(path)
+    write_arrays(path, {**read_arrays(path), "labels": np.array([1, 0, 1, 0], np.int32)})
+    with pytest.raises(UserError, match="exemplars.npz holds labels that are not ascending"):
         ExemplarMemory.load(path)
 
 

@@ -114,10 +114,7 @@ def test_a_memory_that_may_hold_all_images_leaves_none_to_judge_by(stage, calls,
     with caplog.at_level("WARNING", logger="mnemonics_tf"):
         make(workshop, state)
     assert "no image is held out to judge by (--validation)" in caplog.text
-    assert (
-        "validations" not in state.metrics["exemplars"]
-        or not state.metrics["exemplars"]["validations"]
-    )
+    assert state.metrics["exemplars"]["validations"] == []
 
 
 def rehearsed_as(monkeypatch, scores):
@@ -427,6 +424,23 @@ def test_a_rehearsal_has_the_exemplars_that_the_budget_will_leave(stage, grainy,
     assert memories[0].labels.tolist() == state.memory.labels.tolist()
     assert memories[2].labels.tolist() == kept.labels.tolist() != state.memory.labels.tolist()
     assert np.all(memories[2].bytes_by_class() <= BYTES_PER_CLASS)
+
+
+def test_some_images_of_each_class_are_never_held_out(stage, calls):
+    """However little a budget holds: which image fits is not known before they are encoded."""
+    workshop, state = enter_with_bytes(stage, validation_share=1.0)
+    workshop = workshop.changed(exemplar_bytes_per_class=120)
+    make(workshop, state)
+    assert np.bincount(calls[0]["label"]).tolist() == [8] * 4
+    assert np.bincount(state.memory.labels).min() >= 1
+
+
+def test_a_share_of_the_last_phase_too_small_is_refused_before_exemplars_learn(stage, calls):
+    workshop, state = enter_with_bytes(stage)
+    workshop = workshop.changed(exemplar_bytes_per_class=0, exemplar_bytes_total=10 * 90)
+    with pytest.raises(UserError, match="bytes for each of 10 classes, but a single exemplar"):
+        make(workshop, state)
+    assert not calls
 
 
 def test_what_is_held_out_of_a_class_is_decided_by_its_own_images(stage, calls):

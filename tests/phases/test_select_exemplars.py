@@ -12,7 +12,7 @@ from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.phases.checks import check_exemplars, check_method, make_protocol
 from mnemonics_tf.phases.make_exemplars import make_exemplars
-from mnemonics_tf.phases.quotas import Cost
+from mnemonics_tf.phases.quotas import Cost, expected_quotas
 from mnemonics_tf.phases.select_exemplars import select, select_within
 from mnemonics_tf.settings import RunSettings, Settings
 
@@ -85,6 +85,25 @@ def test_the_quality_of_the_flag_is_that_of_the_memory(begun):
     assert 0 < memory.bytes_by_class().max() <= 1000
 
 
+@pytest.mark.parametrize(("codec", "base_classes"), [("jpeg", 4), ("webp_lossless", 6)])
+@pytest.mark.parametrize("wanted", [5, 10])
+def test_bytes_that_are_advised_hold_as_many_of_every_class(codec, base_classes, wanted):
+    """Though images of the last phase alone were looked at."""
+    source = load_digits()
+    settings = Settings().changed(
+        codec=codec, exemplar_bytes_per_class=2000, base_classes=base_classes, num_phases=2
+    )
+    protocol = make_protocol(settings, 10)
+    flag = expected_quotas(settings, protocol, source).to_have(wanted, protocol)
+    num_bytes = int(flag.removeprefix("--exemplar_bytes_per_class="))
+    memory = ExemplarMemory.empty((8, 8, 1), codec=codec)
+    held = [
+        memory.number_within(source.training_set([label]).load_all(), num_bytes)
+        for label in range(10)
+    ]
+    assert wanted <= min(held) <= 1.3 * wanted
+
+
 def check(**values):
     settings = Settings().changed(codec="jpeg", **values)
     method, protocol = method_of(settings), make_protocol(settings, 10)
@@ -98,7 +117,10 @@ def method_of(settings):
 def test_bytes_for_less_than_an_exemplar_are_refused_before_work():
     with pytest.raises(UserError, match="pass at least --exemplar_bytes_total=") as raised:
         check(exemplar_bytes_total=1000)
-    check(exemplar_bytes_total=2 * int(str(raised.value).split("bytes_total=")[-1].split(",")[0]))
+    advised = str(raised.value).split("bytes_total=")[-1].split(",")[0]
+    check(exemplar_bytes_total=2 * int(advised))
+    with pytest.raises(UserError, match=f"leaves 0 bytes .* pass at least .*_total={advised}"):
+        check(exemplar_bytes_total=3)  # less than a byte for each
 
 
 def test_advice_in_bytes_works():
