@@ -94,6 +94,12 @@ def trained(monkeypatch):
     return calls
 
 
+def test_exemplars_that_leave_nothing_to_train_on_are_worth_nothing(place, trained):
+    """Fewer may fit once they have learned; BiC holds out one at least of each class."""
+    assert place.score(method="bic")(place.memory.trimmed(1)) == 0.0
+    assert not trained
+
+
 def test_it_is_the_next_phase_with_classes_that_are_known(place, trained):
     place.score()(place.memory)
     _, phase, images, memory, teacher, student, _ = trained["train"]
