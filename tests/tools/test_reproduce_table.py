@@ -198,7 +198,11 @@ BFLOAT16 = ("--mixed_precision=bfloat16",)
 @pytest.mark.parametrize(
     ("name", "folder", "schedule", "num_phases", "seeds", "chosen"),
     [
-        ("table1_paper", "table1_paper", BFLOAT16, 5, 1, cells("1", ["lucir"])),
+        (
+            *("table1_paper", "table1_paper"),
+            (*BFLOAT16, "--outer_steps=20", "--outer_learning_rate=0.004", "--max_shift=255"),
+            *(5, 1, cells("1", ["lucir"])),
+        ),
         (
             "table1_short",
             "table1_short",
