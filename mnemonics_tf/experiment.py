@@ -7,8 +7,6 @@ import gc
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.sources import described
 from mnemonics_tf.devices import is_chief
@@ -207,8 +205,8 @@ class Experiment(OpenedRun):
         """Asks again what was asked of a budget before the run, of what bytes came to hold."""
         later = state.phase.index + 1
         if later < len(self.protocol.phases):
-            fewest = int(np.bincount(state.memory.labels).min())
-            check_exemplars(self.settings, self.method, self.protocol.phases[later], fewest)
+            phase = self.protocol.phases[later]
+            check_exemplars(self.settings, self.method, self.protocol, phase, state.memory)
 
     def _train(self, state: PhaseState) -> dict[str, float]:
         """Trains Theta_i; in phase 0 another run's is taken over instead where that is wanted."""

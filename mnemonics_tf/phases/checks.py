@@ -5,6 +5,8 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from mnemonics_tf.bilevel.objectives import on_originals
 from mnemonics_tf.data.phase_classes import ids_of_phases, settled
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase, class_order
@@ -13,12 +15,13 @@ from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.exemplars.codecs import loses_nothing, make_codec
 from mnemonics_tf.exemplars.codecs.base import RelaxedCodec
+from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.phases.adjust_exemplars import check_adjustment
 from mnemonics_tf.phases.coded_share import coded_share
-from mnemonics_tf.phases.quotas import ExpectedQuotas, expected_quotas, total_of
+from mnemonics_tf.phases.quotas import ExpectedQuotas, expected_quotas, larger_budget, total_of
 from mnemonics_tf.phases.train_model import check_held_out
 from mnemonics_tf.run.checkpoints import Snapshot
 from mnemonics_tf.run.naming import default_run_dir
@@ -210,7 +213,13 @@ def _check_codec(settings: Settings) -> None:
         )
 
 
-def check_exemplars(settings: Settings, method: Method, phase: Phase, fewest: int) -> None:
+def check_exemplars(
+    settings: Settings,
+    method: Method,
+    protocol: ClassIncrementalProtocol,
+    phase: Phase,
+    memory: ExemplarMemory,
+) -> None:
     """Refuses to go on with fewer exemplars of a class than the next phase needs.
 
     How many a budget in bytes holds is an estimate before the run, and known once they are encoded.
@@ -218,17 +227,21 @@ def check_exemplars(settings: Settings, method: Method, phase: Phase, fewest: in
     Args:
         settings: of the run.
         method: how the model learns.
+        protocol: what is learned when.
         phase: that comes next.
-        fewest: how many exemplars the smallest class has.
+        memory: what the budget leaves.
 
     Raises:
         UserError: names the flags to pass instead, in another run.
     """
     budget = make_budget(settings.exemplar)
-    if budget.counts_bytes:
-        ways = [f"begin another run with a larger budget than {budget.flag}"]
-        check_held_out(settings.training, method, phase, fewest, ways)
-        check_adjustment(settings.adjustment, fewest, ways)
+    if not budget.counts_bytes:
+        return
+    fewest, ways = int(np.bincount(memory.labels).min()), []
+    if enough := _exemplars_needed(settings, method, protocol):
+        ways = [f"begin another run with {larger_budget(budget, memory, enough, protocol)}"]
+    check_held_out(settings.training, method, phase, fewest, ways)
+    check_adjustment(settings.adjustment, fewest, ways)
 
 
 def check_budget(settings: Settings, method: Method, protocol: ClassIncrementalProtocol) -> None:

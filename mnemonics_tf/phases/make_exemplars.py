@@ -8,13 +8,14 @@ from mnemonics_tf.bilevel.objectives import on_originals
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import counted
-from mnemonics_tf.exemplars.budget import Budget, check_last_share
+from mnemonics_tf.exemplars.budget import check_last_share
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.learn_new import Made, are_few, learn_new
 from mnemonics_tf.phases.new_classes import NewClasses
-from mnemonics_tf.phases.select_exemplars import number_to_leave, select_within
+from mnemonics_tf.phases.quotas import Room
+from mnemonics_tf.phases.select_exemplars import select_within
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
@@ -44,18 +45,16 @@ def make_exemplars(
         stage: resumes, shows and saves.
     """
     wanted = workshop.settings.exemplar
-    budget = workshop.budget
+    room = Room(workshop.budget, phase.num_seen, memory)
     mnemonics = wanted.exemplars == "mnemonics"
     learn = mnemonics and _can_learn(workshop.settings.outer, phase)
-    held_out, candidates = (
-        _hold_out(workshop, phase, images, budget, memory) if learn else (None, images)
-    )
+    held_out, candidates = _hold_out(workshop, phase, images, room) if learn else (None, images)
     selection = wanted.mnemonics_start if mnemonics else wanted.exemplars
-    rows = select_within(workshop, phase, candidates, model, selection, budget, memory)
+    rows = select_within(workshop, phase, candidates, model, selection, room)
     chosen = candidates.subset(rows)
     originals = chosen.load_all()
     memory = memory.extended(originals, chosen.labels)
-    check_last_share(memory, budget, workshop.num_classes)  # before they learn
+    check_last_share(memory, workshop.budget, workshop.num_classes)  # before they learn
     if not learn:
         return Made(memory)
     new = NewClasses(workshop, phase, candidates, held_out, model, stage)
@@ -87,7 +86,7 @@ def _can_learn(outer: OuterSettings, phase: Phase) -> bool:
 
 
 def _hold_out(
-    workshop: Workshop, phase: Phase, images: ImageSet, budget: Budget, memory: ExemplarMemory
+    workshop: Workshop, phase: Phase, images: ImageSet, room: Room
 ) -> tuple[ImageSet | None, ImageSet]:
     """Returns training images set aside to judge learned exemplars by, and the rest.
 
@@ -95,8 +94,7 @@ def _hold_out(
         workshop: of the run.
         phase: which.
         images: D_i.
-        budget: of the run; as many images of a class as it may hold remain candidates.
-        memory: that is to store them.
+        room: for exemplars of each new class: as many of its images remain candidates.
     """
     share = workshop.settings.validation.validation_share
     if not share:
@@ -106,7 +104,7 @@ def _hold_out(
         members = images.indices_of(label)
         wanted = round(share * len(members))
         # Never so many that too few candidates remain.
-        left = number_to_leave(budget, phase, images, memory, label, len(members) - wanted)
+        left = room.to_leave(images.subset(members), len(members) - wanted)
         count = max(0, min(wanted, len(members) - left))
         generator = numpy_generator(workshop.exemplar_seed, "held out", label)
         held_out[generator.permutation(members)[:count]] = True

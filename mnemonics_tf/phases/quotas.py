@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.exemplars.budget import Budget, make_budget, refuse_too_few_bytes
@@ -13,7 +14,10 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.settings import Settings
 
 #: images of a class that are encoded for an estimate
-SAMPLED = 8
+_SAMPLED = 8
+
+#: an estimate of how many images fit may be too low by this factor
+_UNSURE = 1.25
 
 #: classes that are looked at before a run
 _SAMPLED_CLASSES = 10
@@ -54,6 +58,62 @@ class Cost:
     def bytes_of(self, number: int) -> int:
         """Returns how many bytes hold so many exemplars."""
         return math.ceil(self.first + (number - 1) * self.further)
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """How many images of a new class fit into a memory.
+
+    Attributes:
+        budget: of the run.
+        num_seen: how many classes share it.
+        memory: that is to store them.
+    """
+
+    budget: Budget
+    num_seen: int
+    memory: ExemplarMemory
+
+    @property
+    def quota(self) -> int:
+        """How many exemplars a class may have, or how many bytes they may take."""
+        return self.budget.quota(self.num_seen)
+
+    def estimate(self, members: ImageSet) -> int:
+        """Returns about how many exemplars a class will have: of bytes, what a few images say.
+
+        Args:
+            members: images of the class.
+        """
+        if not self.budget.counts_bytes:
+            return self.quota
+        sample = members.subset(np.arange(min(_SAMPLED, len(members))))
+        return Cost.of(self.memory, sample.load_all()).number_in(self.quota)
+
+    def number_of(self, members: ImageSet) -> int:
+        """Returns how many images of a class, from the first on, fit into its bytes.
+
+        Args:
+            members: images of the class, best first.
+        """
+        return self.memory.number_within(members.load_all(), self.quota)
+
+    def to_leave(self, members: ImageSet, otherwise: int) -> int:
+        """Returns how many images of a class the memory has to have to choose from.
+
+        Where it counts bytes, all are encoded together if an estimate says that it comes close to
+        it.
+
+        Args:
+            members: all images of the class.
+            otherwise: how many are left unless these are more.
+        """
+        expected = self.estimate(members)
+        if not self.budget.counts_bytes:
+            return expected
+        if _UNSURE * expected > otherwise:
+            expected = self.number_of(members)
+        return max(expected, _SAMPLED)  # of a few images one may fit where another does not
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +187,25 @@ def expected_quotas(
     if budget.share(last) < min(needed):  # others may fit, but as many bytes as the largest do
         refuse_too_few_bytes(budget, last, wanted.codec, max(needed))
     costs = [Cost.of(memory, sample) for sample in samples]
-    return ExpectedQuotas(budget, max(costs, key=lambda cost: cost.bytes_of(SAMPLED)))
+    return ExpectedQuotas(budget, max(costs, key=lambda cost: cost.bytes_of(_SAMPLED)))
+
+
+def larger_budget(
+    budget: Budget, memory: ExemplarMemory, per_class: int, protocol: ClassIncrementalProtocol
+) -> str:
+    """Returns the flag of a budget that has more exemplars than this one left.
+
+    Args:
+        budget: in bytes.
+        memory: what it left of the classes seen so far.
+        per_class: how many there are to be of each class; more than the smallest has.
+        protocol: what is learned when.
+    """
+    counts, taken = np.bincount(memory.labels), memory.bytes_by_class()
+    dearest = (taken / counts).max()  # of an exemplar; what its class shares included
+    missing = _MARGIN * dearest * (per_class - counts.min())
+    share = budget.quota(len(counts)) + math.ceil(missing)
+    return budget.of_classes(share, _most_used(protocol))
 
 
 def _samples(protocol: ClassIncrementalProtocol, source: DataSource) -> Iterator[np.ndarray]:
@@ -139,4 +217,4 @@ def _samples(protocol: ClassIncrementalProtocol, source: DataSource) -> Iterator
     places = np.linspace(0, len(classes) - 1, min(_SAMPLED_CLASSES, len(classes))).astype(int)
     for place in places:
         images = source.training_set(protocol.original_ids([classes[place]]))
-        yield images.subset(np.arange(min(SAMPLED, len(images)))).load_all()
+        yield images.subset(np.arange(min(_SAMPLED, len(images)))).load_all()

@@ -6,18 +6,14 @@ import numpy as np
 
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import Phase
-from mnemonics_tf.exemplars.budget import Budget, refuse_too_few_bytes
-from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.exemplars.budget import refuse_too_few_bytes
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import watched
-from mnemonics_tf.phases.quotas import SAMPLED, Cost
+from mnemonics_tf.phases.quotas import Room
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.registry import find
-
-#: an estimate of how many images fit may be too low by this factor
-_UNSURE = 1.25
 
 
 def select(
@@ -50,13 +46,12 @@ def select_within(
     images: ImageSet,
     model: IncrementalModel,
     selection: str,
-    budget: Budget,
-    memory: ExemplarMemory,
+    room: Room,
 ) -> np.ndarray:
-    """Returns what `select` does, with as many images of a class as the budget holds.
+    """Returns what `select` does, with as many images of a class as there is room for.
 
-    Where it counts bytes, the best images are encoded together until no more fit; classes then have
-    different numbers.
+    Where the budget counts bytes, the best images are encoded together until no more fit; classes
+    then have different numbers.
 
     Args:
         workshop: of the run.
@@ -64,86 +59,36 @@ def select_within(
         images: to choose from.
         model: gives features where the selection needs them.
         selection: its name.
-        budget: of the run.
-        memory: that is to store them.
+        room: for exemplars of each new class.
 
     Raises:
         UserError: if not even one exemplar of a class fits.
     """
-    quota = budget.quota(phase.num_seen)
-    if not budget.counts_bytes:
-        return select(workshop, phase, images, model, selection, quota)
-    guess = _expected_number(budget, phase, images, memory, phase.new_classes[0])
+    if not room.budget.counts_bytes:
+        return select(workshop, phase, images, model, selection, room.quota)
+    guess = room.estimate(images.subset(images.indices_of(phase.new_classes[0])))
     chosen, needed = [], []
     for label in _watched(phase):
         rank = _ranking(workshop, images, label, model, selection)
         count, fit = max(1, guess), 0
         while True:
             rows = rank(count)
-            fit = memory.number_within(images.subset(rows).load_all(), quota)
+            fit = room.number_of(images.subset(rows))
             if fit < len(rows) or len(rows) < count:  # bytes end, or images do
                 break
             count *= 2
         if not fit:
-            needed.append(memory.bytes_of(images.subset(rows[:1]).load_all()))
+            needed.append(room.memory.bytes_of(images.subset(rows[:1]).load_all()))
         chosen.append(rows[:fit])
         guess = fit + max(1, fit // 4)
     if needed:  # once all classes are known, so that what is advised is enough for each
-        refuse_too_few_bytes(budget, phase.num_seen, memory.codec, max(needed))
+        refuse_too_few_bytes(room.budget, phase.num_seen, room.memory.codec, max(needed))
     return np.concatenate(chosen)
 
 
 def _watched(phase: Phase) -> Iterator[int]:
     """Yields the new classes, and tells how far their choice is."""
     return watched(phase.new_classes, phase.num_new, f"phase {phase.index} choosing for class")
-
-
-def number_to_leave(
-    budget: Budget,
-    phase: Phase,
-    images: ImageSet,
-    memory: ExemplarMemory,
-    label: int,
-    otherwise: int,
-) -> int:
-    """Returns how many images of a new class the memory has to have to choose from.
-
-    Where it counts bytes, all are encoded together if an estimate says that it comes close to it.
-
-    Args:
-        budget: of the run.
-        phase: whose new classes.
-        images: of the new classes.
-        memory: that is to store them.
-        label: of the class.
-        otherwise: how many are left unless these are more.
-    """
-    expected = _expected_number(budget, phase, images, memory, label)
-    if not budget.counts_bytes:
-        return expected
-    if _UNSURE * expected > otherwise:
-        members = images.subset(images.indices_of(label)).load_all()
-        expected = memory.number_within(members, budget.quota(phase.num_seen))
-    return max(expected, SAMPLED)  # of a few images one may fit where another does not
-
-
-def _expected_number(
-    budget: Budget, phase: Phase, images: ImageSet, memory: ExemplarMemory, label: int
-) -> int:
-    """Returns about how many exemplars a new class will have: of bytes, what a few images say.
-
-    Args:
-        budget: of the run.
-        phase: whose new classes.
-        images: of the new classes.
-        memory: that is to store them.
-        label: of the class.
-    """
-    quota = budget.quota(phase.num_seen)
-    if not budget.counts_bytes:
-        return quota
-    sample = images.subset(images.indices_of(label)[:SAMPLED])
-    return Cost.of(memory, sample.load_all()).number_in(quota)
 
 
 def _ranking(

@@ -11,13 +11,11 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.run.files import write_arrays
-from mnemonics_tf.settings import (
-    RunSettings,
-)
+from mnemonics_tf.settings import RunSettings
 from tests.phases.exemplar_stages import BASE, PER_CLASS, Stage
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stage(tmp_path_factory):
     run = RunSettings(run_dir=str(tmp_path_factory.mktemp("run")))
     settings = dataclasses.replace(BASE, run=run)

@@ -5,6 +5,7 @@ import dataclasses
 import tensorflow as tf
 
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.phases import judge
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
 from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.settings import (
@@ -74,3 +75,19 @@ def pixels(workshop, images) -> list[bytes]:
     """Normalised images as something that can be looked up."""
     stored = workshop.pipeline.normalization.to_uint8(tf.constant(images)).numpy()
     return [image.tobytes() for image in stored]
+
+
+def training_images(state):
+    """The phase's images, each with its label."""
+    return zip(state.training_set.load_all(), state.training_set.labels, strict=True)
+
+
+def rehearsed_as(monkeypatch, scores):
+    """Rehearsals that end with these scores; returns the memories they were asked of."""
+    memories, left = [], iter(scores)
+
+    def rehearsal(*arguments):
+        return lambda memory: memories.append(memory) or next(left)
+
+    monkeypatch.setattr(judge, "rehearsal", rehearsal)
+    return memories

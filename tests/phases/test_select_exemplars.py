@@ -1,18 +1,20 @@
 """Exemplars chosen within bytes: the best ones, as many as fit, and advice where they can't be."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.budget import Budget
+from mnemonics_tf.exemplars.budget import Budget, kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.phases.checks import check_exemplars, check_method, make_protocol
 from mnemonics_tf.phases.make_exemplars import make_exemplars
-from mnemonics_tf.phases.quotas import Cost, expected_quotas
+from mnemonics_tf.phases.quotas import Cost, Room, expected_quotas
 from mnemonics_tf.phases.select_exemplars import select, select_within
 from mnemonics_tf.settings import RunSettings, Settings
 
@@ -26,12 +28,15 @@ def begun(tmp_path_factory):
     return experiment, experiment.begin_phase(experiment.protocol.phases[0])
 
 
+def room(state, num_bytes):
+    return Room(Budget(bytes_per_class=num_bytes), state.phase.num_seen, state.memory)
+
+
 @pytest.mark.parametrize("selection", ["herding", "random"])
 def test_the_best_that_fit_are_chosen(begun, selection):
     experiment, state = begun
     given = (experiment.workshop, state.phase, state.training_set, state.model, selection)
-    budget = Budget(bytes_per_class=1000)
-    rows = select_within(*given, budget, state.memory)
+    rows = select_within(*given, room(state, 1000))
     chosen = state.training_set.subset(rows)
     memory = state.memory.extended(chosen.load_all(), chosen.labels)
     assert memory.bytes_by_class().max() <= 1000
@@ -49,7 +54,7 @@ def test_the_best_that_fit_are_chosen(begun, selection):
 def test_all_of_a_class_are_kept_where_they_fit(begun):
     experiment, state = begun
     given = (experiment.workshop, state.phase, state.training_set, state.model, "random")
-    rows = select_within(*given, Budget(bytes_per_class=10**6), state.memory)
+    rows = select_within(*given, room(state, 10**6))
     assert sorted(rows) == list(range(len(state.training_set)))
 
 
@@ -63,8 +68,8 @@ def test_what_is_advised_is_enough_for_every_class(begun):
     ]
     assert min(sizes) < max(sizes)
     with pytest.raises(UserError, match=f"pass at least --exemplar_bytes_per_class={max(sizes)}"):
-        select_within(*given, Budget(bytes_per_class=min(sizes) - 1), state.memory)
-    assert len(select_within(*given, Budget(bytes_per_class=max(sizes)), state.memory)) >= 6
+        select_within(*given, room(state, min(sizes) - 1))
+    assert len(select_within(*given, room(state, max(sizes)))) >= 6
 
 
 def test_images_without_content_have_a_cost():
@@ -134,13 +139,27 @@ def test_advice_in_bytes_works():
     check(exemplar_bytes_per_class=int(advised), method="bic")
 
 
-def test_what_bytes_came_to_hold_is_checked_again():
-    settings = Settings().changed(exemplar_bytes_per_class=900, method="bic")
-    phase = make_protocol(settings, 10).phases[1]
-    method = method_of(settings)
-    check_exemplars(settings, method, phase, 2)
-    with pytest.raises(UserError, match="larger budget than --exemplar_bytes_per_class=900"):
-        check_exemplars(settings, method, phase, 1)
-    adjusted = Settings().changed(exemplar_bytes_per_class=900, adjust_old_exemplars=True)
-    with pytest.raises(UserError, match="adjusting .* larger budget"):
-        check_exemplars(adjusted, method_of(adjusted), phase, 1)
+@pytest.mark.parametrize("adjusts", [False, True], ids=["held out", "adjusted"])
+@pytest.mark.parametrize("flag", ["exemplar_bytes_per_class", "exemplar_bytes_total"])
+def test_what_bytes_came_to_hold_is_checked_again(flag, adjusts):
+    """BiC needs two exemplars, one to hold out, and an adjustment needs two, one to measure by."""
+    values = {"adjust_old_exemplars": True} if adjusts else {"method": "bic"}
+    settings = Settings().changed(base_classes=4, num_phases=2, codec="webp_lossless", **values)
+    protocol = make_protocol(settings, 10)
+    source = load_digits()
+    images = [source.training_set([label]).load_all()[:4] for label in range(4)]
+    empty = ExemplarMemory.empty((8, 8, 1), codec="webp_lossless")
+    everything = empty.extended(np.concatenate(images), np.repeat(range(4), 4))
+    of_one = int(everything.trimmed(1).bytes_by_class().max())
+
+    def check_after_phase_0(num_bytes):
+        settings_now = settings.changed(**{flag: num_bytes})
+        memory = kept_within(everything, make_budget(settings_now.exemplar), 4)
+        method, phase = method_of(settings_now), protocol.phases[1]
+        check_exemplars(settings_now, method, protocol, phase, memory)
+        return memory
+
+    with pytest.raises(UserError, match=f"begin another run with --{flag}=") as raised:
+        check_after_phase_0(of_one if flag.endswith("class") else 4 * of_one)
+    advised = str(raised.value).split(f"{flag}=")[1]
+    assert np.bincount(check_after_phase_0(int(re.match("[0-9]+", advised)[0])).labels).min() >= 2
