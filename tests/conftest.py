@@ -13,15 +13,17 @@ from absl.testing import flagsaver
 LONGEST = {
     "test_workers.py",
     "test_one_trace.py",
-    "test_folder_run.py",
     "test_devices.py",
-    "test_experiment.py",
-    "test_going_on.py",
-    "test_chaos.py",
     "test_reproduce.py",
+    "test_chaos.py",
+    "test_every_flag.py",
+    "test_folder_run.py",
     "test_compare_exemplars.py",
-    "test_precision.py",
-    "test_bic.py",
+    "test_install.py",
+    "test_python_page.py",
+    "test_sweep.py",
+    "test_train.py",
+    "test_own_code.py",
 }
 
 

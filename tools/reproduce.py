@@ -199,7 +199,10 @@ def _grid(schedule: Sequence[str], more: Sequence[str], wanted: str = "") -> lis
 
 def _is_compared_with(run: Run, rows: Sequence[Run]) -> bool:
     """Whether a run is done that rows compare with, be it a row itself or not."""
-    return run.is_done() and any(row.cell.compares_with(run.cell) for row in rows)
+    cells = {row.cell for row in rows}
+    return run.is_done() and any(
+        cell.compares_with(run.cell) or cell.begins_as(run.cell) for cell in cells
+    )
 
 
 def _train_flags() -> list[str]:

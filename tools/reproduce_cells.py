@@ -27,6 +27,8 @@ PER_CLASS = ExemplarSettings().exemplars_per_class
 _BYTES = f"--exemplar_bytes_per_class={PER_CLASS * 32 * 32 * 3}"
 #: an epoch sees as many exemplars in all rows
 _REPLAY = f"--replay_per_class={PER_CLASS}"
+#: flags that say how exemplars are stored
+_STORED = re.compile("--(codec|jpeg_quality|coded_share|exemplar_bytes_per_class)=")
 _WEBP = ("--codec=webp_lossless", _BYTES)
 _JPEG = ("--codec=jpeg", "--jpeg_quality=90", "--coded_share=0.5", _BYTES)
 _ANCHORED = (
@@ -71,12 +73,25 @@ class Cell(Choices):
         """Names its runs, where flags would make too long a name; None where flags do it."""
         return re.sub("[^a-z0-9.]+", "_", self.name.lower()) if self.more else None
 
+    @property
+    def stored_as(self) -> frozenset[str]:
+        """The flags of its codec and its bytes; none where exemplars are so many plain pixels."""
+        return frozenset(flag for flag in self.more if _STORED.match(flag))
+
     def compares_with(self, other: "Cell") -> bool:
         """Whether the other is this row with herding's exemplars as plain pixels, not adjusted."""
-        if self == other or other.ceiling or any("--codec" in flag for flag in other.more):
-            return False
+        return self != other and not other.stored_as and self._with_herding(other)
+
+    def begins_as(self, other: "Cell") -> bool:
+        """Whether its exemplars began as the other's, herding's in a codec, which stayed so."""
+        learned = self.exemplars == "mnemonics" and self.stored_as
+        return bool(learned) and self.stored_as == other.stored_as and self._with_herding(other)
+
+    def _with_herding(self, other: "Cell") -> bool:
+        """Whether the other trains alike, with herding's exemplars, not adjusted."""
         mine, theirs = ((c.method, c.transfer, c.finetune) for c in (self, other))
-        return mine == theirs and other.exemplars == "herding" and not other.adjust
+        chosen = other.exemplars == "herding" and not other.adjust and not other.ceiling
+        return mine == theirs and chosen
 
     def published(self, dataset: str, num_phases: int) -> Published | None:
         """Returns the paper's figures; None where it has none, or of something else."""

@@ -56,10 +56,34 @@ class Value:
         return f"{self.mean:+.2f}{'' if self.half_width is None else f' ± {self.half_width:.2f}'}"
 
     @property
-    def each(self) -> str:
-        """Of a difference: what it is for each seed, in brackets, where there are several."""
+    def told(self) -> str:
+        """Of a difference: `paired`, and in brackets each seed's where there are several."""
+        each = f" ({', '.join(f'{one:+.2f}' for one in self.values)})" if self.values[1:] else ""
+        return self.paired + each
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A row less another, seed by seed; without values where no seed is in both.
+
+    Attributes:
+        other: name of the other row.
+        accuracy: average accuracy.
+        last: accuracy after the last phase.
+        forgetting: F.
+    """
+
+    other: str
+    accuracy: Value
+    last: Value
+    forgetting: Value
+
+    @property
+    def in_words(self) -> str:
+        """The other's name, and the difference to it."""
         return (
-            f" ({', '.join(f'{value:+.2f}' for value in self.values)})" if self.values[1:] else ""
+            f"less {self.other}: average accuracy {self.accuracy.told}, after the last phase "
+            f"{self.last.told}, forgetting {self.forgetting.told}"
         )
 
 
@@ -76,9 +100,8 @@ class Row:
         forgetting: F.
         phases: accuracy after each phase.
         last: accuracy after the last phase.
-        gain: average accuracy less that of the row it compares with, paired by seed.
-        last_gain: the same after the last phase.
-        more_forgotten: the same of F.
+        less_herding: it less the row with herding's exemplars as plain pixels.
+        less_chosen: it less the row with the exemplars that its own began as, in a codec.
         minutes: without the training of phase 0, whose model runs share.
         before: average accuracy before the fine-tunes.
         constant: average accuracy with the best constant.
@@ -93,9 +116,8 @@ class Row:
     forgetting: Value
     phases: tuple[float, ...]
     last: Value
-    gain: Value
-    last_gain: Value
-    more_forgotten: Value
+    less_herding: Difference
+    less_chosen: Difference
     minutes: Value
     before: Value
     constant: Value
@@ -119,44 +141,35 @@ def rows(runs: Sequence[Run], beside: Sequence[Run] = ()) -> list[Row]:
         if run.is_done():
             group[run.seed] = run.figures()
     dataset = runs[0].place.dataset if runs else ""
-    return [
-        _row(
-            cell, num_phases, dataset, groups[cell, num_phases], _compared(groups, cell, num_phases)
+
+    def row(cell: Cell, num_phases: int) -> Row:
+        beside = {
+            other: by_seed for (other, theirs), by_seed in groups.items() if theirs == num_phases
+        }
+        mine = groups[cell, num_phases]
+        differences = (
+            _difference(cell, mine, {c: by_seed for c, by_seed in beside.items() if wanted(c)})
+            for wanted in (cell.compares_with, cell.begins_as)
         )
-        for cell, num_phases in dict.fromkeys((run.cell, run.num_phases) for run in runs)
-    ]
+        return _row(cell, num_phases, dataset, mine, *differences)
+
+    return [row(*key) for key in dict.fromkeys((run.cell, run.num_phases) for run in runs)]
 
 
-def _compared(
-    groups: dict[tuple[Cell, int], dict[int, Figures]], cell: Cell, num_phases: int
-) -> dict[int, Figures]:
-    """Returns the figures, by seed, of the row that a row compares with; empty if there is none."""
-    for (other, theirs), by_seed in groups.items():
-        if theirs == num_phases and cell.compares_with(other):
-            return by_seed
-    return {}
-
-
-def _row(
-    cell: Cell,
-    num_phases: int,
-    dataset: str,
-    by_seed: dict[int, Figures],
-    compared: dict[int, Figures],
-) -> Row:
-    """Returns the line of a cell.
+def _difference(
+    cell: Cell, by_seed: dict[int, Figures], others: dict[Cell, dict[int, Figures]]
+) -> Difference:
+    """Returns a row less the first of others.
 
     Args:
-        cell: of the table.
-        num_phases: N.
-        dataset: value of --dataset.
+        cell: of the row.
         by_seed: figures of its runs that are done.
-        compared: those of the row it compares with.
+        others: the same of rows that it is compared with, if there are any.
 
     Raises:
         UserError: if runs that are compared have other models of phase 0.
     """
-    figures = list(by_seed.values())
+    other, compared = next(iter(others.items()), (None, {}))
     pairs = [(by_seed[seed], compared[seed]) for seed in by_seed if seed in compared]
     # Older results do not tell it.
     told = [seeds for pair in pairs if None not in (seeds := [one.phase0_seed for one in pair])]
@@ -166,6 +179,33 @@ def _row(
             "phase 0, and no difference of them tells what exemplars are worth: pass the folders "
             "(--output, --published) that belong together"
         )
+    return Difference(
+        other.name if other else "",
+        _value([mine.average_accuracy - theirs.average_accuracy for mine, theirs in pairs]),
+        _value([mine.last_accuracy - theirs.last_accuracy for mine, theirs in pairs]),
+        _value([mine.forgetting - theirs.forgetting for mine, theirs in pairs]),
+    )
+
+
+def _row(
+    cell: Cell,
+    num_phases: int,
+    dataset: str,
+    by_seed: dict[int, Figures],
+    less_herding: Difference,
+    less_chosen: Difference,
+) -> Row:
+    """Returns the line of a cell.
+
+    Args:
+        cell: of the table.
+        num_phases: N.
+        dataset: value of --dataset.
+        by_seed: figures of its runs that are done.
+        less_herding: as in the row.
+        less_chosen: as in the row.
+    """
+    figures = list(by_seed.values())
     paper = cell.published(dataset, num_phases)
     return Row(
         name=cell.name,
@@ -179,9 +219,8 @@ def _row(
             for seeds in zip(*(one.phase_accuracies for one in figures), strict=True)
         ),
         last=_value([one.last_accuracy for one in figures]),
-        gain=_value([one.average_accuracy - other.average_accuracy for one, other in pairs]),
-        last_gain=_value([one.last_accuracy - other.last_accuracy for one, other in pairs]),
-        more_forgotten=_value([one.forgetting - other.forgetting for one, other in pairs]),
+        less_herding=less_herding,
+        less_chosen=less_chosen,
         minutes=Value(
             statistics.fmean(one.own_seconds for one in figures) / 60 if figures else None
         ),
@@ -285,10 +324,19 @@ def text_table(runs: Sequence[Run], beside: Sequence[Run] = ()) -> str:
             for value in (row.accuracy, row.forgetting)
         )
         beside = f"{_later(row):>8}" if in_paper else ""
-        more = f"{row.before.ours:>16}{row.constant.ours:>16}{row.gain.paired:>16}"
+        more = f"{row.before.ours:>16}{row.constant.ours:>16}{row.less_herding.accuracy.paired:>16}"
         columns = f"{accuracy}{beside}  {forgetting}{more}"
         lines.append(f"{row.name:<{width}}{row.num_phases:>3}  {columns}".rstrip())
-    return "\n".join([*lines, *notes(runs)])
+    return "\n".join([*lines, *notes(runs), *_less_chosen(table)])
+
+
+def _less_chosen(table: Sequence[Row]) -> list[str]:
+    """Returns what learning added to exemplars in a codec, for each row that has the figures."""
+    return [
+        f"{row.name} {row.less_chosen.in_words}"
+        for row in table
+        if row.less_chosen.accuracy.mean is not None
+    ]
 
 
 def _in_paper(table: Sequence[Row]) -> bool:
@@ -308,7 +356,11 @@ def write_markdown(path: pathlib.Path, runs: Sequence[Run], beside: Sequence[Run
     columns = [_columns(row, in_paper) for row in table]
     heads = list(columns[0])
     lines = [heads, ["---"] * len(heads), *(list(one.values()) for one in columns)]
-    below = [*notes(runs), "minutes: without the training of phase 0, whose model runs share"]
+    below = [
+        *notes(runs),
+        *_less_chosen(table),
+        "minutes: without the training of phase 0, whose model runs share",
+    ]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     write_text(path, text + "\n\n" + "".join(f"- {note}\n" for note in below))
 
@@ -331,9 +383,9 @@ def _columns(row: Row, in_paper: bool) -> dict[str, str]:
         **{f"forgetting {part}": value for part, value in forgetting.items()},
         "after each phase": " / ".join(f"{phase:.2f}" for phase in row.phases) or "-",
         "last accuracy": row.last.ours,
-        "less herding": row.gain.paired + row.gain.each or "-",
-        "last less herding": row.last_gain.paired + row.last_gain.each or "-",
-        "forgetting less herding": row.more_forgotten.paired + row.more_forgotten.each or "-",
+        "less herding": row.less_herding.accuracy.told or "-",
+        "last less herding": row.less_herding.last.told or "-",
+        "forgetting less herding": row.less_herding.forgetting.told or "-",
         "before": row.before.ours,
         "constant": row.constant.ours,
         "minutes": minutes,

@@ -73,14 +73,14 @@ def test_differences_are_paired_by_seed(tmp_path):
         if ours:
             write_local(named(runs, "lwf w/ ours", seed), ours)
     table = {row.name: row for row in rows(runs)}
-    gain = table["lwf w/ ours"].gain
-    assert gain.values == pytest.approx([2, 1])
-    assert gain.paired.startswith("+1.50 ± 6.35")
-    assert gain.each == " (+2.00, +1.00)"
-    assert table["lwf w/ ours"].last_gain.mean == pytest.approx(1.5)
-    assert table["lwf w/ ours"].more_forgotten.mean == pytest.approx(0.75)
-    assert (table["lwf w/ herding"].gain.paired, table["lwf w/ herding"].gain.each) == ("", "")
-    assert table["lwf"].gain.mean is None
+    less_herding = table["lwf w/ ours"].less_herding
+    assert less_herding.other == "lwf w/ herding"
+    assert less_herding.accuracy.values == pytest.approx([2, 1])
+    assert less_herding.accuracy.told == "+1.50 ± 6.35 (+2.00, +1.00)"
+    assert less_herding.last.mean == pytest.approx(1.5)
+    assert less_herding.forgetting.mean == pytest.approx(0.75)
+    assert table["lwf w/ herding"].less_herding.accuracy.told == ""
+    assert table["lwf"].less_herding.accuracy.mean is None
     write_markdown(tmp_path / "table.md", runs)
     assert "| +1.50 ± 6.35 (+2.00, +1.00) |" in (tmp_path / "table.md").read_text()
 
@@ -90,14 +90,27 @@ def test_a_row_is_compared_with_runs_that_are_no_rows(tmp_path):
     herding, ours = named(runs, "lwf w/ herding"), named(runs, "lwf w/ ours")
     write_local(herding, 0.50)
     write_local(ours, 0.53)
-    assert rows([ours])[0].gain.paired == ""
+    assert rows([ours])[0].less_herding.accuracy.told == ""
     (row,) = rows([ours], beside=[herding])
-    assert (row.name, row.gain.paired) == ("lwf w/ ours", "+3.00")
+    assert (row.name, row.less_herding.accuracy.told) == ("lwf w/ ours", "+3.00")
     write_markdown(tmp_path / "table.md", [ours], [herding])
     markdown = (tmp_path / "table.md").read_text()
     assert "+3.00" in markdown
     assert "+3.00" in text_table([ours], [herding])
     assert "w/ herding" not in markdown
+
+
+def test_learned_exemplars_are_compared_with_those_in_the_same_codec(tmp_path):
+    runs = grid(tmp_path, "bytes", methods=["lwf"], seeds=(0, 1))
+    values = {"herding": 0.50, "WebP herding": 0.52, "JPEG herding": 0.53, "WebP learned": 0.55}
+    for name, value in values.items():
+        for seed in (0, 1):
+            write_local(named(runs, f"lwf all kernels {name}", seed), value + seed / 100)
+    told = "lwf all kernels WebP learned less lwf all kernels WebP herding: average accuracy +3.00"
+    *_, line = text_table(runs).splitlines()
+    assert line.startswith(told)
+    write_markdown(tmp_path / "table.md", runs)
+    assert f"- {told}" in (tmp_path / "table.md").read_text()
 
 
 def test_minutes_are_without_the_training_of_phase_0_alone(tmp_path):
@@ -121,7 +134,7 @@ def test_compared_runs_have_one_model_of_phase_0(tmp_path):
     with pytest.raises(UserError, match="lwf w/ ours: its runs and herding's .* other models"):
         rows(runs)
     write_local(named(runs, "lwf w/ herding"), 0.5)  # as earlier versions wrote it
-    assert {row.name: row for row in rows(runs)}["lwf w/ ours"].gain.mean == 0
+    assert {row.name: row for row in rows(runs)}["lwf w/ ours"].less_herding.accuracy.mean == 0
 
 
 def test_a_ceiling_for_each_method_that_has_exemplars(tmp_path):
