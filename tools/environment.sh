@@ -38,8 +38,8 @@ install_requirements() {
   fi
   echo "Installing $* (a minute or two)" >&2
   "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "${arguments[@]}"
-  # Compiling every module would take minutes. But where PYTHONDONTWRITEBYTECODE is set each start would
-  # compile TensorFlow's anew, which takes longer than all else of it: what it imports is compiled here.
+  # Compiling every module would take minutes. But where PYTHONDONTWRITEBYTECODE is set each start
+  # would compile TensorFlow's anew, more than half of its time: what it imports is compiled here.
   local told
   told=$(PYTHONDONTWRITEBYTECODE='' "$environment/bin/python" \
     -c 'import tensorflow, tensorboard.summary, sklearn.datasets' 2>&1) || {
