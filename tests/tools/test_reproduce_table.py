@@ -229,6 +229,10 @@ BFLOAT16 = ("--mixed_precision=bfloat16",)
             *("bytes_n25", "bytes", (*BFLOAT16, "--last_phase=10"), 25, 1),
             cells("bytes", ["lwf"], True, "(all kernels|frozen) (herding|learned)$"),
         ),
+        (
+            *("bytes_lucir", "bytes", BFLOAT16, 5, 3),
+            cells("bytes", ["lucir"], True, "all kernels (herding|learned)$"),
+        ),
     ],
 )
 def test_published_tables_are_those_of_their_runs(
