@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
@@ -141,35 +141,36 @@ def rows(runs: Sequence[Run], beside: Sequence[Run] = ()) -> list[Row]:
         if run.is_done():
             group[run.seed] = run.figures()
     dataset = runs[0].place.dataset if runs else ""
-
-    def row(cell: Cell, num_phases: int) -> Row:
-        beside = {
-            other: by_seed for (other, theirs), by_seed in groups.items() if theirs == num_phases
-        }
-        mine = groups[cell, num_phases]
-        differences = (
-            _difference(cell, mine, {c: by_seed for c, by_seed in beside.items() if wanted(c)})
-            for wanted in (cell.compares_with, cell.begins_as)
+    return [
+        _row(
+            *(cell, num_phases, dataset, groups[cell, num_phases]),
+            _difference(groups, cell, num_phases, cell.compares_with),
+            _difference(groups, cell, num_phases, cell.begins_as),
         )
-        return _row(cell, num_phases, dataset, mine, *differences)
-
-    return [row(*key) for key in dict.fromkeys((run.cell, run.num_phases) for run in runs)]
+        for cell, num_phases in dict.fromkeys((run.cell, run.num_phases) for run in runs)
+    ]
 
 
 def _difference(
-    cell: Cell, by_seed: dict[int, Figures], others: dict[Cell, dict[int, Figures]]
+    groups: dict[tuple[Cell, int], dict[int, Figures]],
+    cell: Cell,
+    num_phases: int,
+    wanted: Callable[[Cell], bool],
 ) -> Difference:
-    """Returns a row less the first of others.
+    """Returns a row less another.
 
     Args:
+        groups: figures of all rows, by seed.
         cell: of the row.
-        by_seed: figures of its runs that are done.
-        others: the same of rows that it is compared with, if there are any.
+        num_phases: N.
+        wanted: whether a cell is that of the other row; the first one counts.
 
     Raises:
         UserError: if runs that are compared have other models of phase 0.
     """
-    other, compared = next(iter(others.items()), (None, {}))
+    by_seed = groups[cell, num_phases]
+    found = [other for other, theirs in groups if theirs == num_phases and wanted(other)]
+    compared = groups[found[0], num_phases] if found else {}
     pairs = [(by_seed[seed], compared[seed]) for seed in by_seed if seed in compared]
     # Older results do not tell it.
     told = [seeds for pair in pairs if None not in (seeds := [one.phase0_seed for one in pair])]
@@ -180,7 +181,7 @@ def _difference(
             "(--output, --published) that belong together"
         )
     return Difference(
-        other.name if other else "",
+        found[0].name if found else "",
         _value([mine.average_accuracy - theirs.average_accuracy for mine, theirs in pairs]),
         _value([mine.last_accuracy - theirs.last_accuracy for mine, theirs in pairs]),
         _value([mine.forgetting - theirs.forgetting for mine, theirs in pairs]),

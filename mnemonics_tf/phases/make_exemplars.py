@@ -104,7 +104,7 @@ def _hold_out(
         members = images.indices_of(label)
         wanted = round(share * len(members))
         # Never so many that too few candidates remain.
-        left = room.to_leave(images.subset(members), len(members) - wanted)
+        left = room.to_leave(images, members, len(members) - wanted)
         count = max(0, min(wanted, len(members) - left))
         generator = numpy_generator(workshop.exemplar_seed, "held out", label)
         held_out[generator.permutation(members)[:count]] = True

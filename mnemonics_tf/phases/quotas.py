@@ -79,40 +79,43 @@ class Room:
         """How many exemplars a class may have, or how many bytes they may take."""
         return self.budget.quota(self.num_seen)
 
-    def estimate(self, members: ImageSet) -> int:
+    def estimate(self, images: ImageSet, members: np.ndarray) -> int:
         """Returns about how many exemplars a class will have: of bytes, what a few images say.
 
         Args:
-            members: images of the class.
+            images: of all new classes.
+            members: indices of those of the class.
         """
         if not self.budget.counts_bytes:
             return self.quota
-        sample = members.subset(np.arange(min(_SAMPLED, len(members))))
-        return Cost.of(self.memory, sample.load_all()).number_in(self.quota)
+        sample = images.subset(members[:_SAMPLED]).load_all()
+        return Cost.of(self.memory, sample).number_in(self.quota)
 
-    def number_of(self, members: ImageSet) -> int:
+    def number_of(self, images: ImageSet, members: np.ndarray) -> int:
         """Returns how many images of a class, from the first on, fit into its bytes.
 
         Args:
-            members: images of the class, best first.
+            images: of all new classes.
+            members: indices of some of the class, best first.
         """
-        return self.memory.number_within(members.load_all(), self.quota)
+        return self.memory.number_within(images.subset(members).load_all(), self.quota)
 
-    def to_leave(self, members: ImageSet, otherwise: int) -> int:
+    def to_leave(self, images: ImageSet, members: np.ndarray, otherwise: int) -> int:
         """Returns how many images of a class the memory has to have to choose from.
 
         Where it counts bytes, all are encoded together if an estimate says that it comes close to
         it.
 
         Args:
-            members: all images of the class.
+            images: of all new classes.
+            members: indices of all of the class.
             otherwise: how many are left unless these are more.
         """
-        expected = self.estimate(members)
+        expected = self.estimate(images, members)
         if not self.budget.counts_bytes:
             return expected
         if _UNSURE * expected > otherwise:
-            expected = self.number_of(members)
+            expected = self.number_of(images, members)
         return max(expected, _SAMPLED)  # of a few images one may fit where another does not
 
 

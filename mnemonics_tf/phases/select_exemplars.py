@@ -66,14 +66,14 @@ def select_within(
     """
     if not room.budget.counts_bytes:
         return select(workshop, phase, images, model, selection, room.quota)
-    guess = room.estimate(images.subset(images.indices_of(phase.new_classes[0])))
+    guess = room.estimate(images, images.indices_of(phase.new_classes[0]))
     chosen, needed = [], []
     for label in _watched(phase):
         rank = _ranking(workshop, images, label, model, selection)
         count, fit = max(1, guess), 0
         while True:
             rows = rank(count)
-            fit = room.number_of(images.subset(rows))
+            fit = room.number_of(images, rows)
             if fit < len(rows) or len(rows) < count:  # bytes end, or images do
                 break
             count *= 2

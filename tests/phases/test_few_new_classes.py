@@ -8,6 +8,15 @@ from mnemonics_tf.phases import judge
 from tests.phases.exemplar_stages import PER_CLASS, make, rehearsed_as, training_images
 
 
+def with_new_classes(state, count: int):
+    """The phase as if it brought fewer classes."""
+    new = range(4, 4 + count)
+    rows = np.flatnonzero(np.isin(state.training_set.labels, new))
+    state.phase = Phase(1, new, range(new.stop))
+    state.training_set = state.training_set.subset(rows)
+    return state
+
+
 def test_one_new_class_is_judged_by_the_probe(stage, calls, monkeypatch, caplog):
     memories = rehearsed_as(monkeypatch, [])
     workshop, state = stage.enter(1, validation="rehearsal", few_new_classes="beside")
@@ -16,15 +25,6 @@ def test_one_new_class_is_judged_by_the_probe(stage, calls, monkeypatch, caplog)
     assert "the probe judges instead" in caplog.text
     assert memories == []
     assert len(state.metrics["exemplars"]["validations"]) == 3
-
-
-def with_new_classes(state, count: int):
-    """The phase as if it brought fewer classes."""
-    new = range(4, 4 + count)
-    rows = np.flatnonzero(np.isin(state.training_set.labels, new))
-    state.phase = Phase(1, new, range(new.stop))
-    state.training_set = state.training_set.subset(rows)
-    return state
 
 
 @pytest.mark.parametrize("count", [1, 2])

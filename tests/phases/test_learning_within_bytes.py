@@ -13,6 +13,8 @@ from mnemonics_tf.phases import judge
 from mnemonics_tf.settings import ExemplarSettings
 from tests.phases.exemplar_stages import make, rehearsed_as
 
+BYTES_PER_CLASS = 700
+
 
 @pytest.fixture
 def grainy(monkeypatch):
@@ -23,9 +25,6 @@ def grainy(monkeypatch):
         return tf.constant(1.0), tf.constant(noise, tf.float32)
 
     monkeypatch.setattr(UnrolledTraining, "value_and_gradient", value_and_gradient)
-
-
-BYTES_PER_CLASS = 700
 
 
 def enter_with_bytes(stage, **values):
