@@ -125,7 +125,7 @@ def show(
         change: of the exemplars.
         before: how many outer steps the stage had in all earlier phases.
         margins_herding: margins of the images that herding would have chosen, if they are known.
-        held_out: accuracy on held-out images of the exemplars as they began, learned and stored,
+        held_out: accuracy on held-out images of the exemplars as they began and as they are stored,
             by name; None without held-out images.
     """
     for step, loss in enumerate(course.meta_losses):

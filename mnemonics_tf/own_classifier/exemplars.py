@@ -70,8 +70,8 @@ def learn_exemplars(
 
     The exemplars begin as real images. In each outer step a temporary model is trained on them from
     a fresh classifier, and they move against the gradient that its loss on `images` has by their
-    pixels. Those with the best accuracy on held-out images are returned, rounded to uint8. The
-    model is read and never changed.
+    pixels. Those are returned, rounded to uint8, that have the best accuracy on held-out images as
+    they are returned. The model is read and never changed.
 
     Args:
         model: a classifier; functional or Sequential with a Dense layer at its end (a softmax may
@@ -142,7 +142,7 @@ def learn_exemplars(
         kept = checkpoint and work.checkpoint(checkpoint, rows, augmentation, model.get_weights())
         course = work.learn(rows, held_out, kept or None)
         learned = normalization.to_uint8(tf.constant(course.best)).numpy()
-        report = work.report(course, rows, learned, held_out, started)
+        report = work.report(course, rows, learned, started)
         LOGGER.info("%s", told(report))
         if kept:
             kept.remove()

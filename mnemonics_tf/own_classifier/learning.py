@@ -153,18 +153,24 @@ class Learning:
     def _validation(
         self, labels: np.ndarray, held_out: np.ndarray
     ) -> Callable[[np.ndarray], float] | None:
-        """Returns the score of normalised exemplars, or None where nothing was held out."""
+        """Returns the score of exemplars as they are returned, rounded; None if none judges."""
         if not held_out.any():
             return None
         positions = self._positions[held_out]
+        normalize, to_uint8 = self._normalization.normalize, self._normalization.to_uint8
+
+        def rounded(normalized: np.ndarray) -> np.ndarray:
+            returned: np.ndarray = normalize(to_uint8(tf.constant(normalized))).numpy()
+            return returned
+
         if self._from_scratch:
-            images = self._normalization.normalize(self._images[held_out])
+            images = normalize(self._images[held_out])
             return lambda normalized: self._accuracy_from_scratch(
-                normalized, labels, images, positions
+                rounded(normalized), labels, images, positions
             )
         features = self._features[held_out]
         return lambda normalized: probe_accuracy(
-            self._encoded(normalized), labels, features, positions
+            self._encoded(rounded(normalized)), labels, features, positions
         )
 
     def _accuracy_from_scratch(
@@ -183,12 +189,7 @@ class Learning:
         return float(np.concatenate(correct).mean())
 
     def report(
-        self,
-        course: Course,
-        rows: np.ndarray,
-        learned: np.ndarray,
-        held_out: np.ndarray,
-        started: float,
+        self, course: Course, rows: np.ndarray, learned: np.ndarray, started: float
     ) -> Report:
         """Returns how learning went.
 
@@ -196,15 +197,13 @@ class Learning:
             course: of it.
             rows: the images that exemplars began as.
             learned: uint8 `[n, h, w, c]`.
-            held_out: what they are judged by.
             started: when, on the monotonic clock.
         """
-        validate = self._validation(self._positions[rows], held_out)
-        stored = self._normalization.normalize(learned).numpy()
+        scores = dict(course.validations)
         moved = learned.astype(np.float32) - self._images[rows]
         return Report(
-            course.validations[0][1] if validate else None,
-            validate(stored) if validate else None,
+            scores.get(0),
+            scores.get(course.steps_kept),
             tuple(course.validations),
             tuple(course.meta_losses),
             course.steps_kept,

@@ -12,7 +12,6 @@ from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.exemplars.budget import kept_within, rows_within
-from mnemonics_tf.exemplars.codecs import make_codec
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.monitoring.progress import LOGGER, duration
 from mnemonics_tf.phases.new_classes import NewClasses
@@ -23,18 +22,16 @@ from mnemonics_tf.phases.rehearsal import leaves_some, rehearsal, rehearsed
 class Judge:
     """What chooses among exemplars while they learn.
 
-    It judges what the end of the phase will leave: learned pixels may compress worse than real
-    ones, and a budget in bytes then holds fewer of them.
+    It judges what the end of the phase will leave: exemplars rounded and encoded, as many as the
+    budget holds. Rounding takes a part of what they learned, and learned pixels may compress worse
+    than real ones.
 
     Attributes:
         score: accuracy of normalised images of all exemplars that take part, on held-out images.
-        as_stored: whether it scores them as they will be stored, rounded and encoded, and those
-            alone that the budget leaves.
         takes_long: what of it takes long, in words.
     """
 
     score: Callable[[np.ndarray], float]
-    as_stored: bool
     takes_long: str = ""
 
 
@@ -75,7 +72,6 @@ def by_rehearsal(new: NewClasses, stored: Callable[[np.ndarray], ExemplarMemory]
     told = told_one_by_one(score, new)
     return Judge(
         lambda images: told(kept_within(stored(images), workshop.budget, phase.num_seen)),
-        as_stored=True,
         takes_long="rehearsals",
     )
 
@@ -83,7 +79,6 @@ def by_rehearsal(new: NewClasses, stored: Callable[[np.ndarray], ExemplarMemory]
 def by_probe(
     new: NewClasses,
     exemplars: Exemplars,
-    memory: ExemplarMemory,
     rows: np.ndarray,
     stored: Callable[[np.ndarray], ExemplarMemory],
     judging: ImageSet,
@@ -94,8 +89,7 @@ def by_probe(
     Args:
         new: the classes whose exemplars learn.
         exemplars: of which some learn.
-        memory: of all classes, before they learn.
-        rows: where in that memory the exemplars are.
+        rows: where in the memory the exemplars are.
         stored: the memory that normalised images of them would make, not yet trimmed.
         judging: images held out, which may be of old classes too.
         beside_old: whether exemplars of old classes are judged with those that learn.
@@ -107,9 +101,6 @@ def by_probe(
         """Returns which exemplars that are judged the budget leaves."""
         return judged & np.isin(rows, rows_within(now, new.workshop.budget, new.phase.num_seen))
 
-    if make_codec(memory.codec, memory.quality).stores_pixels:  # as many whatever they are
-        asked = left(memory)
-        return Judge(lambda images: probe(images[asked], exemplars.labels[asked]), as_stored=False)
     normalize = new.workshop.pipeline.normalization.normalize
 
     def probe_stored(images: np.ndarray) -> float:
@@ -117,7 +108,7 @@ def by_probe(
         asked = left(now)
         return probe(normalize(now.images_at(rows[asked])).numpy(), exemplars.labels[asked])
 
-    return Judge(probe_stored, as_stored=True)
+    return Judge(probe_stored)
 
 
 def told_one_by_one(

@@ -19,7 +19,7 @@ from mnemonics_tf.exemplars.storage import first_rows
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring import diagnostics
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.phases.judge import Judge, by_probe, by_rehearsal, rehearses, tell_what_helped
+from mnemonics_tf.phases.judge import by_probe, by_rehearsal, rehearses, tell_what_helped
 from mnemonics_tf.phases.learning import (
     as_exemplars,
     companions,
@@ -103,7 +103,7 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
     if rehearse:
         judge = by_rehearsal(new, stored)
     elif judging:
-        judge = by_probe(new, exemplars, memory, rows, stored, judging, few)
+        judge = by_probe(new, exemplars, rows, stored, judging, few)
     course = learner(workshop, network, members, outer, len(rows)).train_new(
         exemplars,
         outer_data,
@@ -116,7 +116,7 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
     )
     tell_where_none_fits(workshop, with_learned(workshop, memory, rows, exemplars))
     learned = stored(exemplars.images)
-    return Made(learned, _told(new, course, judge, memory, learned, rows), exemplars)
+    return Made(learned, _told(new, course, memory, learned), exemplars)
 
 
 def _quota(phase: Phase, memory: ExemplarMemory) -> int:
@@ -248,36 +248,25 @@ def _by_member(
 def _told(
     new: NewClasses,
     course: Course,
-    judge: Judge | None,
     memory: ExemplarMemory,
     learned: ExemplarMemory,
-    rows: np.ndarray,
 ) -> dict[str, Any]:
     """Shows and returns the figures of learning.
 
     Args:
         new: the classes whose exemplars learned.
         course: how it went.
-        judge: of the exemplars, or None.
         memory: before.
         learned: the memory afterwards.
-        rows: which of it took part.
     """
     workshop, phase, model, stage = new.workshop, new.phase, new.model, new.stage
     evaluator = workshop.evaluator(model)
     learns = memory.labels >= phase.num_old
     change = diagnostics.measure_change(model, evaluator, memory, learned, learns)
     metrics = diagnostics.metrics(course, change)
-    if judge:
-        kept = as_stored = dict(course.validations)[course.steps_kept]
-        if not judge.as_stored:
-            normalize = workshop.pipeline.normalization.normalize
-            as_stored = judge.score(normalize(learned.images_at(rows)).numpy())
-        metrics["held_out_accuracy"] = {
-            "start": course.validations[0][1],
-            "float": kept,
-            "uint8": as_stored,
-        }
+    if course.validations:
+        scores = dict(course.validations)
+        metrics["held_out_accuracy"] = {"start": scores[0], "stored": scores[course.steps_kept]}
         tell_what_helped(course)
     margins_herding = None
     if workshop.settings.exemplar.mnemonics_start != "herding":

@@ -288,7 +288,7 @@ def learning(group: Group) -> Table | None:
             "grey levels of 255. Features: distance of L2-normalised features, at most 2. Margin: "
             "distance to the nearest decision boundary in feature space. Held-out accuracy: of a "
             "classifier on the exemplars' features, or of a rehearsal (--validation), as they "
-            "began, learned and stored; it decides how many steps are kept.",
+            "began and as they are stored; it decides how many steps are kept.",
         ),
     )
 
@@ -298,10 +298,11 @@ def _seed_text(group: Group) -> str:
 
 
 def _held_out(scores: Any) -> str:
-    """Returns the held-out accuracies of the start, of the floats and of what is stored."""
+    """Returns the held-out accuracies of the start and of what is stored."""
     if not isinstance(scores, dict):
         return NOTHING
-    named = [scores.get(name) for name in ("start", "float", "uint8")]
+    stored = scores.get("stored", scores.get("uint8"))  # its name in earlier results
+    named = [scores.get("start"), stored]
     return " → ".join(
         f"{score:.1%}" if isinstance(score, (int, float)) else NOTHING for score in named
     )

@@ -9,7 +9,7 @@ import mnemonics_tf
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
-from mnemonics_tf.own_classifier import checkpoint
+from mnemonics_tf.own_classifier import checkpoint, learning
 
 FEW = {"outer_steps": 2, "inner_steps": 3}
 
@@ -65,9 +65,23 @@ def test_what_is_returned(few):
     assert few[1][report.indices].tolist() == labels.tolist()
     assert len(report.meta_losses) == 2
     assert [step for step, _ in report.validations] == [0, 2]
-    assert report.held_out_accuracy_start == report.validations[0][1]
+    scores = dict(report.validations)
+    assert report.held_out_accuracy_start == scores[0]
+    assert report.held_out_accuracy_end == scores[report.steps_kept]
     moved = images.astype(float) - few[0][report.indices]
     np.testing.assert_allclose(report.shifts, np.sqrt(np.square(moved).mean(axis=(1, 2, 3))))
+
+
+def test_they_are_judged_as_they_are_returned(few, monkeypatch):
+    """Moved by less than rounding takes back, they are what they began as."""
+    asked = []
+    monkeypatch.setattr(
+        learning, "probe_accuracy", lambda features, *_: asked.append(features) or len(asked) / 10
+    )
+    images, _, report = learn(few, outer_learning_rate=1e-4)
+    assert (images == few[0][report.indices]).all()
+    np.testing.assert_array_equal(asked[1], asked[0])
+    assert (report.held_out_accuracy_start, report.held_out_accuracy_end) == (0.1, 0.2)
 
 
 @pytest.mark.slow

@@ -89,13 +89,6 @@ def test_without_a_step_they_are_stored_as_they_were_chosen(stage):
     np.testing.assert_array_equal(ours, expected)
 
 
-def test_they_are_judged_as_they_are_stored(stage):
-    workshop, state = entered(stage, validation_share=0.2, outer_steps=2)
-    make(workshop, state)
-    accuracy = state.metrics["exemplars"]["held_out_accuracy"]
-    assert accuracy["float"] == accuracy["uint8"]
-
-
 def test_what_they_began_as_is_kept_as_it_was_before_the_codec(stage):
     workshop, state = entered(stage)
     made = make_exemplars(

@@ -56,10 +56,25 @@ def test_a_rehearsal_keeps_the_start_where_nothing_is_better(stage, calls, monke
     assert len(memories) == 3
     figures = state.metrics["exemplars"]
     assert figures["steps_kept"] == kept
-    assert figures["held_out_accuracy"] == {"start": 0.5, "float": end, "uint8": end}
+    assert figures["held_out_accuracy"] == {"start": 0.5, "stored": max(end, 0.5)}
     # What is judged is what would be stored, and what is stored is what was judged best.
     np.testing.assert_array_equal(state.memory.images, memories[kept].images)
     assert np.any(memories[0].images != memories[2].images)
+
+
+def test_a_probe_asks_the_exemplars_as_they_are_stored(stage, calls, monkeypatch):
+    """Moved by less than rounding takes back, they are what they began as."""
+    asked = []
+    monkeypatch.setattr(
+        judge, "probe_accuracy", lambda features, *_: asked.append(features) or len(asked) / 10
+    )
+    workshop, state = stage.enter(0, outer_learning_rate=0.001)
+    make(workshop, state)
+    started = workshop.pipeline.normalization.to_uint8(tf.constant(calls[0]["exemplars"])).numpy()
+    assert np.any(calls[1]["exemplars"] != calls[0]["exemplars"])
+    np.testing.assert_array_equal(state.memory.images, started)
+    np.testing.assert_array_equal(asked[2], asked[0])
+    assert state.metrics["exemplars"]["held_out_accuracy"] == {"start": 0.1, "stored": 0.3}
 
 
 def test_a_method_that_would_hold_all_exemplars_out_is_not_rehearsed(
@@ -93,7 +108,7 @@ def test_without_held_out_images_the_newest_exemplars_stay(stage, calls):
     ids=["no help", "the first step", "level"],
 )
 def test_what_held_out_images_chose_is_told(stage, calls, monkeypatch, caplog, scores, kept, told):
-    judged = iter([*scores, 0.0, 0.0])  # the last two: of the exemplars in the end
+    judged = iter(scores)
     monkeypatch.setattr(judge, "probe_accuracy", lambda *_: next(judged))
     workshop, state = stage.enter(0)
     with caplog.at_level("INFO", "mnemonics_tf"):

@@ -64,7 +64,7 @@ def test_figures_can_be_written_and_hold_no_long_lists(stage, calls, monkeypatch
     assert figures["pixel_distance"] > 0
     assert 0 < figures["feature_distance"] <= 2
     assert 0 <= figures["clipped_share"] <= 1
-    assert set(figures["held_out_accuracy"]) == {"start", "float", "uint8"}
+    assert set(figures["held_out_accuracy"]) == {"start", "stored"}
     assert {"margin_start", "margin_end", "margin_herding"} <= set(figures)
 
 
@@ -137,7 +137,7 @@ def test_learning_and_adjustment_show_in_tensorboard(stage, calls, tmp_path):
         "exemplars/phase01/held_out_accuracy",
         "exemplars/all_phases/meta_loss",
         "exemplars/all_phases/held_out_accuracy",
-        *(f"exemplars/held_out_accuracy/{name}" for name in ("start", "float", "uint8")),
+        *(f"exemplars/held_out_accuracy/{name}" for name in ("start", "stored")),
         "exemplars/margin_herding",
         "adjust/phase01/meta_loss",
         "adjust/all_phases/meta_loss",
