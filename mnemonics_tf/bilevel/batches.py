@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.settings import OuterSettings
+
 
 def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Returns the rows in a random order in which every stretch holds all classes about evenly.
@@ -54,3 +57,24 @@ def split_balanced(
         # A random first subset spreads what does not divide evenly over the subsets.
         subset[members] = (np.arange(len(members)) + generator.integers(num_subsets)) % num_subsets
     return subset
+
+
+def check_step(outer: OuterSettings, num_classes: int) -> None:
+    """Refuses outer steps that have no room for an exemplar of each class.
+
+    A temporary model that never saw a class would be measured on it, and the loss there would drown
+    all others.
+
+    Args:
+        outer: of the meta level.
+        num_classes: at most, that exemplars of an outer step are of.
+
+    Raises:
+        UserError: names what is enough.
+    """
+    if 0 < outer.exemplars_per_step < num_classes:
+        raise UserError(
+            f"--exemplars_per_step={outer.exemplars_per_step} has no room for one exemplar of each "
+            f"of the {num_classes} classes that an outer step of exemplar learning has: pass at "
+            f"least {num_classes}, or 0 for all"
+        )

@@ -262,7 +262,10 @@ class ExemplarLearner:
         return self._learn(exemplars, step_data, companions, *key)
 
     def _rows(self, candidates: np.ndarray, labels: np.ndarray, *key: str | int) -> np.ndarray:
-        """Returns the class-balanced rows that train the temporary model of one outer step."""
+        """Returns the class-balanced rows that train the temporary model of one outer step.
+
+        `check_step` has seen to it that each class has one.
+        """
         size = self._outer.exemplars_per_step or len(candidates)
         order = balanced_order(labels[candidates], numpy_generator(self._seed, *key, "rows"))
         return np.sort(candidates[order[:size]])

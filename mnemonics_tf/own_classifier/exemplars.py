@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.bilevel.batches import check_step
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
@@ -116,6 +117,7 @@ def learn_exemplars(
         raise UserError(f"augmentation={augmentation!r}: pass one of {', '.join(AUGMENTATIONS)}")
     normalization = _normalization_of(images)
     classes, positions = np.unique(labels, return_inverse=True)
+    check_step(wanted.outer, len(classes))
     pixels = Pixels(normalization, preprocess or tf.identity, AUGMENTATIONS[augmentation])
     examples = normalization.normalize(images[:2])
     if checkpoint is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mnemonics_tf.bilevel.batches import check_step
 from mnemonics_tf.bilevel.objectives import on_originals
 from mnemonics_tf.data.phase_classes import ids_of_phases, settled
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase, class_order
@@ -21,6 +22,7 @@ from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.phases.adjust_exemplars import check_adjustment
 from mnemonics_tf.phases.coded_share import coded_share
+from mnemonics_tf.phases.learn_new import learns_beside_old
 from mnemonics_tf.phases.quotas import ExpectedQuotas, expected_quotas, larger_budget, total_of
 from mnemonics_tf.phases.train_model import check_held_out
 from mnemonics_tf.run.checkpoints import Snapshot
@@ -150,6 +152,7 @@ def check_method(
     coded_share(settings.exemplar)  # refuses one that is none
     _check_validation(settings)
     _check_codec(settings)
+    _check_outer_step(settings, protocol)
     check_budget(settings, method, protocol)
     counts = source.training_counts_of(protocol.order)
     quotas = expected_quotas(settings, protocol, source)
@@ -211,6 +214,20 @@ def _check_codec(settings: Settings) -> None:
             f"--objective={objective} makes up for what a codec loses, and {codec} {why}: pass "
             "--codec=jpeg, or another objective"
         )
+
+
+def _check_outer_step(settings: Settings, protocol: ClassIncrementalProtocol) -> None:
+    """Refuses outer steps that have no room for all classes which a phase's learning has.
+
+    Raises:
+        UserError: names what is enough.
+    """
+    outer, phases, classes = settings.outer, protocol.phases, [0]
+    if settings.exemplar.exemplars == "mnemonics" and not on_originals(outer.objective):
+        classes += [p.num_seen if learns_beside_old(outer, p) else p.num_new for p in phases]
+    if settings.adjustment.adjust_old_exemplars:
+        classes += [phase.num_old for phase in phases]
+    check_step(outer, max(classes))
 
 
 def check_exemplars(

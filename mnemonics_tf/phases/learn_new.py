@@ -32,6 +32,7 @@ from mnemonics_tf.phases.new_classes import NewClasses
 from mnemonics_tf.phases.pool import drifted_copies
 from mnemonics_tf.phases.select_exemplars import select
 from mnemonics_tf.phases.workshop import Workshop
+from mnemonics_tf.settings import OuterSettings
 
 #: so many new classes tell enough of each other
 _ENOUGH_CLASSES = 3
@@ -75,8 +76,7 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
     workshop, phase, stage = new.workshop, new.phase, new.stage
     outer = workshop.settings.outer
     anchored = on_originals(outer.objective)
-    beside = outer.train_beside_old or outer.few_new_classes == "beside"
-    few = are_few(phase) and beside and not anchored
+    few = are_few(phase) and learns_beside_old(outer, phase) and not anchored
     rehearse = rehearses(new, memory)
     rows, judging = _beside(workshop, phase, memory, None if rehearse else new.held_out, few)
     exemplars = as_exemplars(workshop, memory, rows, memory.labels >= phase.num_old)
@@ -127,6 +127,11 @@ def _quota(phase: Phase, memory: ExemplarMemory) -> int:
 def are_few(phase: Phase) -> bool:
     """Whether the new classes of a later phase alone tell too little of each other."""
     return phase.num_old > 0 and phase.num_new < _ENOUGH_CLASSES
+
+
+def learns_beside_old(outer: OuterSettings, phase: Phase) -> bool:
+    """Whether old exemplars stand beside new ones where these learn from each other."""
+    return outer.train_beside_old or (are_few(phase) and outer.few_new_classes == "beside")
 
 
 def _beside(

@@ -48,13 +48,11 @@ class ThroughCodec:
         Args:
             exemplars: as an objective takes them.
             labels: as there.
-            learning: as there.
+            learning: as there; some learn.
             outer: as there.
             *key: as there.
         """
         rows = np.flatnonzero(learning)
-        if not len(rows):  # a step may have drawn none of them
-            return self._objective.value_and_gradient(exemplars, labels, learning, outer, *key)
         decoded = tf.tensor_scatter_nd_update(
             exemplars, rows[:, None], self._codec.features(tf.gather(exemplars, rows))
         )

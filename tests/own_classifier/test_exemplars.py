@@ -170,6 +170,7 @@ def pooled() -> keras.Sequential:
         ({"inner_start": "pool"}, "this project's own models"),
         ({"train_beside_old": True}, "no setting train_beside_old="),
         ({"outer_steps": 0}, "--outer_steps=0: pass a number from 1 up"),
+        ({"exemplars_per_step": 2}, "--exemplars_per_step=2 has no room .* pass at least 3"),
         ({"augmentation": "rotate"}, "pass one of none, shift"),
         ({"start": "best"}, "known are random, herding"),
         ({"preprocess": lambda pixels: pixels[:1]}, r"shape \(1, 32\), expected \(2, d\)"),

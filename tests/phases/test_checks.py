@@ -70,3 +70,23 @@ def test_a_rehearsal_needs_images_to_score_by(source):
         check(source, validation_share=0.0, **wanted)
     check(source, **wanted)
     check(source, validation_share=0.0, validation="rehearsal")  # nothing learns
+
+
+@pytest.mark.parametrize(
+    ("wanted", "classes"),
+    [
+        ({"exemplars": "mnemonics"}, 5),
+        ({"exemplars": "mnemonics", "train_beside_old": True}, 10),
+        ({"exemplars": "mnemonics", "few_new_classes": "beside"}, 10),
+        ({"exemplars": "mnemonics", "few_new_classes": "beside", "num_phases": 1}, 5),
+        ({"adjust_old_exemplars": True}, 9),
+    ],
+)
+def test_an_outer_step_has_room_for_each_class_that_takes_part(source, wanted, classes):
+    with pytest.raises(UserError, match=f"pass at least {classes}, or 0 for all"):
+        check(source, exemplars_per_step=classes - 1, **wanted)
+    check(source, exemplars_per_step=classes, **wanted)
+    check(source, exemplars_per_step=0, **wanted)
+    check(source, exemplars_per_step=1)  # nothing learns
+    anchored = {"exemplars": "mnemonics", "objective": "anchored", "codec": "jpeg"}
+    check(source, exemplars_per_step=1, **anchored)  # each exemplar by itself
