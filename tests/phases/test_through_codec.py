@@ -1,7 +1,6 @@
 """What an objective sees is decoded, and its gradient goes back to what is encoded."""
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from mnemonics_tf.data.pipeline import Normalization
@@ -21,15 +20,6 @@ class Squares:
 
 def halved(pixels):
     return pixels / 2
-
-
-def test_a_step_without_any_that_learns_decodes_nothing():
-    images, objective = tf.ones([3, 4, 4, 1]), Squares()
-    through = ThroughCodec(objective, halved, NORMALIZATION)
-    none = np.zeros(3, bool)
-    value, _ = through.value_and_gradient(images, np.arange(3), none, {}, "step", 0)
-    np.testing.assert_array_equal(objective.saw, images)
-    assert float(value) == pytest.approx(3 * 16 / 2)
 
 
 def test_those_that_learn_are_decoded_and_only_they():
