@@ -49,6 +49,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.phases.checks import check_outer_step
 from mnemonics_tf.phases.evaluate import best_constant
 from mnemonics_tf.phases.finetune import finetune_model
 from mnemonics_tf.phases.make_exemplars import make_exemplars
@@ -95,6 +96,7 @@ def _compare() -> None:
     source = open_source(wanted)
     donor = Experiment(wanted, source, tf.distribute.get_strategy())
     check_next_phase(next_phases, len(donor.protocol.phases))
+    check_outer_step(wanted, donor.protocol.phases[: 2 if next_phases else 1])
     directory = donor.directory
     with user_error_on_disk_trouble(directory.root):
         directory.root.mkdir(parents=True)
@@ -171,14 +173,17 @@ def _phase0(
 
 def _ceiling_settings(trial: Settings, memory: ExemplarMemory) -> Settings:
     """Returns the settings of as many uncompressed real images as show what there is to gain."""
-    fullest = int(np.bincount(memory.labels).max())
+    counts = np.bincount(memory.labels)
+    fullest, wanted = int(counts.max()), trial.exemplar
     plain = int(memory.bytes_by_class().max()) // int(np.prod(memory.image_shape))
+    per_class = fullest if fullest > plain else _TIMES * fullest
+    shared = wanted.exemplars_total or wanted.exemplar_bytes_total
     return trial.changed(
         exemplars=_CHOSEN_BY,
         codec="pixels",
         coded_share=-1.0,
-        exemplars_per_class=fullest if fullest > plain else _TIMES * fullest,
-        exemplars_total=0,
+        exemplars_per_class=per_class,
+        exemplars_total=per_class * len(counts) if shared else 0,
         exemplar_bytes_per_class=0,
         exemplar_bytes_total=0,
         adjust_old_exemplars=False,

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_output, check_path
-from mnemonics_tf.settings import Settings
+from mnemonics_tf.run.resume import codec_in_words
+from mnemonics_tf.settings import ExemplarSettings, Settings
 
 #: what may become of kernels in the next phase
 NEXT_PHASES = ("transfer", "plain")
@@ -51,6 +53,21 @@ def check_comparison(
         raise UserError(
             f"--exemplars_from={exemplars_from} has no exemplars of phase 0 "
             "(phases/00/exemplars.npz): pass the directory of a run or comparison that made some"
+        )
+    if exemplars_from:
+        _check_codec(wanted.exemplar, exemplars_from)
+
+
+def _check_codec(wanted: ExemplarSettings, exemplars_from: str) -> None:
+    """Refuses exemplars of another codec, or quality, than flags say: a next phase would."""
+    path = RunDirectory(exemplars_from).exemplars(0)
+    memory = ExemplarMemory.load(path, wanted.codec)
+    found = codec_in_words(memory.codec, memory.quality)
+    asked_for = codec_in_words(wanted.codec, wanted.jpeg_quality)
+    if found != asked_for:
+        raise UserError(
+            f"--exemplars_from={exemplars_from} holds exemplars stored as {found}, and flags say "
+            f"{asked_for}: pass --codec and --jpeg_quality as that run had them"
         )
 
 

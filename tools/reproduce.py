@@ -37,7 +37,7 @@ from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.run.files import check_folder, check_output, check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS
 from mnemonics_tf.settings import GROUP_OF
-from tools.reproduce_cells import OWN_TABLES, TABLES, cells
+from tools.reproduce_cells import OWN_TABLES, TABLES, TIMES, cells
 from tools.reproduce_flags import is_value, values
 from tools.reproduce_results import Place, Run, refuse_other_data
 from tools.reproduce_runs import (
@@ -233,10 +233,29 @@ def _refuse_flags_of_rows(passed: Sequence[str]) -> None:
     own |= {_setting(flag) for cell in rows for flag in cell.flags()}
     if _TABLE.value in OWN_TABLES:  # all of one budget
         own |= {"exemplars_per_class", "exemplars_total", "exemplar_bytes_total"}
+    if _CEILING.value and any(cell.ceiling for cell in rows):
+        _refuse_flags_of_ceilings(passed, own)
     if taken := [flag for flag in passed if _setting(flag) in own]:
         raise UserError(
             f"--train_flags={_TRAIN_FLAGS.value}: rows of --table={_TABLE.value}, or this "
             f"command's own flags, set --{_setting(taken[0])}: leave {taken[0]} out"
+        )
+
+
+def _refuse_flags_of_ceilings(passed: Sequence[str], own: set[str]) -> None:
+    """Refuses flags by which a ceiling would have no more exemplars, or another replay.
+
+    Args:
+        passed: further flags of every run.
+        own: settings that are refused whatever rows there are.
+    """
+    theirs = {"replay_per_class", "exemplars_total"} | {
+        f"exemplar_bytes_{kind}" for kind in ("per_class", "total")
+    }
+    if taken := [flag for flag in passed if _setting(flag) in theirs - own]:
+        raise UserError(
+            f"--train_flags={_TRAIN_FLAGS.value}: ceilings have {TIMES} times the exemplars of a "
+            f"class, and their own replay: leave {taken[0]} out, or pass --noceiling"
         )
 
 

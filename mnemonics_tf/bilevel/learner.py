@@ -113,6 +113,7 @@ class Companions:
         report: called after every outer step with its number, its metrics and the seconds it took.
         validate: score of exemplars, higher is better, on held-out training images; None leaves it
             out, and the newest exemplars are kept.
+        prefers_start: whether what validates finds the start best where no score is higher.
         begin: called before the first step with the number of exemplars that learn, and of those
             that stand in a step.
         save: called after every outer step, before exemplars are judged, with its number and a
@@ -122,6 +123,7 @@ class Companions:
 
     report: Callable[[int, dict[str, float], float], None]
     validate: Callable[[np.ndarray], float] | None = None
+    prefers_start: bool = False
     begin: Callable[[int, int], None] | None = None
     save: Callable[[int, Callable[[], dict[str, np.ndarray]]], None] | None = None
     resume: tuple[int, dict[str, np.ndarray]] | None = None
@@ -281,8 +283,7 @@ class ExemplarLearner:
         """
         shape = exemplars.images.shape
         optimizer = PixelOptimizer(self._outer, exemplars.images, *self._valid_range)
-        # What a rehearsal finds no better than real images is not worth leaving them for.
-        prefers_start = self._validation.validation == "rehearsal"
+        prefers_start = companions.prefers_start
         if not companions.resume:
             return optimizer, 0, Course([], [], exemplars.images.copy(), prefers_start)
         start, state = companions.resume

@@ -29,7 +29,7 @@ from mnemonics_tf.extension.images import (
 )
 from mnemonics_tf.extension.wanted import Request, few, find_wanted
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.phases.checks import check_method, warn_of_small_classes
+from mnemonics_tf.phases.checks import check_method, check_outer_step, warn_of_small_classes
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.history import History, read_history
 from mnemonics_tf.run.learned import read_learned
@@ -77,6 +77,7 @@ class Extension:
         experiment = Experiment(wanted.settings, source, self._strategy, protocol)
         check_method(wanted.settings, experiment.method, protocol, source)
         if not wanted.is_done:
+            check_outer_step(wanted.settings, protocol.phases[-1:])
             warn_of_small_classes(wanted.settings, protocol, source, protocol.phases[-1:])
             num_classes = protocol.phases[-1].num_seen
             budget = make_budget(wanted.settings.exemplar)

@@ -1,6 +1,7 @@
 """What became of exemplars that learned: metrics for results.json, curves and images to look at."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,9 @@ def measure_change(
         after: the same exemplars, with what was learned.
         changed: which of them learned, bool `[n]`.
     """
+    rows = np.flatnonzero(changed)
     start, end = (
-        ArrayImageSet(memory.images[changed], memory.labels[changed]) for memory in (before, after)
+        ArrayImageSet(memory.images_at(rows), memory.labels[rows]) for memory in (before, after)
     )
     outputs_start, outputs_end = evaluator.outputs(start), evaluator.outputs(end)
     pixels = end.images.astype(np.float32) - start.images
@@ -88,6 +90,12 @@ def _margins(model: IncrementalModel, labels: np.ndarray, outputs: Outputs) -> n
     return margins(labels, logits, kernel)
 
 
+def mean_margin(found: np.ndarray) -> float | None:
+    """Returns the mean of images' margins; None of a single class, which has no boundary."""
+    mean = float(found.mean())
+    return mean if math.isfinite(mean) else None
+
+
 def metrics(course: Course, change: Change) -> dict[str, Any]:
     """Returns what results.json says of exemplars that learned; means over the exemplars."""
     return {
@@ -100,8 +108,8 @@ def metrics(course: Course, change: Change) -> dict[str, Any]:
         "pixel_distance": float(change.pixel_distances.mean()),
         "feature_distance": float(change.feature_distances.mean()),
         "clipped_share": float(np.isin(change.end.images, (0, 255)).mean()),
-        "margin_start": float(change.margins_start.mean()),
-        "margin_end": float(change.margins_end.mean()),
+        "margin_start": mean_margin(change.margins_start),
+        "margin_end": mean_margin(change.margins_end),
     }
 
 
@@ -134,13 +142,15 @@ def show(
         summaries.course(stage, phase, {"held_out_accuracy": accuracy}, step, before)
     if held_out:
         summaries.scalars(f"{stage}/held_out_accuracy", held_out, phase)
-    histograms = {
-        "pixel_distance": change.pixel_distances,
+    histograms = {"pixel_distance": change.pixel_distances}
+    margins_of = {
         "margin_start": change.margins_start,
         "margin_end": change.margins_end,
+        "margin_herding": margins_herding,
     }
-    if margins_herding is not None:
-        histograms["margin_herding"] = margins_herding
+    for name, margins_now in margins_of.items():
+        if margins_now is not None and mean_margin(margins_now) is not None:
+            histograms[name] = margins_now
     summaries.histograms(stage, histograms, phase)
     summaries.images(f"{stage}/start_end_difference", strips(change), phase)
     summaries.flush()

@@ -152,7 +152,6 @@ def check_method(
     coded_share(settings.exemplar)  # refuses one that is none
     _check_validation(settings)
     _check_codec(settings)
-    _check_outer_step(settings, protocol)
     check_budget(settings, method, protocol)
     counts = source.training_counts_of(protocol.order)
     quotas = expected_quotas(settings, protocol, source)
@@ -216,13 +215,17 @@ def _check_codec(settings: Settings) -> None:
         )
 
 
-def _check_outer_step(settings: Settings, protocol: ClassIncrementalProtocol) -> None:
+def check_outer_step(settings: Settings, phases: Sequence[Phase]) -> None:
     """Refuses outer steps that have no room for all classes which a phase's learning has.
+
+    Args:
+        settings: of the run.
+        phases: that are to be learned.
 
     Raises:
         UserError: names what is enough.
     """
-    outer, phases, classes = settings.outer, protocol.phases, [0]
+    outer, classes = settings.outer, [0]
     if settings.exemplar.exemplars == "mnemonics" and not on_originals(outer.objective):
         classes += [p.num_seen if learns_beside_old(outer, p) else p.num_new for p in phases]
     if settings.adjustment.adjust_old_exemplars:

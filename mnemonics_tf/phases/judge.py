@@ -28,10 +28,14 @@ class Judge:
 
     Attributes:
         score: accuracy of normalised images of all exemplars that take part, on held-out images.
+        prefers_start: whether exemplars stay as they began where no score is higher. What a
+            rehearsal finds no better than real images is not worth leaving them for; a probe's
+            scores are coarse, and many are level.
         takes_long: what of it takes long, in words.
     """
 
     score: Callable[[np.ndarray], float]
+    prefers_start: bool = False
     takes_long: str = ""
 
 
@@ -72,6 +76,7 @@ def by_rehearsal(new: NewClasses, stored: Callable[[np.ndarray], ExemplarMemory]
     told = told_one_by_one(score, new)
     return Judge(
         lambda images: told(kept_within(stored(images), workshop.budget, phase.num_seen)),
+        prefers_start=True,
         takes_long="rehearsals",
     )
 

@@ -19,7 +19,7 @@ from mnemonics_tf.exemplars.storage import first_rows
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring import diagnostics
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.phases.judge import by_probe, by_rehearsal, rehearses, tell_what_helped
+from mnemonics_tf.phases.judge import Judge, by_probe, by_rehearsal, rehearses, tell_what_helped
 from mnemonics_tf.phases.learning import (
     as_exemplars,
     companions,
@@ -99,7 +99,7 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
         now = dataclasses.replace(exemplars, images=images)
         return where_one_fits(workshop, with_learned(workshop, memory, rows, now), memory)
 
-    judge = None
+    judge: Judge | None = None
     if rehearse:
         judge = by_rehearsal(new, stored)
     elif judging:
@@ -107,10 +107,7 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
     course = learner(workshop, network, members, outer, len(rows)).train_new(
         exemplars,
         outer_data,
-        companions(
-            *(workshop, stage, outer.outer_steps, max(1, len(members))),
-            *((judge.score, judge.takes_long) if judge else ()),
-        ),
+        companions(*(workshop, stage, outer.outer_steps, max(1, len(members)), judge)),
         stage.name,
         phase.index,
     )
@@ -279,7 +276,7 @@ def _told(
         chosen = select(workshop, phase, new.candidates, model, "herding", quota)
         herded = new.candidates.subset(chosen)
         margins_herding = diagnostics.feature_margins(model, evaluator, herded)
-        metrics["margin_herding"] = float(margins_herding.mean())
+        metrics["margin_herding"] = diagnostics.mean_margin(margins_herding)
     before = phase.index * workshop.settings.outer.outer_steps
     diagnostics.show(
         *(stage.summaries, stage.name, phase.index, course, change, before),

@@ -15,6 +15,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel, activations_of
 from mnemonics_tf.monitoring.plan import Plan
 from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.phases.judge import Judge
 from mnemonics_tf.phases.pool import InTurn
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
@@ -159,8 +160,7 @@ def companions(
     stage: Stage,
     steps: int,
     period: int,
-    validate: Callable[[np.ndarray], float] | None = None,
-    beside: str = "",
+    judge: Judge | None = None,
 ) -> Companions:
     """Returns progress, validation and checkpoints for a stage of exemplar learning.
 
@@ -169,15 +169,14 @@ def companions(
         stage: resumes, shows and saves.
         steps: outer steps in all.
         period: how many of the first ones trace graphs, which makes them no measure of the others.
-        validate: score of exemplars, or None.
-        beside: what takes time between the steps, in words.
+        judge: of the exemplars, or None.
     """
     resume, start = None, 0
     if resumed := stage.resumed:
         start = resumed.position
         resume = (start, resumed.groups["learning"])
     progress = stage.progress(steps, start, unit="step")
-    plan = Plan(stage.name, steps - start, period, beside=beside)
+    plan = Plan(stage.name, steps - start, period, beside=judge.takes_long if judge else "")
     every = workshop.settings.run.checkpoint_outer_steps
 
     def report(step: int, metrics: dict[str, float], seconds: float) -> None:
@@ -193,13 +192,15 @@ def companions(
         latest[:] = [write]
         write()
 
-    def judge(images: np.ndarray) -> float:
-        assert validate
+    def validate(images: np.ndarray) -> float:
+        assert judge
         try:
-            return validate(images)
+            return judge.score(images)
         except RunInterruptedError:  # a rehearsal was given up
             for write in latest:
                 write()
             raise
 
-    return Companions(report, judge if validate else None, plan.announce, save, resume)
+    if not judge:
+        return Companions(report, begin=plan.announce, save=save, resume=resume)
+    return Companions(report, validate, judge.prefers_start, plan.announce, save, resume)

@@ -148,8 +148,10 @@ class ExpectedQuotas:
             protocol: what is learned when.
         """
         if self.cost:
-            per_class_bytes = math.ceil(_MARGIN * self.cost.bytes_of(per_class))
-            return self.budget.of_classes(per_class_bytes, _most_used(protocol))
+            share, first = (
+                math.ceil(_MARGIN * self.cost.bytes_of(number)) for number in (per_class, 1)
+            )
+            return _flag_of_bytes(self.budget, share, first, protocol)
         if self.budget.total:
             return f"--exemplars_total={total_of(protocol, per_class)}"
         return f"--exemplars_per_class={per_class}"
@@ -158,6 +160,23 @@ class ExpectedQuotas:
 def total_of(protocol: ClassIncrementalProtocol, per_class: int) -> int:
     """Returns the budget in all that leaves as many of each class wherever exemplars are used."""
     return max(per_class * _most_used(protocol), protocol.phases[-1].num_seen)
+
+
+def _flag_of_bytes(
+    budget: Budget, share: int, first: int, protocol: ClassIncrementalProtocol
+) -> str:
+    """Returns the flag of a budget of this kind that is enough to the end.
+
+    Args:
+        budget: in bytes.
+        share: bytes that a class needs wherever exemplars are used.
+        first: bytes of a class's first exemplar, which stays once all classes share the budget.
+        protocol: what is learned when.
+    """
+    if budget.bytes_total is None:
+        return budget.of_classes(share, 1)
+    total = max(share * _most_used(protocol), first * protocol.phases[-1].num_seen)
+    return budget.of_classes(total, 1)
 
 
 def _most_used(protocol: ClassIncrementalProtocol) -> int:
@@ -208,7 +227,8 @@ def larger_budget(
     dearest = (taken / counts).max()  # of an exemplar; what its class shares included
     missing = _MARGIN * dearest * (per_class - counts.min())
     share = budget.quota(len(counts)) + math.ceil(missing)
-    return budget.of_classes(share, _most_used(protocol))
+    first = math.ceil(_MARGIN * memory.trimmed(1).bytes_by_class().max())
+    return _flag_of_bytes(budget, share, first, protocol)
 
 
 def _samples(protocol: ClassIncrementalProtocol, source: DataSource) -> Iterator[np.ndarray]:

@@ -81,8 +81,9 @@ def select_within(
             needed.append(room.memory.bytes_of(images.subset(rows[:1]).load_all()))
         chosen.append(rows[:fit])
         guess = fit + max(1, fit // 4)
-    if needed:  # once all classes are known, so that what is advised is enough for each
-        refuse_too_few_bytes(room.budget, phase.num_seen, room.memory.codec, max(needed))
+    if needed:  # once all were looked at, so that what is advised is enough for each, to the end
+        num_classes = workshop.num_classes
+        refuse_too_few_bytes(room.budget, num_classes, room.memory.codec, max(needed))
     return np.concatenate(chosen)
 
 

@@ -90,7 +90,7 @@ def _embed_phase(
     order = _class_order(run, source)
     images = [source.training_set([order[label]]).load_all() for label in labels]
     features = [features_of(batch) for batch in images]
-    kept = [memory.images[memory.labels == label] for label in labels]
+    kept = [memory.images_at(np.flatnonzero(memory.labels == label)) for label in labels]
     chosen = {
         name: [
             class_features[_select(run, name, class_features, int(label), len(own))]

@@ -184,18 +184,19 @@ def load_memory(
     """
     path = directory.exemplars(phase.index)
     memory = ExemplarMemory.load(path, stored_as.codec)
-    found = _described(memory.codec, memory.quality)
-    if found != _described(stored_as.codec, stored_as.jpeg_quality):
+    found = codec_in_words(memory.codec, memory.quality)
+    if found != codec_in_words(stored_as.codec, stored_as.jpeg_quality):
         raise UserError(
             f"{path} is stored as {found}, and the run has "
-            f"{_described(stored_as.codec, stored_as.jpeg_quality)} (--codec): put the right file "
-            "back or pass another --run_dir"
+            f"{codec_in_words(stored_as.codec, stored_as.jpeg_quality)} (--codec): put the right "
+            "file back or pass another --run_dir"
         )
     check_memory(path, memory, phase.num_seen, image_shape)
     return memory
 
 
-def _described(codec: str, quality: int) -> str:
+def codec_in_words(codec: str, quality: int) -> str:
+    """Returns how a memory is stored, in words."""
     return f"{codec} of quality {quality}" if codec in WITH_QUALITY else codec
 
 

@@ -76,20 +76,6 @@ def test_the_outer_batch_may_come_as_features_with_weights():
     np.testing.assert_allclose(same_gradient, gradient, rtol=1e-10)
 
 
-def test_real_images_of_a_class_without_exemplars_do_not_count():
-    exemplars, images, labels = make_data()
-    expected = by_numpy(exemplars, images, labels)
-    beside = np.concatenate([images, images[:3]])
-    unknown = np.concatenate([labels, [2, 8, 11]])
-    outer = {"image": tf.constant(beside), "label": tf.constant(unknown)}
-    value, gradient = measure(make_objective(), exemplars, outer)
-    assert float(value) == pytest.approx(expected, rel=1e-12)
-    _, alone = measure(
-        make_objective(), exemplars, {"image": tf.constant(images), "label": tf.constant(labels)}
-    )
-    np.testing.assert_allclose(gradient, alone, rtol=1e-10)
-
-
 def test_rows_that_do_not_learn_have_no_gradient_and_the_scale_is_a_factor():
     exemplars, images, labels = make_data()
     outer = {"image": tf.constant(images), "label": tf.constant(labels)}

@@ -152,6 +152,18 @@ def test_metrics_are_means():
     assert found["margin_end"] == pytest.approx(change.margins_end.mean())
 
 
+def test_of_a_single_class_no_margin_is_told(tmp_path):
+    """It has no boundary, and JSON knows no infinity."""
+    none = np.full(4, np.inf)
+    alone = dataclasses.replace(make_change(make_state()), margins_start=none, margins_end=none)
+    found = diagnostics.metrics(COURSE, alone)
+    assert found["margin_start"] is found["margin_end"] is None
+    diagnostics.show(Summaries(tmp_path), "exemplars", 0, COURSE, alone, 0)
+    tags = EventAccumulator(str(tmp_path), {"tensors": 0}).Reload().Tags()["tensors"]
+    assert "exemplars/pixel_distance" in tags
+    assert not [tag for tag in tags if "margin" in tag]
+
+
 def test_a_long_course_is_thinned():
     course = Course([float(step) for step in range(1001)], [], np.zeros(0))
     losses = diagnostics.metrics(course, make_change(make_state()))["meta_loss"]

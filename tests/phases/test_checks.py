@@ -7,7 +7,7 @@ import pytest
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.phases.checks import check_method, make_protocol
+from mnemonics_tf.phases.checks import check_method, check_outer_step, make_protocol
 from mnemonics_tf.settings import Settings
 
 
@@ -20,6 +20,11 @@ def check(source, **values):
     settings = Settings().changed(**values)
     method = METHODS[settings.training.method](settings.training)
     check_method(settings, method, make_protocol(settings, 10), source)
+
+
+def check_step(learned=slice(None), **values):
+    settings = Settings().changed(**values)
+    check_outer_step(settings, make_protocol(settings, 10).phases[learned])
 
 
 @pytest.mark.parametrize(
@@ -82,11 +87,16 @@ def test_a_rehearsal_needs_images_to_score_by(source):
         ({"adjust_old_exemplars": True}, 9),
     ],
 )
-def test_an_outer_step_has_room_for_each_class_that_takes_part(source, wanted, classes):
+def test_an_outer_step_has_room_for_each_class_that_takes_part(wanted, classes):
     with pytest.raises(UserError, match=f"pass at least {classes}, or 0 for all"):
-        check(source, exemplars_per_step=classes - 1, **wanted)
-    check(source, exemplars_per_step=classes, **wanted)
-    check(source, exemplars_per_step=0, **wanted)
-    check(source, exemplars_per_step=1)  # nothing learns
+        check_step(exemplars_per_step=classes - 1, **wanted)
+    check_step(exemplars_per_step=classes, **wanted)
+    check_step(exemplars_per_step=0, **wanted)
+
+
+def test_an_outer_step_may_lack_classes_where_that_costs_nothing():
+    check_step(exemplars_per_step=1)  # nothing learns
     anchored = {"exemplars": "mnemonics", "objective": "anchored", "codec": "jpeg"}
-    check(source, exemplars_per_step=1, **anchored)  # each exemplar by itself
+    check_step(exemplars_per_step=1, **anchored)  # each exemplar by itself
+    later = slice(1, None)  # phase 0 is done
+    check_step(later, exemplars_per_step=1, exemplars="mnemonics", few_new_classes="alone")

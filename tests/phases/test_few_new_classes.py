@@ -69,6 +69,18 @@ def test_old_exemplars_are_no_judges_where_a_rehearsal_judges(stage, calls, monk
     assert calls[0]["labels"].tolist() == np.repeat(range(6), PER_CLASS).tolist()
 
 
+def test_where_a_probe_judges_instead_of_a_rehearsal_a_tie_is_decided_as_by_a_probe(
+    stage, calls, monkeypatch
+):
+    memories = rehearsed_as(monkeypatch, [])
+    workshop, state = stage.enter(1, validation="rehearsal", few_new_classes="alone")
+    make(workshop, with_new_classes(state, 1))
+    assert memories == []
+    figures = state.metrics["exemplars"]
+    assert figures["held_out_accuracy"] == {"start": 1.0, "stored": 1.0}  # one class alone
+    assert figures["steps_kept"] == 2
+
+
 def test_few_new_classes_without_judges(stage, calls):
     workshop, state = stage.enter(1, validation_share=0.0, few_new_classes="beside")
     make(workshop, with_new_classes(state, 1))

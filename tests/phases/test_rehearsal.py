@@ -14,7 +14,7 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.phases import rehearsal as rehearsal_module
-from mnemonics_tf.phases.judge import told_one_by_one
+from mnemonics_tf.phases.judge import Judge, told_one_by_one
 from mnemonics_tf.phases.learning import companions
 from mnemonics_tf.phases.rehearsal import rehearsal, rehearsed
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
@@ -165,7 +165,7 @@ def test_who_stops_within_one_finds_the_steps_before_it_saved(place, monkeypatch
         raise RunInterruptedError
 
     state = place.state
-    told = companions(place.workshop, state.stage("exemplars"), 10, 1, given_up)
+    told = companions(place.workshop, state.stage("exemplars"), 10, 1, Judge(given_up))
     told.save(5, lambda: {"images": np.ones(3)})
     assert state.checkpoints.latest() is None  # nothing was due
     with pytest.raises(RunInterruptedError):

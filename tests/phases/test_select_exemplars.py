@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.budget import Budget, kept_within, make_budget
+from mnemonics_tf.exemplars.budget import Budget, check_last_share, kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.methods import METHODS
@@ -70,6 +70,33 @@ def test_what_is_advised_is_enough_for_every_class(begun):
     with pytest.raises(UserError, match=f"pass at least --exemplar_bytes_per_class={max(sizes)}"):
         select_within(*given, room(state, min(sizes) - 1))
     assert len(select_within(*given, room(state, max(sizes)))) >= 6
+
+
+def test_what_is_advised_in_all_is_enough_for_the_classes_of_the_last_phase(begun):
+    experiment, state = begun
+    given = (experiment.workshop, state.phase, state.training_set, state.model, "herding")
+    seen = state.phase.num_seen
+    assert experiment.workshop.num_classes > seen
+    scarce = Room(Budget(bytes_total=seen), seen, state.memory)  # a byte for each
+    with pytest.raises(UserError) as raised:
+        select_within(*given, scarce)
+    enough = int(re.search(r"pass at least --exemplar_bytes_total=(\d+)", str(raised.value))[1])
+    room_now = Room(Budget(bytes_total=enough), seen, state.memory)
+    kept = state.training_set.subset(select_within(*given, room_now))
+    memory = state.memory.extended(kept.load_all(), kept.labels)
+    check_last_share(memory, room_now.budget, experiment.workshop.num_classes)
+
+
+@pytest.mark.parametrize("num_phases", [1, 5])
+def test_bytes_in_all_that_are_advised_leave_one_of_each_class_in_the_end(num_phases):
+    source = load_digits()
+    settings = Settings().changed(
+        codec="jpeg", exemplar_bytes_total=100_000, base_classes=5, num_phases=num_phases
+    )
+    protocol = make_protocol(settings, 10)
+    flag = expected_quotas(settings, protocol, source).to_have(1, protocol)
+    advised = settings.changed(exemplar_bytes_total=int(flag.partition("=")[2]))
+    assert expected_quotas(advised, protocol, source).of(protocol.phases[-1]) >= 1
 
 
 def test_images_without_content_have_a_cost():

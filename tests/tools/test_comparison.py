@@ -2,9 +2,12 @@
 
 import os
 
+import numpy as np
 import pytest
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_folder, check_output
 from mnemonics_tf.settings import RunSettings, Settings
 from tests.reporting.report_runs import contents, write_run
@@ -43,6 +46,16 @@ def test_a_sound_comparison(check, tmp_path):
 def test_what_can_t_be_compared(check, values, told):
     with pytest.raises(UserError, match=told):
         check(**values)
+
+
+def test_exemplars_that_the_flags_do_not_describe(check, tmp_path):
+    other = RunDirectory(tmp_path / "other")
+    other.exemplars(0).parent.mkdir(parents=True)
+    images, labels = np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1])
+    empty = ExemplarMemory.empty((8, 8, 1), codec="jpeg", quality=75)
+    empty.extended(images, labels).save(other.exemplars(0))
+    with pytest.raises(UserError, match=r"stored as jpeg of quality 75, and flags say pixels: pa"):
+        check(exemplars_from=str(other.root))
 
 
 def test_a_next_phase_that_there_is_not():

@@ -59,6 +59,8 @@ BAD_CHOICES = [
     (["--train_flags=--depth='8"], "No closing quotation"),
     (["--train_flags=--depth=8 --seed=3"], "set --seed: leave --seed=3 out"),
     (["--train_flags=--noweight_transfer"], "leave --noweight_transfer out"),
+    (["--train_flags=--exemplars_total=99"], "leave --exemplars_total=99 out, or pass --noceiling"),
+    (["--train_flags=--replay_per_class=9"], "leave --replay_per_class=9 out, or"),
     (["--dataset=digits", "--table=bytes"], "its bytes are those of CIFAR-100's images"),
     (["--rows=lwf ours"], "table 1 has no such row"),
 ]

@@ -19,8 +19,8 @@ class ClassMeans:
     """Softmax over the cosines between real images' features and exemplars' class means.
 
     The logit of class k for a real image x is cos(F(x), mu_k), with mu_k the mean feature of the
-    class's exemplars; there is no temperature, as in the authors' release. Classes are those that
-    the exemplars have; real images of others do not count. Nothing is trained or augmented.
+    class's exemplars; there is no temperature, as in the authors' release. Each class of the real
+    images has exemplars. Nothing is trained or augmented.
 
     Args:
         network: gives the features.
@@ -52,16 +52,12 @@ class ClassMeans:
         *key: str | int,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         classes, owners = np.unique(labels, return_inverse=True)
-        asked = np.asarray(outer["label"])
-        places = np.minimum(np.searchsorted(classes, asked), len(classes) - 1)
+        places = np.searchsorted(classes, np.asarray(outer["label"]))
         measured_on: dict[str, tf.Tensor] = {
             name: outer[name] for name in ("feature", "weight") if name in outer
         }
         if "feature" not in measured_on:
             measured_on["feature"] = self._encoder.features(outer["image"])
-        known = classes[places] == asked
-        if not known.all():  # a step of few exemplars may lack a class
-            measured_on["weight"] = _weight_of(known, measured_on)
         members = tf.one_hot(owners, len(classes), axis=0, dtype=exemplars.dtype)
         value, cotangent = self._on_features(
             self._encoder.features(exemplars), members, tf.constant(places), measured_on
@@ -84,11 +80,3 @@ class ClassMeans:
             value = measured(places, real @ tf.transpose(means), outer)
             scaled = self._scale * value
         return value, tape.gradient(scaled, features)
-
-
-def _weight_of(known: np.ndarray, outer: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Returns the weights of real images without those of classes that have no exemplar, `[m]`."""
-    counts = tf.constant(known, outer["feature"].dtype)
-    if "weight" in outer:
-        return outer["weight"] * counts
-    return counts / max(1, np.count_nonzero(known))
