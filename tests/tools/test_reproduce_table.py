@@ -226,9 +226,10 @@ BFLOAT16 = ("--mixed_precision=bfloat16",)
         ),
         ("bytes", "bytes", BFLOAT16, 5, 5, cells("bytes", ["lwf"], True)),
         (
-            *("bytes_n25", "bytes", (*BFLOAT16, "--last_phase=10"), 25, 1),
+            *("bytes_n25", "bytes", (*BFLOAT16, "--last_phase=10"), 25, 3),
             cells("bytes", ["lwf"], True, "(all kernels|frozen) (herding|learned)$"),
         ),
+        ("shift", "bytes", BFLOAT16, 5, 1, cells("shift", ["lwf"], True)),
         (
             *("bytes_lucir", "bytes", BFLOAT16, 5, 3),
             cells("bytes", ["lucir"], True, "all kernels (herding|learned)$"),
