@@ -22,7 +22,7 @@ from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
 from mnemonics_tf.phases.backbone import claim_backbone
 from mnemonics_tf.phases.checks import (
     check_exemplars,
-    check_outer_step,
+    check_new_run,
     check_snapshot,
 )
 from mnemonics_tf.phases.finetune import finetune_model, finetunes
@@ -102,7 +102,7 @@ class Experiment(OpenedRun):
         phases = self.protocol.phases[: last + 1 if last >= 0 else None]
         directory, facts = self.directory, self.class_facts()
         if not directory.settings.exists():  # what was begun goes on as it began
-            check_outer_step(self.settings, phases)
+            check_new_run(self.settings, self.protocol.phases)
         chief = is_chief(self.strategy)
         left = claim_directory(directory, self.settings, facts, phases) if chief else []
         share_state(self.strategy, directory)

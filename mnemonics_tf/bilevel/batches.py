@@ -75,6 +75,6 @@ def check_step(outer: OuterSettings, num_classes: int) -> None:
     if 0 < outer.exemplars_per_step < num_classes:
         raise UserError(
             f"--exemplars_per_step={outer.exemplars_per_step} has no room for one exemplar of each "
-            f"of the {num_classes} classes that an outer step of exemplar learning has: pass at "
-            f"least {num_classes}, or 0 for all"
+            f"of the {num_classes} classes that an outer step has where exemplars learn or are "
+            f"adjusted: pass at least {num_classes}, or 0 for all"
         )

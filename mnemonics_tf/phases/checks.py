@@ -14,7 +14,7 @@ from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase, class_or
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.exemplars.budget import make_budget
-from mnemonics_tf.exemplars.codecs import loses_nothing, make_codec
+from mnemonics_tf.exemplars.codecs import WITH_QUALITY, loses_nothing, make_codec
 from mnemonics_tf.exemplars.codecs.base import RelaxedCodec
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.methods.base import Method
@@ -27,10 +27,12 @@ from mnemonics_tf.phases.quotas import ExpectedQuotas, expected_quotas, larger_b
 from mnemonics_tf.phases.train_model import check_held_out
 from mnemonics_tf.run.checkpoints import Snapshot
 from mnemonics_tf.run.naming import default_run_dir
-from mnemonics_tf.settings import Settings
+from mnemonics_tf.settings import ExemplarSettings, Settings
 
 #: exemplars of a class; what so many are not enough for, no number is
 _MANY = 1000
+
+_DEFAULT_QUALITY = ExemplarSettings().jpeg_quality
 
 
 def settle(settings: Settings) -> Settings:
@@ -213,6 +215,25 @@ def _check_codec(settings: Settings) -> None:
             f"--objective={objective} makes up for what a codec loses, and {codec} {why}: pass "
             "--codec=jpeg, or another objective"
         )
+
+
+def check_new_run(settings: Settings, phases: Sequence[Phase]) -> None:
+    """Refuses what a run should not begin with; one that has begun goes on as it is.
+
+    Args:
+        settings: of the run.
+        phases: all that it may come to.
+
+    Raises:
+        UserError: names the flags to pass instead.
+    """
+    stored = settings.exemplar
+    if stored.jpeg_quality != _DEFAULT_QUALITY and stored.codec not in WITH_QUALITY:
+        raise UserError(
+            f"--jpeg_quality={stored.jpeg_quality} with --codec={stored.codec}, which has no "
+            "quality: pass --codec=jpeg with it, or leave it out"
+        )
+    check_outer_step(settings, phases)
 
 
 def check_outer_step(settings: Settings, phases: Sequence[Phase]) -> None:

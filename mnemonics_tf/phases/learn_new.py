@@ -76,6 +76,12 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
     workshop, phase, stage = new.workshop, new.phase, new.stage
     outer = workshop.settings.outer
     anchored = on_originals(outer.objective)
+    if anchored and learns_beside_old(outer, phase):
+        LOGGER.info(
+            "exemplars: each keeps to its own real image (--objective=%s): no old ones stand "
+            "beside them",
+            outer.objective,
+        )
     few = are_few(phase) and learns_beside_old(outer, phase) and not anchored
     rehearse = rehearses(new, memory)
     rows, judging = _beside(workshop, phase, memory, None if rehearse else new.held_out, few)

@@ -12,7 +12,7 @@ from mnemonics_tf.exemplars.budget import check_last_share
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.phases.learn_new import Made, are_few, learn_new
+from mnemonics_tf.phases.learn_new import Made, are_few, learn_new, learns_beside_old
 from mnemonics_tf.phases.new_classes import NewClasses
 from mnemonics_tf.phases.quotas import Room
 from mnemonics_tf.phases.select_exemplars import select_within
@@ -98,6 +98,14 @@ def _hold_out(
     """
     share = workshop.settings.validation.validation_share
     if not share:
+        return None, images
+    outer = workshop.settings.outer
+    beside_old = learns_beside_old(outer, phase) and not on_originals(outer.objective)
+    if phase.num_new == 1 and not beside_old:
+        LOGGER.info(
+            "exemplars: one class alone gives no judge anything to tell apart: those of the last "
+            "outer step are kept"
+        )
         return None, images
     held_out = np.zeros(len(images), bool)
     for label in phase.new_classes:

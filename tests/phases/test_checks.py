@@ -7,7 +7,12 @@ import pytest
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.phases.checks import check_method, check_outer_step, make_protocol
+from mnemonics_tf.phases.checks import (
+    check_method,
+    check_new_run,
+    check_outer_step,
+    make_protocol,
+)
 from mnemonics_tf.settings import Settings
 
 
@@ -100,3 +105,13 @@ def test_an_outer_step_may_lack_classes_where_that_costs_nothing():
     check_step(exemplars_per_step=1, **anchored)  # each exemplar by itself
     later = slice(1, None)  # phase 0 is done
     check_step(later, exemplars_per_step=1, exemplars="mnemonics", few_new_classes="alone")
+
+
+def test_a_quality_goes_with_a_codec_that_has_one():
+    for codec, refused in (("pixels", True), ("webp_lossless", True), ("jpeg", False)):
+        settings = Settings().changed(codec=codec, jpeg_quality=75)
+        if refused:
+            with pytest.raises(UserError, match="pass --codec=jpeg with it, or leave it out"):
+                check_new_run(settings, [])
+        else:
+            check_new_run(settings, [])

@@ -69,16 +69,18 @@ def test_old_exemplars_are_no_judges_where_a_rehearsal_judges(stage, calls, monk
     assert calls[0]["labels"].tolist() == np.repeat(range(6), PER_CLASS).tolist()
 
 
-def test_where_a_probe_judges_instead_of_a_rehearsal_a_tie_is_decided_as_by_a_probe(
-    stage, calls, monkeypatch
-):
+@pytest.mark.parametrize("validation", ["probe", "rehearsal"])
+def test_one_class_alone_is_not_judged(stage, calls, monkeypatch, caplog, validation):
+    """Any exemplars are right about it."""
     memories = rehearsed_as(monkeypatch, [])
-    workshop, state = stage.enter(1, validation="rehearsal", few_new_classes="alone")
-    make(workshop, with_new_classes(state, 1))
+    workshop, state = stage.enter(1, validation=validation, few_new_classes="alone")
+    state = with_new_classes(state, 1)
+    with caplog.at_level("INFO", logger="mnemonics_tf"):
+        make(workshop, state)
+    assert "one class alone gives no judge anything to tell apart" in caplog.text
     assert memories == []
-    figures = state.metrics["exemplars"]
-    assert figures["held_out_accuracy"] == {"start": 1.0, "stored": 1.0}  # one class alone
-    assert figures["steps_kept"] == 2
+    assert state.metrics["exemplars"]["steps_kept"] == 2
+    assert len(calls[0]["label"]) == len(state.training_set)  # none is held out
 
 
 def test_few_new_classes_without_judges(stage, calls):

@@ -82,12 +82,14 @@ def test_a_method_that_would_hold_all_exemplars_out_is_not_rehearsed(
 ):
     """BiC holds out one at least, and of a single one none would be left to train on."""
     memories = rehearsed_as(monkeypatch, [])
+    monkeypatch.setattr(judge, "probe_accuracy", lambda *_: 0.5)
     values = {"method": "bic", "exemplars_per_class": 1}
     workshop, state = stage.enter(0, validation="rehearsal", **values)
     with caplog.at_level("INFO", logger="mnemonics_tf"):
         make(workshop, state)
     assert "--method=bic would hold all exemplars of a class out" in caplog.text
     assert memories == []
+    assert state.metrics["exemplars"]["steps_kept"] == 2  # level scores, as a probe has it
 
 
 def test_without_held_out_images_the_newest_exemplars_stay(stage, calls):
