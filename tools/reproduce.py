@@ -249,9 +249,8 @@ def _refuse_flags_of_ceilings(passed: Sequence[str], own: set[str]) -> None:
         passed: further flags of every run.
         own: settings that are refused whatever rows there are.
     """
-    theirs = {"replay_per_class", "exemplars_total"} | {
-        f"exemplar_bytes_{kind}" for kind in ("per_class", "total")
-    }
+    budgets = {"exemplars_total", "exemplar_bytes_per_class", "exemplar_bytes_total"}
+    theirs = {"replay_per_class", *budgets}
     if taken := [flag for flag in passed if _setting(flag) in theirs - own]:
         raise UserError(
             f"--train_flags={_TRAIN_FLAGS.value}: ceilings have {TIMES} times the exemplars of a "

@@ -60,7 +60,7 @@ def load_npz(data_dir: str) -> InMemorySource:
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the arrays that make a data set; of others it tells."""
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "is missing"
+        found = "is a folder" if path.is_dir() else "is missing or no file"
         raise UserError(f"--data_dir={path} {found}: pass an .npz file of arrays")
     try:
         with zipfile.ZipFile(path) as archive:
