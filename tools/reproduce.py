@@ -2,10 +2,11 @@
 
 python -m tools.reproduce --table=1 --dataset=cifar100 --schedule=cpu --seeds=0,1 --data_dir=DIR
 
-Two tables are not the paper's: `bytes` (what is kept in the bytes of 20 plain images of CIFAR-100)
-and `shift` (how far learned exemplars may move), both of LwF and LUCIR with all kernels and with
-frozen ones. --rows and --methods choose rows; --train_flags are further flags of every run, which
-its results must have too, as in --train_flags="--mixed_precision=bfloat16 --last_phase=10".
+Three tables are not the paper's: `bytes` (what is kept in the bytes of 20 plain images of
+CIFAR-100), `shift` (how far learned exemplars may move) and `jpeg` (its quality, and how many of
+the new images go through it too), each of LwF and LUCIR with all kernels and with frozen ones.
+--rows and --methods choose rows; --train_flags are further flags of every run, which its results
+must have too, as in --train_flags="--mixed_precision=bfloat16 --last_phase=10".
 
 Can be stopped (Ctrl-C, SIGTERM: exit status 75) and started again at any point: what is done is
 skipped, what was begun goes on. Runs with the same classifier and seed share the model of phase 0,

@@ -8,11 +8,12 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import Method
 from tests.tools.reproduce_grid import grid, named
-from tools.reproduce_cells import TRAINED_AS, cells
+from tools.reproduce_cells import OWN_TABLES, TRAINED_AS, cells
 
 
 @pytest.mark.parametrize(
-    ("table", "count"), [("1", 17), ("2", 6), ("ablation", 8), ("bytes", 28), ("shift", 24)]
+    ("table", "count"),
+    [("1", 17), ("2", 6), ("ablation", 8), ("bytes", 28), ("shift", 24), ("jpeg", 28)],
 )
 def test_every_row_stands_once(table, count):
     names = [cell.name for cell in cells(table)]
@@ -53,7 +54,7 @@ def test_names_choose_rows():
         cells("2", wanted="(")
 
 
-@pytest.mark.parametrize("table", ["bytes", "shift"])
+@pytest.mark.parametrize("table", OWN_TABLES)
 def test_own_tables_compare_within_method_and_kernels(table):
     chosen = cells(table, ceiling=True)
     for cell in chosen:
@@ -67,16 +68,24 @@ def test_own_tables_compare_within_method_and_kernels(table):
 def test_own_tables_share_runs_and_name_them_shortly(tmp_path):
     by_table = {
         table: {run.cell.name: run for run in grid(tmp_path, table, methods=["lwf"])}
-        for table in ("bytes", "shift")
+        for table in OWN_TABLES
     }
-    shared = by_table["bytes"].keys() & by_table["shift"].keys()
-    assert {name.rpartition(" ")[2] for name in shared} == {"herding", "learned"}
-    for name in shared:
-        assert len({run[name].name for run in by_table.values()}) == 1
-        assert len({tuple(run[name].choices()) for run in by_table.values()}) == 1
+    for table, rows in {
+        "shift": {"herding", "learned"},
+        "jpeg": {"herding", "JPEG herding"},
+    }.items():
+        shared = by_table["bytes"].keys() & by_table[table].keys()
+        kernels = ("all kernels", "frozen")
+        assert shared == {f"lwf {kernel} {row}" for kernel in kernels for row in rows}
+        for name in shared:
+            ours, theirs = by_table["bytes"][name], by_table[table][name]
+            assert ours.name == theirs.name
+            assert list(ours.choices()) == list(theirs.choices())
     anchored = by_table["bytes"]["lwf all kernels JPEG anchored"]
     assert anchored.name == "lwf_all_kernels_jpeg_anchored_N5_seed0"
     assert by_table["shift"]["lwf frozen learned 0.5"].name == "lwf_frozen_learned_0.5_N5_seed0"
+    all_coded = by_table["jpeg"]["lwf frozen JPEG herding, 1 coded"]
+    assert all_coded.name == "lwf_frozen_jpeg_herding_1_coded_N5_seed0"
 
 
 @pytest.mark.parametrize(("method", "other"), TRAINED_AS.items())
