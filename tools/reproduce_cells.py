@@ -25,6 +25,8 @@ PER_CLASS = ExemplarSettings().exemplars_per_class
 
 #: of a class's exemplars as plain pixels of CIFAR-100
 _BYTES = f"--exemplar_bytes_per_class={PER_CLASS * 32 * 32 * 3}"
+#: of them on average JPEG of quality 90 holds in these bytes
+_AS_JPEG = 127
 #: an epoch sees as many exemplars in all rows
 _REPLAY = f"--replay_per_class={PER_CLASS}"
 #: flags that say how exemplars are stored
@@ -50,13 +52,15 @@ class Cell(Choices):
 
     Attributes:
         name: shown in the table.
-        ceiling: whether there are four times as many exemplars, of which an epoch replays as many
-            as the other rows have: what there is to gain by better ones.
+        ceiling: whether there are more plain real images than the other rows have bytes for, of
+            which an epoch replays as many as of theirs: what there is to gain by better exemplars.
+        images: of a class in a ceiling; 0: `TIMES` as many as there are without it.
         more: flags beside those of its choices. Its runs then have the name of the row.
     """
 
     name: str
     ceiling: bool = False
+    images: int = 0
     more: tuple[str, ...] = ()
 
     @property
@@ -155,7 +159,8 @@ def _ceilings(rows: Sequence[Cell]) -> list[Cell]:
     )
     names = {method: f"{method} ceiling, {TIMES} x herding" for method in methods}
     return [
-        Cell(method, "herding", True, False, True, name, True) for method, name in names.items()
+        Cell(method, "herding", True, False, True, name, ceiling=True)
+        for method, name in names.items()
     ]
 
 
@@ -204,60 +209,67 @@ def _bytes() -> list[Cell]:
         ("WebP learned", "mnemonics", (*_WEBP, *learned)),
         ("JPEG herding", "herding", _JPEG),
         ("JPEG anchored", "mnemonics", (*_JPEG, *_ANCHORED)),
-        ("ceiling", "herding", ()),
     )
-    return [
-        _own(method, transfer, *kind)
-        for method in ("lwf", "lucir")
-        for transfer in (False, True)
-        for kind in kinds
-    ]
+    return _own_table(kinds, (0, _AS_JPEG))
 
 
 def _shift() -> list[Cell]:
     """How far learned exemplars may move from the images that they began as; 255: anywhere."""
-    return [
-        cell
-        for method in ("lwf", "lucir")
-        for transfer in (False, True)
-        for cell in (
-            _own(method, transfer, "herding", "herding"),
-            *(
-                _own(
-                    *(method, transfer, "learned" if shift == "1" else f"learned {shift}"),
-                    *("mnemonics", (f"--max_shift={shift}", "--outer_steps=40")),
-                )
-                for shift in ("0.5", "1", "2", "4", "255")
-            ),
-            _own(method, transfer, "ceiling", "herding"),
-        )
-    ]
+    kinds = (
+        ("herding", "herding", ()),
+        *(
+            (
+                "learned" if shift == "1" else f"learned {shift}",
+                "mnemonics",
+                (f"--max_shift={shift}", "--outer_steps=40"),
+            )
+            for shift in ("0.5", "1", "2", "4", "255")
+        ),
+    )
+    return _own_table(kinds, (0,))
 
 
 def _jpeg_choices() -> list[Cell]:
     """The quality of JPEG, and the share of new images that go through the codec as well."""
     kinds = (
-        ("herding", ()),
-        *((f"JPEG {quality} herding", _jpeg(quality)) for quality in (75, 85, 95)),
-        ("JPEG herding", _JPEG),
-        *((f"JPEG herding, {share:g} coded", _jpeg(share=share)) for share in (0, 1)),
-        ("ceiling", ()),
+        ("herding", "herding", ()),
+        *((f"JPEG {quality} herding", "herding", _jpeg(quality)) for quality in (75, 85, 95)),
+        ("JPEG herding", "herding", _JPEG),
+        *((f"JPEG herding, {share:g} coded", "herding", _jpeg(share=share)) for share in (0, 1)),
     )
+    return _own_table(kinds, (0, _AS_JPEG))
+
+
+def _own_table(
+    kinds: Sequence[tuple[str, str, tuple[str, ...]]], ceilings: Sequence[int]
+) -> list[Cell]:
+    """Returns a table that the paper has not; a row in two of them has the same runs.
+
+    Args:
+        kinds: what a row is called, the exemplars it has, and further flags.
+        ceilings: images of a class in each ceiling; 0: `TIMES` those of the other rows.
+    """
     return [
-        _own(method, transfer, kind, "herding", more)
+        cell
         for method in ("lwf", "lucir")
-        for transfer in (False, True)
-        for kind, more in kinds
+        for transfer, kernels in ((False, f"{method} all kernels"), (True, f"{method} frozen"))
+        for cell in (
+            *(
+                _own(method, transfer, f"{kernels} {kind}", exemplars, more)
+                for kind, exemplars, more in kinds
+            ),
+            *(_ceiling(method, transfer, f"{kernels} ceiling", images) for images in ceilings),
+        )
     ]
 
 
-def _own(
-    method: str, transfer: bool, kind: str, exemplars: str, more: tuple[str, ...] = ()
-) -> Cell:
-    """Returns a row of the tables that the paper has not; one row in two tables shares its runs."""
-    name = f"{method} {'frozen' if transfer else 'all kernels'} {kind}"
-    more = (*more, _REPLAY)
-    return Cell(method, exemplars, transfer, False, True, name, kind == "ceiling", more)
+def _own(method: str, transfer: bool, name: str, exemplars: str, more: tuple[str, ...]) -> Cell:
+    return Cell(method, exemplars, transfer, False, True, name, more=(*more, _REPLAY))
+
+
+def _ceiling(method: str, transfer: bool, name: str, images: int) -> Cell:
+    name = f"{name} {images}" if images else name
+    return Cell(method, "herding", transfer, False, True, name, True, images, (_REPLAY,))
 
 
 #: those that the paper has not

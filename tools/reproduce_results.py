@@ -117,7 +117,8 @@ class Run:
         if not self.cell.ceiling:
             return []
         number = values(self.place.schedule).get("exemplars_per_class", PER_CLASS)
-        return [f"--exemplars_per_class={TIMES * int(number)}", f"--replay_per_class={number}"]
+        images = self.cell.images or TIMES * int(number)
+        return [f"--exemplars_per_class={images}", f"--replay_per_class={number}"]
 
     @property
     def last_phase(self) -> int:

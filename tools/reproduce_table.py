@@ -254,10 +254,11 @@ def notes(runs: Sequence[Run]) -> list[str]:
         "constant: average accuracy of the classifier with the best constant on the logits of new "
         "classes, which is chosen on the test data: no result, but what a bias costs",
     ]
-    if any(run.cell.ceiling for run in runs):
+    if ceilings := {run.cell.images for run in runs if run.cell.ceiling}:
+        others = [f"; ceiling {images}: {images} of a class" for images in sorted(ceilings - {0})]
         lines.append(
             f"ceiling: {TIMES} times the exemplars, of which an epoch replays as many as the "
-            "other rows have: what better exemplars could gain"
+            f"other rows have: what better exemplars could gain{''.join(others)}"
         )
     lines += [
         f"N = {num_phases}: the runs end with phase {last}, and their figures with them"

@@ -76,13 +76,7 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
     workshop, phase, stage = new.workshop, new.phase, new.stage
     outer = workshop.settings.outer
     anchored = on_originals(outer.objective)
-    if anchored and learns_beside_old(outer, phase):
-        LOGGER.info(
-            "exemplars: each keeps to its own real image (--objective=%s): no old ones stand "
-            "beside them",
-            outer.objective,
-        )
-    few = are_few(phase) and learns_beside_old(outer, phase) and not anchored
+    few = are_few(phase) and learns_beside_old(outer, phase)
     rehearse = rehearses(new, memory)
     rows, judging = _beside(workshop, phase, memory, None if rehearse else new.held_out, few)
     exemplars = as_exemplars(workshop, memory, rows, memory.labels >= phase.num_old)
@@ -134,6 +128,8 @@ def are_few(phase: Phase) -> bool:
 
 def learns_beside_old(outer: OuterSettings, phase: Phase) -> bool:
     """Whether old exemplars stand beside new ones where these learn from each other."""
+    if on_originals(outer.objective):  # each learns from its own real image
+        return False
     return outer.train_beside_old or (are_few(phase) and outer.few_new_classes == "beside")
 
 

@@ -68,7 +68,13 @@ def _can_learn(outer: OuterSettings, phase: Phase) -> bool:
     Departure from Eq. 7, which knows no such limit: with one or two new classes a phase, learned
     exemplars ended level with real ones or below (docs/exemplar_learning.md).
     """
-    if on_originals(outer.objective):  # each exemplar by itself
+    if on_originals(outer.objective):
+        if are_few(phase) and outer.few_new_classes == "beside":
+            LOGGER.info(
+                "exemplars: each keeps to its own real image (--objective=%s): no old ones stand "
+                "beside them",
+                outer.objective,
+            )
         return True
     if phase.num_seen == 1:
         LOGGER.warning(
@@ -99,9 +105,7 @@ def _hold_out(
     share = workshop.settings.validation.validation_share
     if not share:
         return None, images
-    outer = workshop.settings.outer
-    beside_old = learns_beside_old(outer, phase) and not on_originals(outer.objective)
-    if phase.num_new == 1 and not beside_old:
+    if phase.num_new == 1 and not learns_beside_old(workshop.settings.outer, phase):
         LOGGER.info(
             "exemplars: one class alone gives no judge anything to tell apart: those of the last "
             "outer step are kept"

@@ -151,6 +151,16 @@ def test_a_ceiling_for_each_method_that_has_exemplars(tmp_path):
     assert "ceiling: 4 times" in text_table([run])
 
 
+def test_a_ceiling_with_as_many_plain_images_as_jpeg_holds(tmp_path):
+    (run,) = (
+        dataclasses.replace(grid(tmp_path)[0], cell=cell)
+        for cell in cells("bytes", ["lwf"], ceiling=True, wanted="all kernels ceiling 127")
+    )
+    assert {"--exemplars_per_class=127", "--replay_per_class=20"} < set(run.choices())
+    assert run.name == "lwf_all_kernels_ceiling_127_N5_seed0"
+    assert "; ceiling 127: 127 of a class" in text_table([run])
+
+
 def test_accuracy_before_the_fine_tune_and_with_the_best_constant(tmp_path):
     runs = grid(tmp_path, methods=["lwf"])
     for run in runs:
