@@ -103,6 +103,8 @@ class Experiment(OpenedRun):
         directory, facts = self.directory, self.class_facts()
         if not directory.settings.exists():  # what was begun goes on as it began
             check_new_run(self.settings, self.protocol.phases)
+            if donor := self.settings.run.phase0_from:
+                phase0.read_donor(RunDirectory(donor), self._fingerprint, self.settings)
         chief = is_chief(self.strategy)
         left = claim_directory(directory, self.settings, facts, phases) if chief else []
         share_state(self.strategy, directory)
@@ -216,16 +218,13 @@ class Experiment(OpenedRun):
         phase, donor = state.phase, self.settings.run.phase0_from
         if phase.index > 0:
             return self._train_model(state)
-        fingerprint = functools.partial(
-            phase0.fingerprint, self.settings, self.protocol, self.workshop.architecture
-        )
         metrics: dict[str, float] = {}
         origin = phase0.Origin(self.workshop.seed, self.settings.training.mixed_precision)
         if donor:
             theirs = preprocessing_of(RunDirectory(donor), self.source, self.protocol)
             origin = phase0.take_over(
                 state.model,
-                fingerprint,
+                self._fingerprint,
                 self.settings,
                 self.directory,
                 RunDirectory(donor),
@@ -234,8 +233,13 @@ class Experiment(OpenedRun):
         else:
             metrics = self._train_model(state)
         state.metrics["phase0"] = dataclasses.asdict(origin)
-        phase0.publish(state.model, fingerprint(origin), origin, self.directory)
+        phase0.publish(state.model, self._fingerprint(origin), origin, self.directory)
         return metrics
+
+    def _fingerprint(self, origin: phase0.Origin) -> str:
+        """Returns the one that this run's phase 0 has with a model of such an origin."""
+        architecture = self.workshop.architecture
+        return phase0.fingerprint(self.settings, self.protocol, architecture, origin)
 
     def _train_model(self, state: PhaseState) -> dict[str, float]:
         return train_model(

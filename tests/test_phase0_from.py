@@ -29,7 +29,7 @@ def test_phase_0_of_other_settings_is_refused(finished, tmp_path, changes, told)
     message = f"--phase0_from=.* other settings, data or class order .--.*{told}.; leave the flag"
     with pytest.raises(UserError, match=message):
         make(settings).run()
-    assert not RunDirectory(tmp_path / "run").base_model.exists()
+    assert not RunDirectory(tmp_path / "run").settings.exists()  # nothing was begun
 
 
 def test_what_a_stranger_s_settings_say_of_phase_0_is_cut_short(finished, tmp_path):
@@ -71,8 +71,10 @@ def test_phase_0_of_another_seed_or_precision_is_taken(finished, tmp_path, monke
 
 def test_phase_0_of_no_run(tmp_path):
     run = {"run_dir": str(tmp_path / "run"), "phase0_from": str(tmp_path / "none")}
-    with pytest.raises(UserError, match="base_model.npz is missing"):
+    told = "--phase0_from=.*none holds no trained model of phase 0 .*base_model.npz is missing"
+    with pytest.raises(UserError, match=told):
         make(changed(SETTINGS, run=run)).run()
+    assert not RunDirectory(tmp_path / "run").settings.exists()
 
 
 def test_phase_0_is_not_taken_from_other_pixels(finished, tmp_path, monkeypatch):

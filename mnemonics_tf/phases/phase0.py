@@ -113,6 +113,38 @@ def refuse_other_preprocessing(donor: str, theirs: Preprocessing, ours: Preproce
         )
 
 
+def read_donor(
+    other: RunDirectory, expected: Callable[[Origin], str], settings: Settings
+) -> tuple[Origin, dict[str, np.ndarray]]:
+    """Returns how another run's Theta_0 was trained, and its arrays.
+
+    Args:
+        other: the other run's directory.
+        expected: fingerprint of this run's phase 0, had its model a given origin.
+        settings: of this run.
+
+    Raises:
+        UserError: if there is none, or if it was trained with other settings, data or class order.
+    """
+    if not other.base_model.exists():
+        raise UserError(
+            f"--phase0_from={other.root} holds no trained model of phase 0 ({other.base_model} is "
+            "missing): pass the --run_dir of a run that has trained it, or leave the flag out to "
+            "train phase 0 here"
+        )
+    arrays = read_arrays(other.base_model)
+    seed = _seed_in(other, arrays.pop("seed", None))
+    noted = str(arrays.pop("fingerprint", ""))
+    origins = (Origin(seed, precision) for precision in _PRECISIONS)
+    origin = next((origin for origin in origins if expected(origin) == noted), None)
+    if origin is None:
+        raise UserError(
+            f"--phase0_from={other.root}: its phase 0 was trained with other settings, data or "
+            f"class order{_difference(settings, other)}; leave the flag out to train phase 0 here"
+        )
+    return origin, arrays
+
+
 def take_over(
     model: IncrementalModel,
     expected: Callable[[Origin], str],
@@ -140,16 +172,7 @@ def take_over(
     Raises:
         UserError: if the other was trained with other settings, data or class order.
     """
-    arrays = read_arrays(other.base_model)
-    seed = _seed_in(other, arrays.pop("seed", None))
-    noted = str(arrays.pop("fingerprint", ""))
-    origins = (Origin(seed, precision) for precision in _PRECISIONS)
-    origin = next((origin for origin in origins if expected(origin) == noted), None)
-    if origin is None:
-        raise UserError(
-            f"--phase0_from={other.root}: its phase 0 was trained with other settings, data or "
-            f"class order{_difference(settings, other)}; leave the flag out to train phase 0 here"
-        )
+    origin, arrays = read_donor(other, expected, settings)
     refuse_other_phase0(
         own,
         other,
@@ -166,7 +189,7 @@ def take_over(
     precision = "float32" if origin.mixed_precision == "off" else origin.mixed_precision
     LOGGER.info(
         "phase 0 takes the trained model of %s, of seed %d, trained in %s",
-        *(other.root, seed, precision),
+        *(other.root, origin.seed, precision),
     )
     return origin
 
