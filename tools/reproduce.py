@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.monitoring.pictures import check_picture
 from mnemonics_tf.monitoring.progress import duration
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, refuse_arguments
@@ -40,6 +41,7 @@ from mnemonics_tf.run.interruption import EXIT_STATUS
 from mnemonics_tf.settings import GROUP_OF
 from tools.reproduce_cells import OWN_TABLES, TABLES, TIMES, cells
 from tools.reproduce_flags import is_value, values
+from tools.reproduce_picture import refuse_no_difference, write_picture
 from tools.reproduce_results import Place, Run, refuse_other_data
 from tools.reproduce_runs import (
     Signals,
@@ -82,6 +84,9 @@ _PUBLISHED = flags.DEFINE_string(
     "published", None, "Folder of results files named after the runs: read, and added to."
 )
 _MARKDOWN = flags.DEFINE_string("markdown", None, "File for the table in Markdown.")
+_PICTURE = flags.DEFINE_string(
+    "picture", None, "File (.png, .svg, .pdf) for a picture of how far rows are ahead of herding."
+)
 _TRAIN = flags.DEFINE_boolean("train", True, "Train what is left; else the table of what is done.")
 _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Show what is left, run nothing.")
 
@@ -139,9 +144,13 @@ def _reproduce() -> int:
             check_folder(f"--{name}", user_path(flag.value))
     if _MARKDOWN.value:
         check_output("--markdown", user_path(_MARKDOWN.value))
+    if _PICTURE.value:
+        check_picture(user_path(_PICTURE.value), "--picture")
     rows = _grid(schedule, more, _ROWS.value)
     beside = [run for run in _grid(schedule, more) if _is_compared_with(run, rows)]
     runs = list({run.name: run for run in rows}.values())  # rows may share a run
+    if _PICTURE.value:
+        refuse_no_difference(rows, beside)
     if _DRY_RUN.value:
         _show(runs, Trainer(schedule, _DATA_DIR.value), given)
         return 0
@@ -168,6 +177,8 @@ def _reproduce() -> int:
     print(text_table(rows, beside))
     if _MARKDOWN.value:
         write_markdown(user_path(_MARKDOWN.value), rows, beside)
+    if _PICTURE.value:
+        write_picture(user_path(_PICTURE.value), rows, beside)
     for run in failed:
         print(f"failed: {run.name}\n  see {printed(run)}")
     if signals.requested and not all(run.is_done() for run in runs):

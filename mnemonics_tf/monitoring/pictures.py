@@ -30,17 +30,21 @@ def can_draw() -> bool:
     return True
 
 
-def check_picture(path: pathlib.Path) -> None:
-    """Refuses, as --output, what no picture can be written to.
+def check_picture(path: pathlib.Path, flag: str = "--output") -> None:
+    """Refuses what no picture can be written to.
+
+    Args:
+        path: of the picture.
+        flag: that names it.
 
     Raises:
         UserError: tells what is wrong with it.
     """
     if path.suffix not in _FORMATS:
         raise UserError(
-            f"--output={printable(path)}: pass a name that ends in {' or '.join(_FORMATS)}"
+            f"{flag}={printable(path)}: pass a name that ends in {' or '.join(_FORMATS)}"
         )
-    check_output("--output", path)
+    check_output(flag, path)
 
 
 def accuracy_curves(
@@ -70,6 +74,46 @@ def accuracy_curves(
     axes.set_ylabel("Accuracy on all seen classes (%)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def paired_differences(
+    groups: Mapping[str, Mapping[str, tuple[Sequence[float], float | None]]],
+    path: pathlib.Path,
+    label: str,
+) -> None:
+    """Draws how far rows are ahead of another: each seed, their mean and its interval.
+
+    Args:
+        groups: rows in the order in which they are drawn, by their names, the groups by what stands
+            above them; of a row a value for each seed, and half the width of the mean's interval.
+        path: of the picture; its suffix gives the format.
+        label: of the axis.
+    """
+    plt = _pyplot()
+    count = sum(len(rows) for rows in groups.values()) + len(groups)
+    figure, axes = plt.subplots(figsize=(6.8, 0.6 + 0.26 * count), layout="constrained")
+    axes.axvline(0, color="black", linewidth=0.8)
+    ticks: list[str] = []
+    for i, (group, rows) in enumerate(groups.items()):
+        colour = _COLOURS[i % len(_COLOURS)]
+        ticks.append(group)
+        for name, (values, half_width) in rows.items():
+            place, mean = len(ticks), float(np.mean(values))
+            ticks.append(name)
+            if half_width is not None:
+                axes.plot([mean - half_width, mean + half_width], [place] * 2, color=colour)
+            axes.plot(values, [place] * len(values), "|", color=colour, alpha=0.6)
+            axes.plot(mean, place, _MARKERS[i % len(_MARKERS)], color=colour)
+    axes.set_yticks(range(len(ticks)), ticks, parse_math=False)
+    for text, tick in zip(axes.get_yticklabels(), ticks, strict=True):
+        text.set_fontweight("bold" if tick in groups else "normal")
+    axes.tick_params("y", length=0)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right", "left"]].set_visible(False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

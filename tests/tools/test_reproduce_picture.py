@@ -1,0 +1,48 @@
+"""The picture of a table."""
+
+import pytest
+
+from mnemonics_tf.errors import UserError
+from tests.tools.reproduce_grid import grid, named, write_local
+from tools import reproduce_picture
+from tools.reproduce_picture import refuse_no_difference, write_picture
+
+
+def test_rows_stand_under_their_method_and_kernels(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        reproduce_picture, "paired_differences", lambda groups, path, label: drawn.append(groups)
+    )
+    runs = grid(tmp_path, "bytes", methods=["lwf"], seeds=(0, 1))
+    for seed in (0, 1):
+        write_local(named(runs, "lwf all kernels herding", seed), 0.5)
+        write_local(named(runs, "lwf all kernels JPEG herding", seed), 0.5 + 0.01 * (seed + 1))
+    write_local(named(runs, "lwf frozen herding"), 0.5)
+    write_local(named(runs, "lwf frozen learned"), 0.49)
+    write_picture(tmp_path / "picture.png", runs)
+    ((all_kernels, frozen_kernels),) = (groups.items() for groups in drawn)
+    assert all_kernels[0] == "lwf, all kernels, N = 5"
+    ((name, (values, half_width)),) = all_kernels[1].items()
+    assert (name, values) == ("JPEG herding", pytest.approx((1, 2)))
+    assert half_width == pytest.approx(12.706 / 2, rel=1e-3)  # Student's t with one degree
+    assert frozen_kernels[0] == "lwf, frozen, N = 5"
+    assert frozen_kernels[1] == {"learned": (pytest.approx((-1,)), None)}
+
+
+@pytest.mark.parametrize("name", ["picture.png", "picture.svg"])
+def test_a_picture_is_written(tmp_path, name):
+    runs = grid(tmp_path, methods=["lwf"])
+    write_local(named(runs, "lwf w/ herding"), 0.5)
+    write_local(named(runs, "lwf w/ ours"), 0.6)
+    write_picture(tmp_path / name, runs)
+    assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_nothing_to_draw(tmp_path):
+    runs = grid(tmp_path, methods=["lwf"])
+    with pytest.raises(UserError, match="no row is done whose herding's is done too"):
+        write_picture(tmp_path / "picture.png", runs)
+    refuse_no_difference(runs, [])
+    herding = [named(runs, "lwf w/ herding")]
+    with pytest.raises(UserError, match="--picture .* lwf w/ herding is compared with no other"):
+        refuse_no_difference(herding, [])
