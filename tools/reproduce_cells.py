@@ -214,17 +214,16 @@ def _bytes() -> list[Cell]:
 
 
 def _shift() -> list[Cell]:
-    """How far learned exemplars may move from the images that they began as; 255: anywhere."""
+    """How far learned exemplars may move from the images that they began as, 255: anywhere."""
+    learned = {
+        "learned" if shift == "1" else f"learned {shift}": (f"--max_shift={shift}",)
+        for shift in ("0.5", "1", "2", "4", "255")
+    }
+    # What chooses by the next phase, where the probe does not see the harm.
+    learned["learned 4, rehearsal"] = (*learned["learned 4"], "--validation=rehearsal")
     kinds = (
         ("herding", "herding", ()),
-        *(
-            (
-                "learned" if shift == "1" else f"learned {shift}",
-                "mnemonics",
-                (f"--max_shift={shift}", "--outer_steps=40"),
-            )
-            for shift in ("0.5", "1", "2", "4", "255")
-        ),
+        *((name, "mnemonics", (*more, "--outer_steps=40")) for name, more in learned.items()),
     )
     return _own_table(kinds, (0,))
 
