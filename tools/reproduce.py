@@ -121,31 +121,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _reproduce() -> int:
-    schedule = _SCHEDULES.get((_DATASET.value, _SCHEDULE.value))
-    if schedule is None:
-        known = ", ".join(name for dataset, name in _SCHEDULES if dataset == _DATASET.value)
-        raise UserError(
-            f"--schedule={_SCHEDULE.value}: --dataset={_DATASET.value} has no such schedule; "
-            f"it has {known}"
-        )
-    if _TABLE.value in OWN_TABLES and _DATASET.value != "cifar100":
-        raise UserError(
-            f"--table={_TABLE.value}: its bytes are those of CIFAR-100's images: pass "
-            f"--dataset=cifar100, not {_DATASET.value}"
-        )
     more = _train_flags()
+    schedule = [*_schedule(), *more]
     _refuse_flags_of_rows(more)
-    schedule = [*schedule, *more]
     given = check_phase0_from(_PHASE0_FROM.value)
-    for name, flag in (("output", _OUTPUT), ("published", _PUBLISHED), ("data_dir", _DATA_DIR)):
-        check_path(f"--{name}", flag.value or "")
-    for name, flag in (("output", _OUTPUT), ("published", _PUBLISHED)):
-        if flag.value:
-            check_folder(f"--{name}", user_path(flag.value))
-    if _MARKDOWN.value:
-        check_output("--markdown", user_path(_MARKDOWN.value))
-    if _PICTURE.value:
-        check_picture(user_path(_PICTURE.value), "--picture")
+    _check_paths()
     rows = _grid(schedule, more, _ROWS.value)
     beside = [run for run in _grid(schedule, more) if _is_compared_with(run, rows)]
     runs = list({run.name: run for run in rows}.values())  # rows may share a run
@@ -184,6 +164,40 @@ def _reproduce() -> int:
     if signals.requested and not all(run.is_done() for run in runs):
         return EXIT_STATUS
     return 1 if failed else 0
+
+
+def _schedule() -> list[str]:
+    """Returns the flags of --schedule.
+
+    Raises:
+        UserError: if the data set has none of this name, or the table is not of its images.
+    """
+    schedule = _SCHEDULES.get((_DATASET.value, _SCHEDULE.value))
+    if schedule is None:
+        known = ", ".join(name for dataset, name in _SCHEDULES if dataset == _DATASET.value)
+        raise UserError(
+            f"--schedule={_SCHEDULE.value}: --dataset={_DATASET.value} has no such schedule; "
+            f"it has {known}"
+        )
+    if _TABLE.value in OWN_TABLES and _DATASET.value != "cifar100":
+        raise UserError(
+            f"--table={_TABLE.value}: its bytes are those of CIFAR-100's images: pass "
+            f"--dataset=cifar100, not {_DATASET.value}"
+        )
+    return schedule
+
+
+def _check_paths() -> None:
+    """Refuses paths that can't be read or written, before anything is trained."""
+    for name, flag in (("output", _OUTPUT), ("published", _PUBLISHED), ("data_dir", _DATA_DIR)):
+        check_path(f"--{name}", flag.value or "")
+    for name, flag in (("output", _OUTPUT), ("published", _PUBLISHED)):
+        if flag.value:
+            check_folder(f"--{name}", user_path(flag.value))
+    if _MARKDOWN.value:
+        check_output("--markdown", user_path(_MARKDOWN.value))
+    if _PICTURE.value:
+        check_picture(user_path(_PICTURE.value), "--picture")
 
 
 def _grid(schedule: Sequence[str], more: Sequence[str], wanted: str = "") -> list[Run]:
