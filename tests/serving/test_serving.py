@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.serving.serving_support import ServedModel, learn, nearest_means
+from tests.serving.serving_support import ServedModel, learn
 
 needs_serving_api = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow_serving") is None, reason="needs tensorflow-serving-api"
@@ -168,7 +168,7 @@ def test_the_guides_client(learned, loopback_server, tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(program.replace("localhost:8500", loopback_server), names)
-    labels = nearest_means(learned.predict(images).features.numpy(), learned.class_means)
+    labels = learned.predict(images).logits.numpy().argmax(axis=1)
     expected = [learned.classes.original_ids[label] for label in labels]
     assert names["outputs"]["class_id"].tolist() == expected
     assert str(names["outputs"]["class_id"]) in capsys.readouterr().out
