@@ -66,7 +66,7 @@ _ROWS = flags.DEFINE_string(
     "from herding are there where its runs are done, wanted or not.",
 )
 _CEILING = flags.DEFINE_boolean(
-    "ceiling", True, "Rows with four times the exemplars, at the same replay."
+    "ceiling", True, "Rows with four times the exemplars and more, at the same replay."
 )
 _TRAIN_FLAGS = flags.DEFINE_string("train_flags", "", "Further flags of every run.")
 _PHASES = flags.DEFINE_list("num_phases", ["5"], "Values of N.")
