@@ -96,8 +96,10 @@ def paired_differences(
     figure, axes = plt.subplots(figsize=(6.8, 0.6 + 0.26 * count), layout="constrained")
     axes.axvline(0, color="black", linewidth=0.8)
     ticks: list[str] = []
+    headings = []
     for i, (group, rows) in enumerate(groups.items()):
         colour = _COLOURS[i % len(_COLOURS)]
+        headings.append(len(ticks))
         ticks.append(group)
         for name, (values, half_width) in rows.items():
             place, mean = len(ticks), float(np.mean(values))
@@ -107,8 +109,9 @@ def paired_differences(
             axes.plot(values, [place] * len(values), "|", color=colour, alpha=0.6)
             axes.plot(mean, place, _MARKERS[i % len(_MARKERS)], color=colour)
     axes.set_yticks(range(len(ticks)), ticks, parse_math=False)
-    for text, tick in zip(axes.get_yticklabels(), ticks, strict=True):
-        text.set_fontweight("bold" if tick in groups else "normal")
+    labels = axes.get_yticklabels()
+    for place in headings:
+        labels[place].set_fontweight("bold")
     axes.tick_params("y", length=0)
     axes.invert_yaxis()
     axes.set_xlabel(label)
