@@ -1,6 +1,7 @@
 """The rows of the tables: a method with its exemplars each, and what the paper has there."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 
@@ -67,6 +68,11 @@ class Cell(Choices):
     def trained_as(self) -> str:
         """The value of --method."""
         return TRAINED_AS.get(self.method, self.method)
+
+    @property
+    def kernels(self) -> str:
+        """What becomes of kernels from phase 1 on, in words."""
+        return "frozen" if self.transfer else "all kernels"
 
     def flags(self) -> list[str]:
         """Returns the flags of a run of this cell."""
@@ -248,27 +254,41 @@ def _own_table(
         kinds: what a row is called, the exemplars it has, and further flags.
         ceilings: images of a class in each ceiling; 0: `TIMES` those of the other rows.
     """
-    return [
-        cell
+    plain = [
+        Cell(method, "herding", transfer, False, True, method)
         for method in ("lwf", "lucir")
-        for transfer, kernels in ((False, f"{method} all kernels"), (True, f"{method} frozen"))
-        for cell in (
-            *(
-                _own(method, transfer, f"{kernels} {kind}", exemplars, more)
-                for kind, exemplars, more in kinds
-            ),
-            *(_ceiling(method, transfer, f"{kernels} ceiling", images) for images in ceilings),
-        )
+        for transfer in (False, True)
     ]
+    return [row for cell in plain for row in _own_rows(cell, kinds, ceilings)]
 
 
-def _own(method: str, transfer: bool, name: str, exemplars: str, more: tuple[str, ...]) -> Cell:
-    return Cell(method, exemplars, transfer, False, True, name, more=(*more, _REPLAY))
+def _own_rows(
+    plain: Cell, kinds: Sequence[tuple[str, str, tuple[str, ...]]], ceilings: Sequence[int]
+) -> list[Cell]:
+    """Returns the rows of one method and its kernels.
 
-
-def _ceiling(method: str, transfer: bool, name: str, images: int) -> Cell:
-    name = f"{name} {images}" if images else name
-    return Cell(method, "herding", transfer, False, True, name, True, images, (_REPLAY,))
+    Args:
+        plain: has these.
+        kinds: as in `_own_table`.
+        ceilings: likewise.
+    """
+    row = functools.partial(dataclasses.replace, plain)
+    name = f"{plain.method} {plain.kernels}"
+    return [
+        *(
+            row(name=f"{name} {kind}", exemplars=exemplars, more=(*more, _REPLAY))
+            for kind, exemplars, more in kinds
+        ),
+        *(
+            row(
+                name=f"{name} ceiling {images or ''}".strip(),
+                ceiling=True,
+                images=images,
+                more=(_REPLAY,),
+            )
+            for images in ceilings
+        ),
+    ]
 
 
 #: those that the paper has not

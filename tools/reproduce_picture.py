@@ -45,9 +45,8 @@ def write_picture(path: pathlib.Path, runs: Sequence[Run], beside: Sequence[Run]
         gain, cell = row.less_herding.accuracy, cell_of[row.name]
         if gain.mean is None:
             continue
-        kernels = "frozen" if cell.transfer else "all kernels"
-        group = f"{cell.method}, {kernels}, N = {row.num_phases}"
-        name = row.name.removeprefix(f"{cell.method} {kernels} ")
+        group = f"{cell.method}, {cell.kernels}, N = {row.num_phases}"
+        name = row.name.removeprefix(f"{cell.method} {cell.kernels} ")
         groups.setdefault(group, {})[name] = (gain.values, gain.half_width)
     if not groups:
         raise UserError(

@@ -36,6 +36,10 @@ def test_a_picture_is_written(tmp_path, name):
     write_local(named(runs, "lwf w/ ours"), 0.6)
     write_picture(tmp_path / name, runs)
     assert (tmp_path / name).stat().st_size > 1000
+    if name.endswith(".svg"):  # which tells, beside its outlines, what was written
+        text = (tmp_path / name).read_text("utf-8")
+        assert "<!-- lwf, frozen, N = 5 -->" in text
+        assert "<!-- lwf w/ ours -->" in text
 
 
 def test_nothing_to_draw(tmp_path):
