@@ -104,7 +104,7 @@ class Experiment(OpenedRun):
         if not directory.settings.exists():  # what was begun goes on as it began
             check_new_run(self.settings, self.protocol.phases)
             if donor := self.settings.run.phase0_from:
-                phase0.read_donor(RunDirectory(donor), self._fingerprint, self.settings)
+                phase0.origin_of(RunDirectory(donor), self._fingerprint, self.settings)
         chief = is_chief(self.strategy)
         left = claim_directory(directory, self.settings, facts, phases) if chief else []
         share_state(self.strategy, directory)

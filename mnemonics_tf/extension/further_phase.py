@@ -29,7 +29,11 @@ from mnemonics_tf.extension.images import (
 )
 from mnemonics_tf.extension.wanted import Request, few, find_wanted
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.phases.checks import check_method, check_outer_step, warn_of_small_classes
+from mnemonics_tf.phases.checks import (
+    check_further_phase,
+    check_outer_step,
+    warn_of_small_classes,
+)
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.history import History, read_history
 from mnemonics_tf.run.learned import read_learned
@@ -75,8 +79,8 @@ class Extension:
         source = join(before, base, learned, preprocessing, kept, (wanted.phase, wanted.source))
         protocol = before.protocol([wanted.phase])
         experiment = Experiment(wanted.settings, source, self._strategy, protocol)
-        check_method(wanted.settings, experiment.method, protocol, source)
         if not wanted.is_done:
+            check_further_phase(wanted.settings, experiment.method, protocol, source)
             check_outer_step(wanted.settings, protocol.phases[-1:])
             warn_of_small_classes(wanted.settings, protocol, source, protocol.phases[-1:])
             num_classes = protocol.phases[-1].num_seen

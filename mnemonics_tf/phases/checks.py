@@ -135,6 +135,52 @@ def check_method(
     Raises:
         UserError: names the flags to pass instead.
     """
+    check_settings(settings, method, protocol)
+    counts = source.training_counts_of(protocol.order)
+    quotas = expected_quotas(settings, protocol, source)
+    enough = _exemplars_needed(settings, method, protocol)
+    for before, phase in itertools.pairwise(protocol.phases):
+        quota, fewest_images = quotas.of(before), int(min(counts[phase.seen_classes]))
+        ways = _ways_to_more(protocol, quotas, quota, fewest_images, enough)
+        check_held_out(settings.training, method, phase, min(quota, fewest_images), ways)
+    for before in protocol.phases[:-1]:
+        quota, fewest_images = quotas.of(before), int(min(counts[before.seen_classes]))
+        ways = _ways_to_more(protocol, quotas, quota, fewest_images, enough)
+        check_adjustment(settings.adjustment, min(quota, fewest_images), ways)
+
+
+def check_further_phase(
+    settings: Settings, method: Method, protocol: ClassIncrementalProtocol, source: DataSource
+) -> None:
+    """Refuses the same of a phase that follows a finished run, whose exemplars are there to count.
+
+    Args:
+        settings: of the phase.
+        method: how the model learns.
+        protocol: what is learned when; the last phase is the one that follows.
+        source: tells how many images there are; of old classes these are the exemplars.
+
+    Raises:
+        UserError: names the flags to pass instead. No budget brings back what was not kept.
+    """
+    check_settings(settings, method, protocol)
+    counts = source.training_counts_of(protocol.order)
+    before, phase = protocol.phases[-2:]
+    check_held_out(settings.training, method, phase, int(min(counts[phase.seen_classes])), ())
+    check_adjustment(settings.adjustment, int(min(counts[before.seen_classes])))
+
+
+def check_settings(settings: Settings, method: Method, protocol: ClassIncrementalProtocol) -> None:
+    """Refuses settings that do not go together, whatever the data.
+
+    Args:
+        settings: of the run.
+        method: how the model learns.
+        protocol: what is learned when.
+
+    Raises:
+        UserError: names the flags to pass instead.
+    """
     name = settings.training.method
     in_vain = [
         flag
@@ -155,17 +201,6 @@ def check_method(
     _check_validation(settings)
     _check_codec(settings)
     check_budget(settings, method, protocol)
-    counts = source.training_counts_of(protocol.order)
-    quotas = expected_quotas(settings, protocol, source)
-    enough = _exemplars_needed(settings, method, protocol)
-    for before, phase in itertools.pairwise(protocol.phases):
-        quota, fewest_images = quotas.of(before), int(min(counts[phase.seen_classes]))
-        ways = _ways_to_more(protocol, quotas, quota, fewest_images, enough)
-        check_held_out(settings.training, method, phase, min(quota, fewest_images), ways)
-    for before in protocol.phases[:-1]:
-        quota, fewest_images = quotas.of(before), int(min(counts[before.seen_classes]))
-        ways = _ways_to_more(protocol, quotas, quota, fewest_images, enough)
-        check_adjustment(settings.adjustment, min(quota, fewest_images), ways)
 
 
 def _check_validation(settings: Settings) -> None:

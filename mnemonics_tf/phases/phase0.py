@@ -36,6 +36,8 @@ _PRECISIONS = next(
     for field in dataclasses.fields(TrainingSettings)
     if field.name == "mixed_precision"
 )
+#: what a file of Theta_0 says beside its weights
+_NOTES = ("fingerprint", "seed")
 #: characters of a setting's value in a message
 _LONGEST = 60
 
@@ -113,10 +115,10 @@ def refuse_other_preprocessing(donor: str, theirs: Preprocessing, ours: Preproce
         )
 
 
-def read_donor(
-    other: RunDirectory, expected: Callable[[Origin], str], settings: Settings
-) -> tuple[Origin, dict[str, np.ndarray]]:
-    """Returns how another run's Theta_0 was trained, and its arrays.
+def origin_of(other: RunDirectory, expected: Callable[[Origin], str], settings: Settings) -> Origin:
+    """Returns how another run's Theta_0 was trained, if this run can take it.
+
+    Whether the model is whole is seen where it is taken.
 
     Args:
         other: the other run's directory.
@@ -132,9 +134,9 @@ def read_donor(
             "missing): pass the --run_dir of a run that has trained it, or leave the flag out to "
             "train phase 0 here"
         )
-    arrays = read_arrays(other.base_model)
-    seed = _seed_in(other, arrays.pop("seed", None))
-    noted = str(arrays.pop("fingerprint", ""))
+    notes = read_arrays(other.base_model, _NOTES)
+    seed = _seed_in(other, notes.get("seed"))
+    noted = str(notes.get("fingerprint", ""))
     origins = (Origin(seed, precision) for precision in _PRECISIONS)
     origin = next((origin for origin in origins if expected(origin) == noted), None)
     if origin is None:
@@ -142,7 +144,7 @@ def read_donor(
             f"--phase0_from={other.root}: its phase 0 was trained with other settings, data or "
             f"class order{_difference(settings, other)}; leave the flag out to train phase 0 here"
         )
-    return origin, arrays
+    return origin
 
 
 def take_over(
@@ -172,7 +174,7 @@ def take_over(
     Raises:
         UserError: if the other was trained with other settings, data or class order.
     """
-    origin, arrays = read_donor(other, expected, settings)
+    origin = origin_of(other, expected, settings)
     refuse_other_phase0(
         own,
         other,
@@ -182,10 +184,12 @@ def take_over(
     check()
     # A correction of logits is not part of what runs share: it starts as it is. All else must be
     # in the file, under whatever names its version had.
+    arrays = read_arrays(other.base_model)
+    weights = {name: array for name, array in arrays.items() if name not in _NOTES}
     start = model.state()
     correction = model.correction.variables if model.correction else []
     kept = {variable.path: start[variable.path] for variable in correction}
-    model.set_state({**kept, **arrays}, str(other.base_model))
+    model.set_state({**kept, **weights}, str(other.base_model))
     precision = "float32" if origin.mixed_precision == "off" else origin.mixed_precision
     LOGGER.info(
         "phase 0 takes the trained model of %s, of seed %d, trained in %s",
@@ -222,7 +226,7 @@ def seed_of(other: RunDirectory) -> int:
     Whether the model is whole is seen where it is taken.
     """
     try:
-        noted = read_arrays(other.base_model, ("seed",)).get("seed")
+        noted = read_arrays(other.base_model, _NOTES).get("seed")
     except UserError:
         noted = None
     return _seed_in(other, noted)

@@ -126,6 +126,15 @@ def test_a_larger_budget_serves_new_classes(extended, mine, caplog):
         assert "budget" not in caplog.text
 
 
+def test_what_old_classes_have_is_counted_and_not_estimated(mine):
+    """Each has four exemplars until the phase ends with the smaller budget that it is given."""
+    adjusts = {"adjust_old_exemplars": True, "skip_adjustment_if_too_few": False}
+    learn(mine.root, mine.one, exemplar_bytes_per_class=64, **adjusts)
+    memory = read_arrays(mine.directory.exemplars(2))
+    assert np.bincount(memory["labels"]).tolist() == [1] * 5
+    assert "adjust" in read_json(mine.directory.record(2))["stages"]
+
+
 def test_new_images_are_normalised_as_the_run_has_it(finished):
     noted = read_json(finished.directory.classes)["preprocessing"]
     used = extension(finished.root, finished.one).experiment.workshop.pipeline.normalization
