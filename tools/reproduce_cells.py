@@ -215,6 +215,9 @@ def _bytes() -> list[Cell]:
         ("WebP learned", "mnemonics", (*_WEBP, *learned)),
         ("JPEG herding", "herding", _JPEG),
         ("JPEG anchored", "mnemonics", (*_JPEG, *_ANCHORED)),
+        # The best quality on a seed that is in no other row (table `jpeg`).
+        ("JPEG 95 herding", "herding", _jpeg(95)),
+        ("JPEG 95 anchored", "mnemonics", (*_jpeg(95), *_ANCHORED)),
     )
     return _own_table(kinds, (0, _AS_JPEG))
 

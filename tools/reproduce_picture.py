@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.pictures import paired_differences
 from tools.reproduce_results import Run
-from tools.reproduce_table import rows
+from tools.reproduce_rows import rows
 
 
 def refuse_no_difference(runs: Sequence[Run], beside: Sequence[Run]) -> None:

@@ -54,6 +54,7 @@ class Figures:
         average_accuracy: over the phases.
         forgetting: the paper's F.
         phase_accuracies: after each phase.
+        other_head: average accuracy by the head that the cell is not read by.
         seconds: of all phases.
         own_seconds: without the training of phase 0, whose model runs share.
         before_finetune: average accuracy before each phase's fine-tune; None if it is not told.
@@ -67,6 +68,7 @@ class Figures:
     average_accuracy: float
     forgetting: float
     phase_accuracies: tuple[float, ...]
+    other_head: float
     seconds: float
     own_seconds: float
     before_finetune: float | None
@@ -148,11 +150,13 @@ class Run:
             self._check_last_phase(path, len(contents["phases"]) - 1)
             head = METHODS[self.cell.method].prediction_head
             summary = contents["summary"][head]
+            (other,) = (name for name in contents["summary"] if name != head)
             seconds = [sum(phase["seconds"].values()) for phase in contents["phases"]]
             return Figures(
                 100 * summary["average_accuracy"],
                 100 * summary["forgetting"],
                 tuple(100 * accuracy for accuracy in summary["phase_accuracies"]),
+                100 * contents["summary"][other]["average_accuracy"],
                 sum(seconds),
                 sum(seconds) - contents["phases"][0]["seconds"].get("train", 0.0),
                 _average(_before_finetune(contents["phases"], head, self.cell)),

@@ -6,7 +6,8 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.run.files import read_json, write_json
 from tests.tools.reproduce_grid import SCHEDULE, grid, named, write_local, write_results
 from tools.reproduce_flags import is_value
-from tools.reproduce_table import rows, text_table
+from tools.reproduce_rows import rows
+from tools.reproduce_table import text_table
 
 
 def test_runs_of_other_lengths_are_no_row(tmp_path):

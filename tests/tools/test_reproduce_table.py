@@ -10,7 +10,8 @@ from mnemonics_tf.run.files import read_json, write_json
 from tests.tools.reproduce_grid import ROOT, grid, named, write_local
 from tools.reproduce_cells import cells
 from tools.reproduce_results import Place, Run
-from tools.reproduce_table import rows, text_table, write_markdown
+from tools.reproduce_rows import rows
+from tools.reproduce_table import text_table, write_markdown
 
 
 def test_runs_on_other_data_are_no_row(tmp_path):
@@ -48,10 +49,12 @@ def test_rows_have_mean_interval_and_difference(tmp_path):
     assert (lwf.accuracy.published, lwf.accuracy.difference) == (49.59, "+1.91")
     assert (lwf.forgetting.published, lwf.forgetting.difference) == (43.36, "-17.61")
     assert lwf.last.mean == pytest.approx(51.5)
+    assert lwf.other_head.mean == pytest.approx(61.5)
     assert lwf.minutes.mean == pytest.approx(3)  # without phase 0
 
     icarl = table["icarl"]
     assert (icarl.accuracy.mean, icarl.accuracy.published) == (pytest.approx(61.5), 57.12)
+    assert icarl.other_head.mean == pytest.approx(51.5)
     assert (table["lwf w/ ours"].seeds, table["lwf w/ ours"].accuracy.ours) == ((), "-")
     assert table["lwf w/ ours"].accuracy.paper == "54.43"
 
