@@ -12,17 +12,36 @@ def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.nda
     The k-th members (in random order) of all classes come before any (k + 1)-th member.
     """
     order = generator.permutation(len(labels))
-    rank = np.empty(len(labels), np.int64)
+    return order[np.argsort(_ranks(labels[order]), kind="stable")]
+
+
+def spread_order(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Returns the rows in a random order over which each class is spread from beginning to end.
+
+    Where all classes are of one size it is the balanced order; where they are not, that one ends
+    with the largest alone.
+    """
+    order = generator.permutation(len(labels))
+    _, kind, sizes = np.unique(labels[order], return_inverse=True, return_counts=True)
+    places = (_ranks(labels[order]) + 0.5) / sizes[kind]
+    return order[np.argsort(places, kind="stable")]
+
+
+def _ranks(labels: np.ndarray) -> np.ndarray:
+    """Returns the place of each row among those of its class, from 0 on."""
+    ranks = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
-        members = order[labels[order] == label]
-        rank[members] = np.arange(len(members))
-    return order[np.argsort(rank[order], kind="stable")]
+        members = np.flatnonzero(labels == label)
+        ranks[members] = np.arange(len(members))
+    return ranks
 
 
 def balanced_batches(
     labels: np.ndarray, size: int, steps: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Returns class-balanced batches `[T, b]` of rows; every epoch sees every row once.
+    """Returns batches `[T, b]` of rows, in each as much of a class as its size has it.
+
+    An epoch sees every row once, but for a rest of less than b, which others see.
 
     Args:
         labels: `[n]`.
@@ -35,7 +54,7 @@ def balanced_batches(
         return np.tile(np.arange(len(labels), dtype=np.int32), (steps, 1))
     per_epoch = len(labels) // size
     epochs = [
-        balanced_order(labels, generator)[: per_epoch * size].reshape(per_epoch, size)
+        spread_order(labels, generator)[: per_epoch * size].reshape(per_epoch, size)
         for _ in range(-(-steps // per_epoch))
     ]
     return np.concatenate(epochs)[:steps].astype(np.int32)

@@ -121,7 +121,7 @@ def kept_within(memory: ExemplarMemory, budget: Budget, num_seen: int) -> Exempl
     """
     rows = rows_within(memory, budget, num_seen)
     if len(np.setdiff1d(memory.labels, memory.labels[rows])):
-        refuse_too_few_bytes(budget, num_seen, memory.codec, _largest_first(memory))
+        refuse_too_few_bytes(budget, num_seen, memory.codec, _largest_first(memory), begun=True)
     return memory.kept(rows)
 
 
@@ -139,19 +139,22 @@ def rows_within(memory: ExemplarMemory, budget: Budget, num_seen: int) -> np.nda
     return first_rows(memory.labels, quota)
 
 
-def check_last_share(memory: ExemplarMemory, budget: Budget, num_classes: int) -> None:
+def check_last_share(
+    memory: ExemplarMemory, budget: Budget, num_classes: int, begun: bool = True
+) -> None:
     """Refuses to go on where a class's first exemplar will not fit once all classes are known.
 
     Args:
         memory: of the classes seen so far.
         budget: of the run.
         num_classes: that share it in the end.
+        begun: whether the phase has begun, so that its budget is fixed.
 
     Raises:
         UserError: if it will not; says how many bytes are enough.
     """
     if budget.counts_bytes and budget.quota(num_classes) < (needed := _largest_first(memory)):
-        refuse_too_few_bytes(budget, num_classes, memory.codec, needed)
+        refuse_too_few_bytes(budget, num_classes, memory.codec, needed, begun)
 
 
 def _largest_first(memory: ExemplarMemory) -> int:
@@ -159,7 +162,9 @@ def _largest_first(memory: ExemplarMemory) -> int:
     return int(memory.trimmed(1).bytes_by_class().max())
 
 
-def refuse_too_few_bytes(budget: Budget, num_seen: int, codec: str, needed: int) -> None:
+def refuse_too_few_bytes(
+    budget: Budget, num_seen: int, codec: str, needed: int, begun: bool
+) -> None:
     """Refuses a budget into which not even the first exemplar of a class fits.
 
     Args:
@@ -167,12 +172,13 @@ def refuse_too_few_bytes(budget: Budget, num_seen: int, codec: str, needed: int)
         num_seen: how many classes share it.
         codec: what exemplars are stored as.
         needed: the bytes of a class with its first exemplar alone.
+        begun: whether a run or a further phase has begun with it.
 
     Raises:
         UserError: says how many bytes are enough.
     """
     raise UserError(
         f"{budget.flag} leaves {budget.share(num_seen)} bytes for each of {num_seen} classes, but "
-        f"a single exemplar takes {needed} bytes with --codec={codec}: pass at least "
-        f"{budget.of_classes(needed, num_seen)}, or another --codec"
+        f"a single exemplar takes {needed} bytes with --codec={codec}: "
+        f"{'begin anew with' if begun else 'pass'} at least {budget.of_classes(needed, num_seen)}"
     )

@@ -85,8 +85,8 @@ class Extension:
             warn_of_small_classes(wanted.settings, protocol, source, protocol.phases[-1:])
             num_classes = protocol.phases[-1].num_seen
             budget = make_budget(wanted.settings.exemplar)
-            check_last_share(memory, budget, num_classes)
-            _tell_of_budget(make_budget(before.settings.exemplar), budget, num_classes, kept)
+            check_last_share(memory, budget, num_classes, begun=False)
+            _tell_of_budget(make_budget(before.last_settings.exemplar), budget, num_classes, kept)
         return experiment
 
     def run(self) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def warn_of_small_classes(
         source: tells how many images there are.
         phases: whose new classes are looked at.
     """
-    quotas = expected_quotas(settings, protocol, source)
+    quotas = expected_quotas(settings, protocol, source, phases)
     counts = source.training_counts_of(protocol.order)
     in_bytes = quotas.budget.counts_bytes
     asked_for = "its bytes may hold, about" if in_bytes else "the exemplars asked for,"
@@ -137,7 +137,8 @@ def check_method(
     """
     check_settings(settings, method, protocol)
     counts = source.training_counts_of(protocol.order)
-    quotas = expected_quotas(settings, protocol, source)
+    # The exemplars of the last phase's classes serve no later one.
+    quotas = expected_quotas(settings, protocol, source, protocol.phases[:-1] or protocol.phases)
     enough = _exemplars_needed(settings, method, protocol)
     for before, phase in itertools.pairwise(protocol.phases):
         quota, fewest_images = quotas.of(before), int(min(counts[phase.seen_classes]))
@@ -248,7 +249,7 @@ def _check_codec(settings: Settings) -> None:
         why = "loses nothing" if loses_nothing(stored.codec) else "has no derivative (`relaxed`)"
         raise UserError(
             f"--objective={objective} makes up for what a codec loses, and {codec} {why}: pass "
-            "--codec=jpeg, or another objective"
+            "another objective, or begin a run with --codec=jpeg"
         )
 
 

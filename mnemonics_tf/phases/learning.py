@@ -148,7 +148,8 @@ def tell_where_none_fits(workshop: Workshop, learned: ExemplarMemory) -> None:
     budget = workshop.budget
     LOGGER.warning(
         "exemplars: of %s not one would fit, as it was learned, into the %d bytes that each of %d "
-        "classes has: theirs stay as they were (a larger %s, or another --codec, leaves room)",
+        "classes has: theirs stay as they were (a run with a larger %s, or another --codec, leaves "
+        "room)",
         counted(len(lost), "class"),
         *(budget.quota(workshop.num_classes), workshop.num_classes),
         budget.flag.partition("=")[0],

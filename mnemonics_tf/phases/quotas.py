@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -116,7 +116,8 @@ class Room:
             return expected
         if _UNSURE * expected > otherwise:
             expected = self.number_of(images, members)
-        return max(expected, _SAMPLED)  # of a few images one may fit where another does not
+        # Of a few images one may fit where another does not; a small class has half of its own.
+        return max(expected, min(_SAMPLED, max(otherwise, -(-len(members) // 2))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,14 +186,18 @@ def _most_used(protocol: ClassIncrementalProtocol) -> int:
 
 
 def expected_quotas(
-    settings: Settings, protocol: ClassIncrementalProtocol, source: DataSource
+    settings: Settings,
+    protocol: ClassIncrementalProtocol,
+    source: DataSource,
+    phases: Sequence[Phase],
 ) -> ExpectedQuotas:
     """Returns how many exemplars a class may have; of bytes, what some images say.
 
     Args:
         settings: of the run.
         protocol: what is learned when.
-        source: gives training images of classes of the last phase, some of which are encoded.
+        source: gives training images of the classes, some of which are encoded.
+        phases: whose new classes are asked for.
 
     Raises:
         UserError: if there are several budgets, or no exemplar fits into the bytes of a class.
@@ -204,11 +209,13 @@ def expected_quotas(
     memory = ExemplarMemory.empty(
         source.image_shape, codec=wanted.codec, quality=wanted.jpeg_quality
     )
-    samples = list(_samples(protocol, source))
+    samples = list(_samples(protocol, source, phases))
     needed = [memory.bytes_of(sample[i : i + 1]) for sample in samples for i in range(len(sample))]
     if budget.share(last) < min(needed):  # others may fit, but as many bytes as the largest do
-        refuse_too_few_bytes(budget, last, wanted.codec, max(needed))
-    costs = [Cost.of(memory, sample) for sample in samples]
+        refuse_too_few_bytes(budget, last, wanted.codec, max(needed), begun=False)
+    # What a further image takes is not to be seen from one, nor does its class have more.
+    several = [sample for sample in samples if len(sample) > 1]
+    costs = [Cost.of(memory, sample) for sample in several or samples]
     return ExpectedQuotas(budget, max(costs, key=lambda cost: cost.bytes_of(_SAMPLED)))
 
 
@@ -231,12 +238,11 @@ def larger_budget(
     return _flag_of_bytes(budget, share, first, protocol)
 
 
-def _samples(protocol: ClassIncrementalProtocol, source: DataSource) -> Iterator[np.ndarray]:
-    """Yields the first images, uint8 `[n, h, w, c]`, of some classes, evenly over the last phase.
-
-    These are in reach wherever a run goes on.
-    """
-    classes = protocol.phases[-1].new_classes
+def _samples(
+    protocol: ClassIncrementalProtocol, source: DataSource, phases: Sequence[Phase]
+) -> Iterator[np.ndarray]:
+    """Yields the first images, uint8 `[n, h, w, c]`, of some classes, evenly over the phases."""
+    classes = [label for phase in phases for label in phase.new_classes]
     places = np.linspace(0, len(classes) - 1, min(_SAMPLED_CLASSES, len(classes))).astype(int)
     for place in places:
         images = source.training_set(protocol.original_ids([classes[place]]))

@@ -83,7 +83,7 @@ def select_within(
         guess = fit + max(1, fit // 4)
     if needed:  # once all were looked at, so that what is advised is enough for each, to the end
         num_classes = workshop.num_classes
-        refuse_too_few_bytes(room.budget, num_classes, room.memory.codec, max(needed))
+        refuse_too_few_bytes(room.budget, num_classes, room.memory.codec, max(needed), begun=True)
     return np.concatenate(chosen)
 
 

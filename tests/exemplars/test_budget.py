@@ -118,7 +118,7 @@ def test_not_even_one(codec):
     needed = int(memory.trimmed(1).bytes_by_class()[1])
     with pytest.raises(UserError, match="a single exemplar takes") as raised:
         kept_within(memory, Budget(bytes_total=20), 2)
-    assert f"pass at least --exemplar_bytes_total={2 * needed}" in str(raised.value)
+    assert f"begin anew with at least --exemplar_bytes_total={2 * needed}" in str(raised.value)
     assert len(kept_within(memory, Budget(bytes_total=2 * needed), 2)) >= 2
 
 
@@ -128,8 +128,10 @@ def test_the_share_of_a_class_in_the_end_is_asked_of_the_first_exemplars(codec):
     needed = int(memory.trimmed(1).bytes_by_class().max())
     check_last_share(memory, Budget(bytes_total=4 * needed), 4)
     check_last_share(memory, Budget(total=4), 4)
-    with pytest.raises(UserError, match=f"pass at least --exemplar_bytes_total={4 * needed}"):
+    with pytest.raises(UserError, match=f"anew with at least --exemplar_bytes_total={4 * needed}"):
         check_last_share(memory, Budget(bytes_total=4 * needed - 1), 4)
+    with pytest.raises(UserError, match=f"pass at least --exemplar_bytes_total={4 * needed}"):
+        check_last_share(memory, Budget(bytes_total=4 * needed - 1), 4, begun=False)
 
 
 class Growing:

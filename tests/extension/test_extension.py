@@ -126,13 +126,21 @@ def test_a_larger_budget_serves_new_classes(extended, mine, caplog):
         assert "budget" not in caplog.text
 
 
-def test_what_old_classes_have_is_counted_and_not_estimated(mine):
+def test_what_old_classes_have_is_counted_and_not_estimated(mine, tmp_path, caplog):
     """Each has four exemplars until the phase ends with the smaller budget that it is given."""
     adjusts = {"adjust_old_exemplars": True, "skip_adjustment_if_too_few": False}
     learn(mine.root, mine.one, exemplar_bytes_per_class=64, **adjusts)
     memory = read_arrays(mine.directory.exemplars(2))
     assert np.bincount(memory["labels"]).tolist() == [1] * 5
     assert "adjust" in read_json(mine.directory.record(2))["stages"]
+
+    more = save(tmp_path / "more.npz", [4], ["four"])
+    same = {"adjust_old_exemplars": False}
+    with caplog.at_level("INFO", logger="mnemonics_tf"):
+        extension(mine.root, more, **same)
+        assert "budget" not in caplog.text  # it is the last phase's
+        extension(mine.root, more, exemplar_bytes_per_class=128, **same)
+        assert "is 128 bytes a class, and was 64 bytes a class" in caplog.text
 
 
 def test_new_images_are_normalised_as_the_run_has_it(finished):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.data.digits import Digits, load_digits
+from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.budget import Budget, check_last_share, kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
@@ -67,7 +68,9 @@ def test_what_is_advised_is_enough_for_every_class(begun):
         for k in range(len(first))
     ]
     assert min(sizes) < max(sizes)
-    with pytest.raises(UserError, match=f"pass at least --exemplar_bytes_per_class={max(sizes)}"):
+    with pytest.raises(
+        UserError, match=f"anew with at least --exemplar_bytes_per_class={max(sizes)}"
+    ):
         select_within(*given, room(state, min(sizes) - 1))
     assert len(select_within(*given, room(state, max(sizes)))) >= 6
 
@@ -80,7 +83,9 @@ def test_what_is_advised_in_all_is_enough_for_the_classes_of_the_last_phase(begu
     scarce = Room(Budget(bytes_total=seen), seen, state.memory)  # a byte for each
     with pytest.raises(UserError) as raised:
         select_within(*given, scarce)
-    enough = int(re.search(r"pass at least --exemplar_bytes_total=(\d+)", str(raised.value))[1])
+    enough = int(
+        re.search(r"anew with at least --exemplar_bytes_total=(\d+)", str(raised.value))[1]
+    )
     room_now = Room(Budget(bytes_total=enough), seen, state.memory)
     kept = state.training_set.subset(select_within(*given, room_now))
     memory = state.memory.extended(kept.load_all(), kept.labels)
@@ -94,9 +99,10 @@ def test_bytes_in_all_that_are_advised_leave_one_of_each_class_in_the_end(num_ph
         codec="jpeg", exemplar_bytes_total=100_000, base_classes=5, num_phases=num_phases
     )
     protocol = make_protocol(settings, 10)
-    flag = expected_quotas(settings, protocol, source).to_have(1, protocol)
+    flag = expected_quotas(settings, protocol, source, protocol.phases).to_have(1, protocol)
     advised = settings.changed(exemplar_bytes_total=int(flag.partition("=")[2]))
-    assert expected_quotas(advised, protocol, source).of(protocol.phases[-1]) >= 1
+    quotas = expected_quotas(advised, protocol, source, protocol.phases)
+    assert quotas.of(protocol.phases[-1]) >= 1
 
 
 def test_images_without_content_have_a_cost():
@@ -120,13 +126,14 @@ def test_the_quality_of_the_flag_is_that_of_the_memory(begun):
 @pytest.mark.parametrize(("codec", "base_classes"), [("jpeg", 4), ("webp_lossless", 6)])
 @pytest.mark.parametrize("wanted", [5, 10])
 def test_bytes_that_are_advised_hold_as_many_of_every_class(codec, base_classes, wanted):
-    """Though images of the last phase alone were looked at."""
+    """Though images of one phase alone were looked at."""
     source = load_digits()
     settings = Settings().changed(
         codec=codec, exemplar_bytes_per_class=2000, base_classes=base_classes, num_phases=2
     )
     protocol = make_protocol(settings, 10)
-    flag = expected_quotas(settings, protocol, source).to_have(wanted, protocol)
+    last = protocol.phases[-1:]
+    flag = expected_quotas(settings, protocol, source, last).to_have(wanted, protocol)
     num_bytes = int(flag.removeprefix("--exemplar_bytes_per_class="))
     memory = ExemplarMemory.empty((8, 8, 1), codec=codec)
     held = [
@@ -153,6 +160,35 @@ def test_bytes_for_less_than_an_exemplar_are_refused_before_work():
     check(exemplar_bytes_total=2 * int(advised))
     with pytest.raises(UserError, match=f"leaves 0 bytes .* pass at least .*_total={advised}"):
         check(exemplar_bytes_total=3)  # less than a byte for each
+
+
+def test_classes_whose_exemplars_serve_no_later_phase_do_not_decide():
+    """Of the two new ones of the last phase one has a single image and one compresses badly."""
+    rng = np.random.default_rng(0)
+    training = {label: np.full((30, 8, 8, 1), 20 * label, np.uint8) for label in range(4)}
+    training[2], training[3] = training[2][:1], rng.integers(0, 256, (30, 8, 8, 1), np.uint8)
+    source = Digits(training, training, list("abcd"))
+    settings = Settings().changed(codec="jpeg", exemplar_bytes_per_class=600)
+    settings = settings.changed(base_classes=2, num_phases=1, class_order=(0, 1, 2, 3))
+    settings = settings.changed(adjust_old_exemplars=True, adjust_subsets=4)
+    protocol = make_protocol(settings, 4)
+    check_method(settings, method_of(settings), protocol, source)
+    alone = [
+        expected_quotas(settings, protocol, source, [phase]).of(phase) for phase in protocol.phases
+    ]
+    assert alone[0] > 3 * alone[1] > 0
+    single = make_protocol(settings.changed(class_order=(0, 1, 3, 2), base_classes=3), 4)
+    (last,) = single.phases[1:]
+    assert expected_quotas(settings, single, source, [last]).of(last) >= 1
+
+
+def test_a_small_class_has_images_to_hold_out(begun):
+    """A class of eight of which two fit and two are to be held out."""
+    _, state = begun
+    images = ArrayImageSet(np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int64))
+    two = Room(Budget(bytes_per_class=2 * 64), 1, ExemplarMemory.empty((8, 8, 1)))
+    assert two.to_leave(images, np.arange(8), otherwise=6) == 6
+    assert two.to_leave(images, np.arange(8), otherwise=0) == 4
 
 
 def test_advice_in_bytes_works():

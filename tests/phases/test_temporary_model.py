@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from mnemonics_tf import bilevel
-from mnemonics_tf.bilevel.batches import balanced_order
+from mnemonics_tf.bilevel.batches import balanced_batches, balanced_order
 from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
 from mnemonics_tf.bilevel.problem import MetaGradientResult
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
@@ -307,6 +307,21 @@ def test_balanced_order_holds_every_row_once_and_classes_evenly(counts):
         assert all(
             drawn[a] - drawn[b] <= 1 for a in range(len(counts)) for b in np.nonzero(left)[0]
         )
+
+
+def test_batches_hold_classes_of_other_sizes_to_the_end():
+    labels = np.repeat(np.arange(3), [12, 4, 4])
+    batches = balanced_batches(labels, 5, 8, np.random.default_rng(0))
+    assert np.array_equal(np.sort(batches[:4].ravel()), np.arange(20))
+    for batch in labels[batches]:
+        assert np.bincount(batch, minlength=3).tolist() == [3, 1, 1]
+
+
+def test_batches_of_classes_of_one_size_are_stretches_of_the_balanced_order():
+    labels = np.repeat(np.arange(3), 4)
+    batches = balanced_batches(labels, 6, 2, np.random.default_rng(3))
+    order = balanced_order(labels, np.random.default_rng(3))
+    np.testing.assert_array_equal(batches.ravel(), order)
 
 
 def test_balanced_order_is_random_in_classes_and_members():

@@ -11,7 +11,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.codecs.relaxed_jpeg import relaxed_jpeg
 
 _MODES = {1: "L", 3: "RGB"}
-_LARGEST_SIDE = 65_535  # of the format
+_LARGEST_SIDE = 65_500  # of libjpeg; the format has 65,535
 _LENGTH_BYTES = 2  # in front of the head: how long it is
 _START_OF_SCAN = 0xDA
 #: ends every file, and occurs nowhere within its scan, where a byte 0xFF is followed by 0
