@@ -102,7 +102,7 @@ class Experiment(OpenedRun):
         phases = self.protocol.phases[: last + 1 if last >= 0 else None]
         directory, facts = self.directory, self.class_facts()
         if not directory.settings.exists():  # what was begun goes on as it began
-            check_new_run(self.settings, self.protocol.phases)
+            check_new_run(self.settings, self.method, self.protocol, self.source)
             if donor := self.settings.run.phase0_from:
                 phase0.origin_of(RunDirectory(donor), self._fingerprint, self.settings)
         chief = is_chief(self.strategy)

@@ -136,6 +136,26 @@ def check_method(
         UserError: names the flags to pass instead.
     """
     check_settings(settings, method, protocol)
+    if not make_budget(settings.exemplar).counts_bytes:
+        check_memory(settings, method, protocol, source)
+
+
+def check_memory(
+    settings: Settings, method: Method, protocol: ClassIncrementalProtocol, source: DataSource
+) -> None:
+    """Refuses a budget that leaves a method or the adjustment too few exemplars in some phase.
+
+    Of one in bytes that is an estimate: `check_exemplars` asks again once they are encoded.
+
+    Args:
+        settings: of the run.
+        method: how the model learns.
+        protocol: what is learned when.
+        source: tells how many images there are.
+
+    Raises:
+        UserError: names the flags to pass instead.
+    """
     counts = source.training_counts_of(protocol.order)
     # The exemplars of the last phase's classes serve no later one.
     quotas = expected_quotas(settings, protocol, source, protocol.phases[:-1] or protocol.phases)
@@ -253,12 +273,16 @@ def _check_codec(settings: Settings) -> None:
         )
 
 
-def check_new_run(settings: Settings, phases: Sequence[Phase]) -> None:
+def check_new_run(
+    settings: Settings, method: Method, protocol: ClassIncrementalProtocol, source: DataSource
+) -> None:
     """Refuses what a run should not begin with; one that has begun goes on as it is.
 
     Args:
         settings: of the run.
-        phases: all that it may come to.
+        method: how the model learns.
+        protocol: what is learned when.
+        source: tells how many images there are.
 
     Raises:
         UserError: names the flags to pass instead.
@@ -269,7 +293,9 @@ def check_new_run(settings: Settings, phases: Sequence[Phase]) -> None:
             f"--jpeg_quality={stored.jpeg_quality} with --codec={stored.codec}, which has no "
             "quality: pass --codec=jpeg with it, or leave it out"
         )
-    check_outer_step(settings, phases)
+    check_outer_step(settings, protocol.phases)
+    if make_budget(stored).counts_bytes:
+        check_memory(settings, method, protocol, source)
 
 
 def check_outer_step(settings: Settings, phases: Sequence[Phase]) -> None:

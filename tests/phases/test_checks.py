@@ -107,11 +107,15 @@ def test_an_outer_step_may_lack_classes_where_that_costs_nothing():
     check_step(later, exemplars_per_step=1, exemplars="mnemonics", few_new_classes="alone")
 
 
-def test_a_quality_goes_with_a_codec_that_has_one():
+def test_a_quality_goes_with_a_codec_that_has_one(source):
+    def check_new(settings):
+        method = METHODS[settings.training.method](settings.training)
+        check_new_run(settings, method, make_protocol(settings, 10), source)
+
     for codec, refused in (("pixels", True), ("webp_lossless", True), ("jpeg", False)):
         settings = Settings().changed(codec=codec, jpeg_quality=75)
         if refused:
             with pytest.raises(UserError, match="pass --codec=jpeg with it, or leave it out"):
-                check_new_run(settings, [])
+                check_new(settings)
         else:
-            check_new_run(settings, [])
+            check_new(settings)

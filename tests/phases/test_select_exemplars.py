@@ -13,7 +13,13 @@ from mnemonics_tf.exemplars.budget import Budget, check_last_share, kept_within,
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.phases.checks import check_exemplars, check_method, make_protocol
+from mnemonics_tf.phases.checks import (
+    check_exemplars,
+    check_method,
+    check_new_run,
+    make_protocol,
+    warn_of_small_classes,
+)
 from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.phases.quotas import Cost, Room, expected_quotas
 from mnemonics_tf.phases.select_exemplars import select, select_within
@@ -146,7 +152,10 @@ def test_bytes_that_are_advised_hold_as_many_of_every_class(codec, base_classes,
 def check(**values):
     settings = Settings().changed(codec="jpeg", **values)
     method, protocol = method_of(settings), make_protocol(settings, 10)
-    check_method(settings, method, protocol, load_digits())
+    source = load_digits()
+    check_method(settings, method, protocol, source)
+    warn_of_small_classes(settings, protocol, source, protocol.phases)
+    check_new_run(settings, method, protocol, source)
 
 
 def method_of(settings):
@@ -172,7 +181,7 @@ def test_classes_whose_exemplars_serve_no_later_phase_do_not_decide():
     settings = settings.changed(base_classes=2, num_phases=1, class_order=(0, 1, 2, 3))
     settings = settings.changed(adjust_old_exemplars=True, adjust_subsets=4)
     protocol = make_protocol(settings, 4)
-    check_method(settings, method_of(settings), protocol, source)
+    check_new_run(settings, method_of(settings), protocol, source)
     alone = [
         expected_quotas(settings, protocol, source, [phase]).of(phase) for phase in protocol.phases
     ]
