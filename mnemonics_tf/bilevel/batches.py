@@ -15,7 +15,7 @@ def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.nda
     return order[np.argsort(_ranks(labels[order]), kind="stable")]
 
 
-def spread_order(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _spread_order(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Returns the rows in a random order over which each class is spread from beginning to end.
 
     Where all classes are of one size it is the balanced order; where they are not, that one ends
@@ -54,7 +54,7 @@ def balanced_batches(
         return np.tile(np.arange(len(labels), dtype=np.int32), (steps, 1))
     per_epoch = len(labels) // size
     epochs = [
-        spread_order(labels, generator)[: per_epoch * size].reshape(per_epoch, size)
+        _spread_order(labels, generator)[: per_epoch * size].reshape(per_epoch, size)
         for _ in range(-(-steps // per_epoch))
     ]
     return np.concatenate(epochs)[:steps].astype(np.int32)

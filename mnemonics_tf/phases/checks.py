@@ -135,27 +135,27 @@ def check_method(
     Raises:
         UserError: names the flags to pass instead.
     """
-    check_settings(settings, method, protocol)
+    _check_settings(settings, method, protocol)
     if not make_budget(settings.exemplar).counts_bytes:
-        check_memory(settings, method, protocol, source)
+        _check_enough(settings, method, protocol, source)
 
 
-def check_memory(
+def check_bytes(
     settings: Settings, method: Method, protocol: ClassIncrementalProtocol, source: DataSource
 ) -> None:
-    """Refuses a budget that leaves a method or the adjustment too few exemplars in some phase.
+    """Refuses a budget in bytes that, by an estimate, holds fewer exemplars than a method needs.
 
-    Of one in bytes that is an estimate: `check_exemplars` asks again once they are encoded.
-
-    Args:
-        settings: of the run.
-        method: how the model learns.
-        protocol: what is learned when.
-        source: tells how many images there are.
-
-    Raises:
-        UserError: names the flags to pass instead.
+    It is asked before a run begins; `check_exemplars` asks again once they are encoded. Arguments
+    and what is raised are those of `check_method`.
     """
+    if make_budget(settings.exemplar).counts_bytes:
+        _check_enough(settings, method, protocol, source)
+
+
+def _check_enough(
+    settings: Settings, method: Method, protocol: ClassIncrementalProtocol, source: DataSource
+) -> None:
+    """Refuses a budget that leaves a method or the adjustment too few exemplars in some phase."""
     counts = source.training_counts_of(protocol.order)
     # The exemplars of the last phase's classes serve no later one.
     quotas = expected_quotas(settings, protocol, source, protocol.phases[:-1] or protocol.phases)
@@ -184,24 +184,15 @@ def check_further_phase(
     Raises:
         UserError: names the flags to pass instead. No budget brings back what was not kept.
     """
-    check_settings(settings, method, protocol)
+    _check_settings(settings, method, protocol)
     counts = source.training_counts_of(protocol.order)
     before, phase = protocol.phases[-2:]
     check_held_out(settings.training, method, phase, int(min(counts[phase.seen_classes])), ())
     check_adjustment(settings.adjustment, int(min(counts[before.seen_classes])))
 
 
-def check_settings(settings: Settings, method: Method, protocol: ClassIncrementalProtocol) -> None:
-    """Refuses settings that do not go together, whatever the data.
-
-    Args:
-        settings: of the run.
-        method: how the model learns.
-        protocol: what is learned when.
-
-    Raises:
-        UserError: names the flags to pass instead.
-    """
+def _check_settings(settings: Settings, method: Method, protocol: ClassIncrementalProtocol) -> None:
+    """Refuses settings that do not go together, whatever the data."""
     name = settings.training.method
     in_vain = [
         flag
@@ -294,8 +285,7 @@ def check_new_run(
             "quality: pass --codec=jpeg with it, or leave it out"
         )
     check_outer_step(settings, protocol.phases)
-    if make_budget(stored).counts_bytes:
-        check_memory(settings, method, protocol, source)
+    check_bytes(settings, method, protocol, source)
 
 
 def check_outer_step(settings: Settings, phases: Sequence[Phase]) -> None:

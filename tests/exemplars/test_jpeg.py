@@ -67,11 +67,20 @@ def test_a_lower_quality_takes_fewer_bytes():
 
 
 @pytest.mark.parametrize(
-    "images", [np.zeros((2, 4, 4, 4), np.uint8), np.zeros((1, 70_000, 1, 3), np.uint8)]
+    "images",
+    [
+        np.zeros((2, 4, 4, 4), np.uint8),
+        *(np.zeros((1, n, 1, 3), np.uint8) for n in (65_501, 70_000)),
+    ],
 )
 def test_what_jpeg_cannot_hold_is_refused(images):
     with pytest.raises(UserError, match="--codec=jpeg can't store"):
         Jpeg(90).encode(images)
+
+
+def test_the_largest_side_is_stored():
+    image = np.full((1, 65_500, 1, 3), 128, np.uint8)
+    np.testing.assert_array_equal(Jpeg(90).decode(Jpeg(90).encode(image)), image)
 
 
 def test_a_damaged_code_is_a_user_s_error():
