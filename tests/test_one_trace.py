@@ -8,7 +8,6 @@ from mnemonics_tf import experiment
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.source import InMemorySource
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays
 from mnemonics_tf.settings import RunSettings, Settings
@@ -57,9 +56,8 @@ class TinySource(InMemorySource):
 
 
 @pytest.fixture(autouse=True)
-def nothing_to_look_at(monkeypatch):
+def nothing_to_look_at(monkeypatch, without_exports):
     """Exports and pictures have tests of their own; exports trace by their nature."""
-    monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
     monkeypatch.setattr(experiment, "show_phase", lambda *arguments: None)
 
 

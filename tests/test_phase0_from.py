@@ -5,7 +5,6 @@ import pytest
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.phases import phase0
-from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_json
 from tests.digit_runs import SETTINGS, changed, make, other_pixels
@@ -45,9 +44,9 @@ def test_what_a_stranger_s_settings_say_of_phase_0_is_cut_short(finished, tmp_pa
 
 
 @pytest.mark.slow
-def test_phase_0_of_another_seed_or_precision_is_taken(finished, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("without_exports")
+def test_phase_0_of_another_seed_or_precision_is_taken(finished, tmp_path):
     """Also by a run that takes it from one that took it."""
-    monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
     donor, taken = finished.directory, []
     for seed, precision in ((1, "off"), (2, "bfloat16")):
         run = {

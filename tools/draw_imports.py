@@ -56,6 +56,7 @@ LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
             "errors",
             "extras",
             "fields",
+            "norms",
             "paths",
             "randomness",
             "registry",

@@ -15,6 +15,7 @@ from mnemonics_tf.evaluation import metrics
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import Outputs
 from mnemonics_tf.monitoring.progress import watched
+from mnemonics_tf.norms import unit_length
 from mnemonics_tf.tracing import TracedFunction
 
 Batch = TypeVar("Batch")
@@ -240,8 +241,3 @@ def _joined(batches: Iterable[tuple]) -> Outputs:
         features.append(batch_features.numpy())
         logits.append(batch_logits.numpy()[:, : int(num_classes)])
     return Outputs(np.concatenate(features), np.concatenate(logits))
-
-
-def unit_length(vectors: np.ndarray) -> np.ndarray:
-    """Returns vectors divided by their L2 norms along the last axis."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

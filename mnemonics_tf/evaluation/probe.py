@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.norms import unit_length
+
 _STEPS = 200
 _MOMENTUM = 0.9
 
@@ -60,8 +62,7 @@ def margins(labels: np.ndarray, logits: np.ndarray, kernel: np.ndarray) -> np.nd
 
 
 def _scaled(features: np.ndarray) -> np.ndarray:
-    norms = np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    return (features / norms * np.sqrt(features.shape[1])).astype(np.float32)
+    return (unit_length(features) * np.sqrt(features.shape[1])).astype(np.float32)
 
 
 @tf.function(reduce_retracing=True)

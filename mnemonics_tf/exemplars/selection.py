@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mnemonics_tf.norms import unit_length
+
 
 def select_random(features: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     """Returns `count` indices drawn without replacement, in random order.
@@ -33,7 +35,7 @@ def select_by_herding(
         generator: not used; herding has no randomness.
     """
     del generator
-    phi = _normalized(features.astype(np.float64))
+    phi = unit_length(features.astype(np.float64))
     mean = phi.mean(axis=0)
     chosen: list[int] = []
     total = np.zeros_like(mean)
@@ -45,10 +47,6 @@ def select_by_herding(
         free[best] = False
         total += phi[best]
     return np.array(chosen, np.int64)
-
-
-def _normalized(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 #: those that look at features; the others see only how many images there are

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from mnemonics_tf.methods.base import MeanOver, Method, cross_entropy
 from mnemonics_tf.models.classifiers import MASKED
+from mnemonics_tf.norms import unit_length
 
 
 class LUCIR(Method):
@@ -49,7 +50,7 @@ class LUCIR(Method):
         norm = np.linalg.norm(kernel[:, : phase.num_old], axis=0).mean()
         for label in phase.new_classes:
             features = features_of(label)
-            mean = (features / np.linalg.norm(features, axis=1, keepdims=True)).mean(axis=0)
+            mean = unit_length(features).mean(axis=0)
             kernel[:, label] = norm * mean / np.linalg.norm(mean)
         model.classifier.set_kernel(kernel)
 

@@ -8,12 +8,13 @@ import numpy as np
 
 from mnemonics_tf.bilevel.learner import Course
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
-from mnemonics_tf.evaluation.evaluator import Evaluator, unit_length
+from mnemonics_tf.evaluation.evaluator import Evaluator
 from mnemonics_tf.evaluation.probe import margins
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.classifiers import CosineClassifier
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
 from mnemonics_tf.monitoring.summaries import Summaries
+from mnemonics_tf.norms import unit_length
 
 #: classes of which TensorBoard shows an exemplar
 _CLASSES_SHOWN = 10

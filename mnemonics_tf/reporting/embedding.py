@@ -9,10 +9,10 @@ import numpy as np
 
 from mnemonics_tf.data.source import DataSource, ids_in_words
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.evaluation.evaluator import unit_length
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.exemplars.selection import NEED_FEATURES, SELECTIONS
 from mnemonics_tf.extras import extra
+from mnemonics_tf.norms import unit_length
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.reporting.runs import Run
 from mnemonics_tf.run.resume import check_memory

@@ -6,12 +6,11 @@ import tensorflow as tf
 
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json
 from mnemonics_tf.settings import RunSettings, Settings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_exports")]
 
 
 def run(path, last_phase: int = -1, **values) -> RunDirectory:
@@ -33,8 +32,7 @@ def run(path, last_phase: int = -1, **values) -> RunDirectory:
     return RunDirectory(path)
 
 
-def test_a_lossless_codec_changes_bytes_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
+def test_a_lossless_codec_changes_bytes_alone(tmp_path):
     total = {"exemplars_total": 60}  # so that old classes give up some
     plain = run(tmp_path / "plain", **total)
     run(tmp_path / "coded", last_phase=0, codec="webp_lossless", **total)
@@ -49,9 +47,8 @@ def test_a_lossless_codec_changes_bytes_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.exhaustive
-def test_a_run_keeps_within_its_bytes_and_goes_on(tmp_path, monkeypatch):
+def test_a_run_keeps_within_its_bytes_and_goes_on(tmp_path):
     """Numbers differ by class; each phase's budget holds, to the byte of what is on the disk."""
-    monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
     wanted = {
         **{"codec": "jpeg", "exemplar_bytes_total": 9000, "replay_per_class": 8},
         **{"num_phases": 1, "adjust_steps": 1},

@@ -11,12 +11,11 @@ import tensorflow as tf
 
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json
 from mnemonics_tf.settings import RunSettings, Settings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_exports")]
 
 GUIDE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "adding_a_codec_or_objective.md"
 
@@ -33,9 +32,7 @@ def own_modules(monkeypatch):
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
-@pytest.mark.slow
-def test_the_guide_makes_a_codec_and_an_objective_that_run(own_modules, tmp_path, monkeypatch):
-    monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
+def test_the_guide_makes_a_codec_and_an_objective_that_run(own_modules, tmp_path):
     settings = Settings(RunSettings(str(tmp_path))).changed(
         base_classes=4,
         num_phases=2,

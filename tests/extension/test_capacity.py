@@ -7,7 +7,6 @@ import pytest
 
 from mnemonics_tf import experiment
 from mnemonics_tf.evaluate import evaluate
-from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json
 from tests.extension.tiny_runs import extension, learn, save, settings_for, train
@@ -16,8 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 
 @pytest.fixture(autouse=True)
-def nothing_to_look_at(monkeypatch):
-    monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
+def nothing_to_look_at(monkeypatch, without_exports):
     monkeypatch.setattr(experiment, "show_phase", lambda *arguments: None)
 
 
