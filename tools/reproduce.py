@@ -70,7 +70,7 @@ _CEILING = flags.DEFINE_boolean(
 )
 _TRAIN_FLAGS = flags.DEFINE_string("train_flags", "", "Further flags of every run.")
 _PHASES = flags.DEFINE_list("num_phases", ["5"], "Values of N.")
-_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds; intervals need two or more.")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds; intervals need three or more.")
 _OUTPUT = flags.DEFINE_string("output", "runs/reproduce", "Directory of the runs.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Directory (or archive) that holds the data.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs that train at a time.", lower_bound=1)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.pictures import paired_differences
+from tools.reproduce_cells import TIMES
 from tools.reproduce_results import Run
 from tools.reproduce_rows import rows
 
@@ -29,7 +30,7 @@ def refuse_no_difference(runs: Sequence[Run], beside: Sequence[Run]) -> None:
 
 
 def write_picture(path: pathlib.Path, runs: Sequence[Run], beside: Sequence[Run] = ()) -> None:
-    """Draws average accuracy less herding's, of the rows that have it, by method and kernels.
+    """Draws the gain in average accuracy over herding, by method and kernels, of rows that have it.
 
     Args:
         path: of the picture; its suffix gives the format.
@@ -42,15 +43,17 @@ def write_picture(path: pathlib.Path, runs: Sequence[Run], beside: Sequence[Run]
     cell_of = {run.cell.name: run.cell for run in runs}
     groups: dict[str, dict[str, tuple[Sequence[float], float | None]]] = {}
     for row in rows(runs, beside):
-        gain, cell = row.less_herding.accuracy, cell_of[row.name]
+        gain, cell = row.over_herding.accuracy, cell_of[row.name]
         if gain.mean is None:
             continue
         group = f"{cell.method}, {cell.kernels}, N = {row.num_phases}"
         name = row.name.removeprefix(f"{cell.method} {cell.kernels} ")
+        if cell.ceiling and not cell.images:
+            name += f" ({TIMES} x)"
         groups.setdefault(group, {})[name] = (gain.values, gain.half_width)
     if not groups:
         raise UserError(
             "--picture: no row is done whose herding's is done too: nothing to draw; train what is "
             "left, or pass the folders (--output, --published) that hold both"
         )
-    paired_differences(groups, path, "Average accuracy less herding's (points)")
+    paired_differences(groups, path, "Gain in average accuracy over herding (points)")

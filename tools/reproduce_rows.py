@@ -1,4 +1,4 @@
-"""The rows of a table: figures over the seeds beside the paper's, and less those of other rows."""
+"""The rows of a table: figures over the seeds beside the paper's, and gains over other rows."""
 
 import dataclasses
 import statistics
@@ -21,7 +21,7 @@ class Value:
 
     @property
     def ours(self) -> str:
-        """The mean, and from two seeds on the half width of its 95% interval."""
+        """The mean, and from three seeds on the half width of its 95% interval."""
         if self.mean is None:
             return "-"
         interval = "" if self.half_width is None else f" ± {self.half_width:.2f}"
@@ -34,7 +34,7 @@ class Value:
 
     @property
     def difference(self) -> str:
-        """Ours less the paper's."""
+        """Ours minus the paper's."""
         known = self.mean is not None and self.published is not None
         return f"{self.mean - self.published:+.2f}" if known else ""
 
@@ -54,7 +54,7 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A row less another, seed by seed; without values where no seed is in both.
+    """A row minus another, seed by seed; without values where no seed is in both.
 
     Attributes:
         other: name of the other row.
@@ -74,7 +74,7 @@ class Difference:
     def in_words(self) -> str:
         """The other's name, and the difference to it."""
         return (
-            f"less {self.other}: average accuracy {self.accuracy.told}, after the last phase "
+            f"over {self.other}: average accuracy {self.accuracy.told}, after the last phase "
             f"{self.last.told}, forgetting {self.forgetting.told}, average by the other head "
             f"{self.other_head.told}"
         )
@@ -94,8 +94,8 @@ class Row:
         phases: accuracy after each phase.
         last: accuracy after the last phase.
         other_head: average accuracy by the head that the row is not read by.
-        less_herding: it less the row with herding's exemplars as plain pixels.
-        less_chosen: it less the row with the exemplars that its own began as, in a codec.
+        over_herding: it minus the row with herding's exemplars as plain pixels.
+        over_chosen: it minus the row with the exemplars that its own began as, in a codec.
         minutes: without the training of phase 0, whose model runs share.
         before: average accuracy before the fine-tunes.
         constant: average accuracy with the best constant.
@@ -111,8 +111,8 @@ class Row:
     phases: tuple[float, ...]
     last: Value
     other_head: Value
-    less_herding: Difference
-    less_chosen: Difference
+    over_herding: Difference
+    over_chosen: Difference
     minutes: Value
     before: Value
     constant: Value
@@ -152,7 +152,7 @@ def _difference(
     num_phases: int,
     wanted: Callable[[Cell], bool],
 ) -> Difference:
-    """Returns a row less another.
+    """Returns a row minus another.
 
     Args:
         groups: figures of all rows, by seed.
@@ -189,8 +189,8 @@ def _row(
     num_phases: int,
     dataset: str,
     by_seed: dict[int, Figures],
-    less_herding: Difference,
-    less_chosen: Difference,
+    over_herding: Difference,
+    over_chosen: Difference,
 ) -> Row:
     """Returns the line of a cell.
 
@@ -199,8 +199,8 @@ def _row(
         num_phases: N.
         dataset: value of --dataset.
         by_seed: figures of its runs that are done.
-        less_herding: as in the row.
-        less_chosen: as in the row.
+        over_herding: as in the row.
+        over_chosen: as in the row.
     """
     figures = list(by_seed.values())
     paper = cell.published(dataset, num_phases)
@@ -217,8 +217,8 @@ def _row(
         ),
         last=_value([one.last_accuracy for one in figures]),
         other_head=_value([one.other_head for one in figures]),
-        less_herding=less_herding,
-        less_chosen=less_chosen,
+        over_herding=over_herding,
+        over_chosen=over_chosen,
         minutes=Value(
             statistics.fmean(one.own_seconds for one in figures) / 60 if figures else None
         ),

@@ -6,6 +6,7 @@ from typing import Any
 
 from absl import flags
 
+from mnemonics_tf.evaluation.intervals import FEWEST_FOR_INTERVAL
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.run.files import write_text
 from tools.reproduce_cells import TIMES, TRAINED_AS
@@ -19,16 +20,18 @@ _LETTER = "configs/cifar100_mnemonics_literal.flags"
 
 def notes(runs: Sequence[Run]) -> list[str]:
     """Returns what a reader of the table must know."""
-    lines = ["ours: mean over the seeds, with its 95% interval from two seeds on"]
+    lines = [
+        f"ours: mean over the seeds, with its 95% interval from {FEWEST_FOR_INTERVAL} seeds on"
+    ]
     if any(run.cell.published(run.place.dataset, run.num_phases) for run in runs):
         lines.append(
             "paper: the conference version; later: what the authors reported afterwards (their "
             "README and, for LUCIR, a later paper)"
         )
     lines += [
-        "less herding: average accuracy, that after the last phase or forgetting, less that of "
-        "herding's exemplars as plain pixels with the same method, kernels and fine-tune, seed by "
-        "seed",
+        "over herding: average accuracy, accuracy after the last phase or forgetting, minus that "
+        "of herding's exemplars as plain pixels with the same method, kernels and fine-tune, seed "
+        "by seed",
         "other head: average accuracy by the nearest mean of exemplars, or by the classifier where "
         "the method is read by the nearest mean",
         "before: average accuracy before the fine-tune of each phase",
@@ -99,7 +102,7 @@ def text_table(runs: Sequence[Run], beside: Sequence[Run] = ()) -> str:
         f"{'':<{width}}{'N':>3}  {'accuracy (%)':^{len(heads + later)}}  "
         f"{'forgetting (%)':^{len(heads)}}",
         f"{'':<{width}}{'':>3}  {heads}{later}  {heads}"
-        f"{'before':>16}{'constant':>16}{'less herding':>16}",
+        f"{'before':>16}{'constant':>16}{'over herding':>16}",
     ]
     for row in table:
         accuracy, forgetting = (
@@ -107,18 +110,18 @@ def text_table(runs: Sequence[Run], beside: Sequence[Run] = ()) -> str:
             for value in (row.accuracy, row.forgetting)
         )
         beside = f"{_later(row):>8}" if in_paper else ""
-        more = f"{row.before.ours:>16}{row.constant.ours:>16}{row.less_herding.accuracy.paired:>16}"
+        more = f"{row.before.ours:>16}{row.constant.ours:>16}{row.over_herding.accuracy.paired:>16}"
         columns = f"{accuracy}{beside}  {forgetting}{more}"
         lines.append(f"{row.name:<{width}}{row.num_phases:>3}  {columns}".rstrip())
-    return "\n".join([*lines, *notes(runs), *_less_chosen(table)])
+    return "\n".join([*lines, *notes(runs), *_over_chosen(table)])
 
 
-def _less_chosen(table: Sequence[Row]) -> list[str]:
+def _over_chosen(table: Sequence[Row]) -> list[str]:
     """Returns what learning added to exemplars in a codec, for each row that has the figures."""
     return [
-        f"{row.name} {row.less_chosen.in_words}"
+        f"{row.name} {row.over_chosen.in_words}"
         for row in table
-        if row.less_chosen.accuracy.mean is not None
+        if row.over_chosen.accuracy.mean is not None
     ]
 
 
@@ -127,7 +130,10 @@ def _in_paper(table: Sequence[Row]) -> bool:
 
 
 def write_markdown(path: pathlib.Path, runs: Sequence[Run], beside: Sequence[Run] = ()) -> None:
-    """Writes the table as Markdown; without the paper's columns where it has none of the rows.
+    """Writes the table as Markdown, with what its columns mean.
+
+    Rows that have neither a run nor a figure of the paper are named below it. The paper's columns
+    are left out where it has none of the rows.
 
     Args:
         path: of the file.
@@ -136,16 +142,20 @@ def write_markdown(path: pathlib.Path, runs: Sequence[Run], beside: Sequence[Run
     """
     table = rows(runs, beside)
     in_paper = _in_paper(table)
-    columns = [_columns(row, in_paper) for row in table]
-    heads = list(columns[0])
+    told = [row for row in table if row.seeds or row.accuracy.published is not None]
+    columns = [_columns(row, in_paper) for row in told]
+    heads = list(_columns(table[0], in_paper))
     lines = [heads, ["---"] * len(heads), *(list(one.values()) for one in columns)]
     below = [
         *notes(runs),
-        *_less_chosen(table),
+        *_over_chosen(table),
         "minutes: without the training of phase 0, whose model runs share",
     ]
+    if missing := [row.name for row in table if row not in told]:
+        below.append(f"not run: {', '.join(missing)}")
+    title = f"# Test accuracy on {runs[0].place.dataset}, in percent\n\n"
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    write_text(path, text + "\n\n" + "".join(f"- {note}\n" for note in below))
+    write_text(path, title + text + "\n\n" + "".join(f"- {note}\n" for note in below))
 
 
 def _columns(row: Row, in_paper: bool) -> dict[str, str]:
@@ -167,10 +177,10 @@ def _columns(row: Row, in_paper: bool) -> dict[str, str]:
         "after each phase": " / ".join(f"{phase:.2f}" for phase in row.phases) or "-",
         "last accuracy": row.last.ours,
         "other head": row.other_head.ours,
-        "less herding": row.less_herding.accuracy.told or "-",
-        "last less herding": row.less_herding.last.told or "-",
-        "forgetting less herding": row.less_herding.forgetting.told or "-",
-        "other head less herding": row.less_herding.other_head.told or "-",
+        "over herding": row.over_herding.accuracy.told or "-",
+        "last over herding": row.over_herding.last.told or "-",
+        "forgetting over herding": row.over_herding.forgetting.told or "-",
+        "other head over herding": row.over_herding.other_head.told or "-",
         "before": row.before.ours,
         "constant": row.constant.ours,
         "minutes": minutes,

@@ -5,7 +5,9 @@ import pytest
 from mnemonics_tf.errors import UserError
 from tests.tools.reproduce_grid import grid, named, write_local
 from tools import reproduce_picture
+from tools.reproduce_cells import cells
 from tools.reproduce_picture import refuse_no_difference, write_picture
+from tools.reproduce_results import Run
 
 
 def test_rows_stand_under_their_method_and_kernels(tmp_path, monkeypatch):
@@ -13,8 +15,8 @@ def test_rows_stand_under_their_method_and_kernels(tmp_path, monkeypatch):
     monkeypatch.setattr(
         reproduce_picture, "paired_differences", lambda groups, path, label: drawn.append(groups)
     )
-    runs = grid(tmp_path, "bytes", methods=["lwf"], seeds=(0, 1))
-    for seed in (0, 1):
+    runs = grid(tmp_path, "bytes", methods=["lwf"], seeds=(0, 1, 2))
+    for seed in (0, 1, 2):
         write_local(named(runs, "lwf all kernels herding", seed), 0.5)
         write_local(named(runs, "lwf all kernels JPEG herding", seed), 0.5 + 0.01 * (seed + 1))
     write_local(named(runs, "lwf frozen herding"), 0.5)
@@ -23,10 +25,27 @@ def test_rows_stand_under_their_method_and_kernels(tmp_path, monkeypatch):
     ((all_kernels, frozen_kernels),) = (groups.items() for groups in drawn)
     assert all_kernels[0] == "lwf, all kernels, N = 5"
     ((name, (values, half_width)),) = all_kernels[1].items()
-    assert (name, values) == ("JPEG herding", pytest.approx((1, 2)))
-    assert half_width == pytest.approx(12.706 / 2, rel=1e-3)  # Student's t with one degree
+    assert (name, values) == ("JPEG herding", pytest.approx((1, 2, 3)))
+    assert half_width == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # Student's t
     assert frozen_kernels[0] == "lwf, frozen, N = 5"
-    assert frozen_kernels[1] == {"learned": (pytest.approx((-1,)), None)}
+    assert frozen_kernels[1] == {
+        "learned": (pytest.approx((-1,)), None),
+    }
+
+
+def test_a_ceiling_says_of_how_many(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        reproduce_picture, "paired_differences", lambda groups, path, label: drawn.append(groups)
+    )
+    place = grid(tmp_path)[0].place
+    wanted = "all kernels (herding|ceiling)"
+    runs = [Run(place, cell, 5, 0) for cell in cells("bytes", ["lwf"], True, wanted)]
+    for run in runs:
+        write_local(run, 0.5)
+    write_picture(tmp_path / "picture.png", runs)
+    ((group,),) = (groups.values() for groups in drawn)
+    assert list(group) == ["ceiling (4 x)", "ceiling 127"]
 
 
 @pytest.mark.parametrize("name", ["picture.png", "picture.svg"])

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.run.files import read_json, write_json
 from tests.tools.reproduce_grid import ROOT, grid, named, write_local
 from tools.reproduce_cells import cells
@@ -37,15 +36,15 @@ def test_runs_on_other_data_are_no_row(tmp_path):
 
 def test_rows_have_mean_interval_and_difference(tmp_path):
     runs = grid(tmp_path, methods=["lwf", "icarl"], seeds=(0, 1, 2))
-    for seed, value in ((0, 0.50), (1, 0.53)):
+    for seed, value in ((0, 0.50), (1, 0.53), (2, 0.515)):
         write_local(named(runs, "lwf", seed), value, nme=value + 0.1)
     table = {row.name: row for row in rows(runs)}
     assert list(table) == [cell.name for cell in cells("1", ["lwf", "icarl"])]
 
     lwf = table["lwf"]
-    assert lwf.seeds == (0, 1)
+    assert lwf.seeds == (0, 1, 2)
     assert lwf.accuracy.mean == pytest.approx(51.5)
-    assert lwf.accuracy.half_width == pytest.approx(mean_and_interval([50, 53])[1])
+    assert lwf.accuracy.half_width == pytest.approx(4.303 * 1.5 / 3**0.5, rel=1e-4)
     assert (lwf.accuracy.published, lwf.accuracy.difference) == (49.59, "+1.91")
     assert (lwf.forgetting.published, lwf.forgetting.difference) == (43.36, "-17.61")
     assert lwf.last.mean == pytest.approx(51.5)
@@ -59,14 +58,13 @@ def test_rows_have_mean_interval_and_difference(tmp_path):
     assert table["lwf w/ ours"].accuracy.paper == "54.43"
 
 
-def test_one_seed_has_no_interval(tmp_path):
-    runs = grid(tmp_path, methods=["lucir"])
-    write_local(named(runs, "lucir w/ herding"), 0.6)
-    row = rows(runs)[1]
-    assert (row.accuracy.ours, row.accuracy.paper, row.accuracy.difference) == (
-        *("60.00", "63.39"),
-        "-3.39",
-    )
+def test_fewer_than_three_seeds_have_no_interval(tmp_path):
+    runs = grid(tmp_path, methods=["lucir"], seeds=(0, 1))
+    for seed, value in ((0, 0.6), (1, 0.61)):
+        write_local(named(runs, "lucir w/ herding", seed), value)
+        row = rows(runs)[1]
+        assert (row.accuracy.ours, row.accuracy.paper) == (f"{60 + seed / 2:.2f}", "63.39")
+    assert row.accuracy.difference == "-2.89"
 
 
 def test_differences_are_paired_by_seed(tmp_path):
@@ -76,16 +74,16 @@ def test_differences_are_paired_by_seed(tmp_path):
         if ours:
             write_local(named(runs, "lwf w/ ours", seed), ours)
     table = {row.name: row for row in rows(runs)}
-    less_herding = table["lwf w/ ours"].less_herding
-    assert less_herding.other == "lwf w/ herding"
-    assert less_herding.accuracy.values == pytest.approx([2, 1])
-    assert less_herding.accuracy.told == "+1.50 ± 6.35 (+2.00, +1.00)"
-    assert less_herding.last.mean == pytest.approx(1.5)
-    assert less_herding.forgetting.mean == pytest.approx(0.75)
-    assert table["lwf w/ herding"].less_herding.accuracy.told == ""
-    assert table["lwf"].less_herding.accuracy.mean is None
+    over_herding = table["lwf w/ ours"].over_herding
+    assert over_herding.other == "lwf w/ herding"
+    assert over_herding.accuracy.values == pytest.approx([2, 1])
+    assert over_herding.accuracy.told == "+1.50 (+2.00, +1.00)"
+    assert over_herding.last.mean == pytest.approx(1.5)
+    assert over_herding.forgetting.mean == pytest.approx(0.75)
+    assert table["lwf w/ herding"].over_herding.accuracy.told == ""
+    assert table["lwf"].over_herding.accuracy.mean is None
     write_markdown(tmp_path / "table.md", runs)
-    assert "| +1.50 ± 6.35 (+2.00, +1.00) |" in (tmp_path / "table.md").read_text()
+    assert "| +1.50 (+2.00, +1.00) |" in (tmp_path / "table.md").read_text()
 
 
 def test_a_row_is_compared_with_runs_that_are_no_rows(tmp_path):
@@ -93,9 +91,9 @@ def test_a_row_is_compared_with_runs_that_are_no_rows(tmp_path):
     herding, ours = named(runs, "lwf w/ herding"), named(runs, "lwf w/ ours")
     write_local(herding, 0.50)
     write_local(ours, 0.53)
-    assert rows([ours])[0].less_herding.accuracy.told == ""
+    assert rows([ours])[0].over_herding.accuracy.told == ""
     (row,) = rows([ours], beside=[herding])
-    assert (row.name, row.less_herding.accuracy.told) == ("lwf w/ ours", "+3.00")
+    assert (row.name, row.over_herding.accuracy.told) == ("lwf w/ ours", "+3.00")
     write_markdown(tmp_path / "table.md", [ours], [herding])
     markdown = (tmp_path / "table.md").read_text()
     assert "+3.00" in markdown
@@ -109,7 +107,7 @@ def test_learned_exemplars_are_compared_with_those_in_the_same_codec(tmp_path):
     for name, value in values.items():
         for seed in (0, 1):
             write_local(named(runs, f"lwf all kernels {name}", seed), value + seed / 100)
-    told = "lwf all kernels WebP learned less lwf all kernels WebP herding: average accuracy +3.00"
+    told = "lwf all kernels WebP learned over lwf all kernels WebP herding: average accuracy +3.00"
     *_, line = text_table(runs).splitlines()
     assert line.startswith(told)
     write_markdown(tmp_path / "table.md", runs)
@@ -137,7 +135,7 @@ def test_compared_runs_have_one_model_of_phase_0(tmp_path):
     with pytest.raises(UserError, match="lwf w/ ours: its runs and herding's .* other models"):
         rows(runs)
     write_local(named(runs, "lwf w/ herding"), 0.5)  # as earlier versions wrote it
-    assert {row.name: row for row in rows(runs)}["lwf w/ ours"].less_herding.accuracy.mean == 0
+    assert {row.name: row for row in rows(runs)}["lwf w/ ours"].over_herding.accuracy.mean == 0
 
 
 def test_a_ceiling_for_each_method_that_has_exemplars(tmp_path):
@@ -185,7 +183,7 @@ def test_accuracy_before_the_fine_tune_and_with_the_best_constant(tmp_path):
 
 
 def test_text_and_markdown_say_the_same(tmp_path):
-    runs = grid(tmp_path, methods=["icarl"], seeds=(0, 1))
+    runs = grid(tmp_path, methods=["icarl"], seeds=(0, 1, 2))
     for run in runs:
         write_local(run, 0.1, nme=0.6 + run.seed / 100)
     write_markdown(tmp_path / "table.md", runs)
@@ -193,9 +191,9 @@ def test_text_and_markdown_say_the_same(tmp_path):
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 4
     assert len({line.count("|") for line in lines}) == 1
-    assert "| icarl | 5 | 0, 1 | 60.50 ± 6.35 | 57.12 | +3.38 |" in markdown
+    assert "| icarl | 5 | 0, 1, 2 | 61.00 ± 2.48 | 57.12 | +3.88 |" in markdown
     for written in (text, markdown):
-        assert "60.50 ± 6.35" in written
+        assert "61.00 ± 2.48" in written
         assert "icarl trains exactly as lwf does" in written
     assert "icarl trains" not in text_table(grid(tmp_path, methods=["lwf"]))
 
@@ -208,13 +206,20 @@ def test_what_the_authors_gave_later_stands_beside_it(tmp_path):
 
 def test_the_papers_columns_go_where_it_has_none(tmp_path):
     runs = grid(tmp_path, "bytes", methods=["lwf"])
+    done = named(runs, "lwf frozen herding")
+    write_local(done, 0.5)
     write_markdown(tmp_path / "table.md", runs)
     written = (tmp_path / "table.md").read_text()
-    assert written.startswith("| row | N | seeds | average accuracy ours | forgetting ours | after")
+    title, _, heads, _, row, _, *notes = written.splitlines()
+    assert title == f"# Test accuracy on {done.place.dataset}, in percent"
+    assert heads.startswith("| row | N | seeds | average accuracy ours | forgetting ours | after")
+    assert row.startswith("| lwf frozen herding | 5 | 0 | 50.00 |")
+    assert notes[-1].startswith("- not run: lwf all kernels random, lwf all kernels herding, ")
     text = text_table(runs)
     assert "conference" not in written + text
     assert "paper" not in text.splitlines()[1]
-    assert len({line.index("-") for line in text.splitlines()[2 : 2 + len(runs)]}) == 1
+    empty = [line for line in text.splitlines()[2 : 2 + len(runs)] if "50.00" not in line]
+    assert len({line.index("-") for line in empty}) == 1
     assert "conference" in text_table(grid(tmp_path, methods=["lwf"]))
 
 
