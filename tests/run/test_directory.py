@@ -45,8 +45,8 @@ def test_whoever_lost_the_directory_writes_nothing_more(directory, begun_again):
     write_text(directory.results, "")  # without a lock anybody may
 
 
-def test_the_readme_names_every_file_of_a_run(directory):
-    text = (REPOSITORY / "README.md").read_text("utf-8")
+def test_the_documents_name_every_file_of_a_run(directory):
+    text = (REPOSITORY / "docs" / "running.md").read_text("utf-8")
     tree = text.partition("## What a run leaves")[2].split("```")[1]
     files = [path.name for path in vars(directory).values() if path != directory.root]
     by_phase = [directory.base_model, directory.exemplars(0), directory.exemplar_starts(0)]
