@@ -47,7 +47,9 @@ from mnemonics_tf.terminal import passing
 
 def define_flags() -> None:
     """Defines this program's flags; a function, for `train` has flags of the same names."""
-    flags.DEFINE_string("output", "report.html", "Page to write; Markdown goes beside it.")
+    flags.DEFINE_string(
+        "output", "report.html", "Page to write; its tables go beside it, as .md and .csv."
+    )
     flags.DEFINE_string(
         "data_dir",
         "",

@@ -20,6 +20,7 @@ import tempfile
 from absl import app, flags
 
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.run.files import write_json
 from mnemonics_tf.run.hardware import describe_hardware, describe_packages
 
@@ -77,10 +78,10 @@ def measure(other: pathlib.Path) -> list[dict]:
     return rows
 
 
-def main(argv: list[str]) -> None:
+@program()
+def main(arguments: list[str]) -> int:
     """Measures, prints the table and writes the file."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}: everything is passed by flags")
+    refuse_arguments(arguments)
     other = user_path(_CHECKOUT.value)
     if not (other / "tools" / "benchmark_training.py").is_file():
         raise app.UsageError(
@@ -99,6 +100,7 @@ def main(argv: list[str]) -> None:
     if _OUTPUT.value:
         result = {"hardware": describe_hardware(), "packages": describe_packages(), "rows": rows}
         write_json(user_path(_OUTPUT.value), result)
+    return 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ two other ways to the same batches, in turns within one run:
 - pillow: what torchvision's transforms do with Pillow, in as many threads as there are cores
 - keras: `keras.utils.image_dataset_from_directory`, which decodes and resizes only, without a crop
 
-Without --data_dir it makes photographs-like files of 500 x 375 pixels, ImageNet's usual size.
+The files are made for it: like photographs, of 500 x 375 pixels, ImageNet's usual size.
 """
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -36,6 +37,9 @@ from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.streamed import IMAGENET_MEAN, IMAGENET_STD
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.program import program, refuse_arguments
+from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.hardware import describe_hardware, describe_packages
 from mnemonics_tf.settings import DataSettings
 
 _IMAGES = flags.DEFINE_integer("images", 1000, "How many files a turn reads.")
@@ -190,12 +194,14 @@ def measure_memory(count: int) -> float:
     return float(done.stdout.split()[-1])
 
 
-def main(_: list[str]) -> None:
+@program()
+def main(arguments: list[str]) -> int:
     """Measures and prints, or writes to a file."""
+    refuse_arguments(arguments)
     if _MEMORY_OF.value:
         print(peak_memory(pathlib.Path(_MEMORY_OF.value)))
-        return
-    figures = {"cores": os.cpu_count()}
+        return 0
+    figures: dict[str, Any] = {"hardware": describe_hardware(), "packages": describe_packages()}
     figures["peak_memory_mib"] = {
         count: round(measure_memory(int(count))) for count in _MEMORY.value
     }
@@ -203,10 +209,10 @@ def main(_: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             make_images(pathlib.Path(folder), _IMAGES.value, (500, 375))
             figures |= {"images": _IMAGES.value} | measure_speed(pathlib.Path(folder))
-    text = json.dumps(figures, indent=1)
-    print(text)
+    print(json.dumps(figures, indent=1))
     if _OUTPUT.value:
-        user_path(_OUTPUT.value).write_text(text + "\n")
+        write_json(user_path(_OUTPUT.value), figures)
+    return 0
 
 
 if __name__ == "__main__":

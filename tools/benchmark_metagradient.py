@@ -21,7 +21,6 @@ import itertools
 import json
 import os
 import pathlib
-import platform
 import resource
 import statistics
 import subprocess
@@ -31,6 +30,9 @@ import time
 from absl import app, flags
 
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.program import program, refuse_arguments
+from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.hardware import describe_hardware, describe_packages
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PYTORCH_PROGRAM = pathlib.Path(__file__).with_name("benchmark_metagradient_pytorch.py")
@@ -270,27 +272,13 @@ def ratios(summary: dict, pytorch: str, summaries: list[dict]) -> str:
     return "-"
 
 
-def write_json(path: str, summaries: list[dict]) -> None:
-    """Writes everything measured and the machine it was measured on."""
-    hardware = {
-        "machine": platform.machine(),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "load_average_at_end": os.getloadavg(),
-    }
-    target = user_path(path)
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"hardware": hardware, "cases": summaries}, indent=2) + "\n")
-    os.replace(temporary, target)
-
-
-def main(argv: list[str]) -> None:
+@program()
+def main(arguments: list[str]) -> int:
     """Measures every case in every round, prints the table and writes the file."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments {argv[1:]}: everything is passed by flags.")
+    refuse_arguments(arguments)
     if _CASE.value:
         print(json.dumps(measure_here(json.loads(_CASE.value))))
-        return
+        return 0
     cases = list_cases()
     measurements = [[] for _ in cases]
     for round_index in range(_ROUNDS.value):
@@ -304,7 +292,13 @@ def main(argv: list[str]) -> None:
     summaries = [summarize(*pair) for pair in zip(cases, measurements, strict=True)]
     print_table(summaries)
     if _OUTPUT.value:
-        write_json(_OUTPUT.value, summaries)
+        result = {
+            "hardware": describe_hardware() | {"load_average_at_end": list(os.getloadavg())},
+            "packages": describe_packages(),
+            "cases": summaries,
+        }
+        write_json(user_path(_OUTPUT.value), result)
+    return 0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ import numpy as np
 from absl import app, flags
 
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.program import program, refuse_arguments
+from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.hardware import describe_hardware, describe_packages
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _TINY = (
@@ -98,12 +101,17 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "JSON file to write.", required=True)
 
 
-def main(_: list[str]) -> None:
+@program()
+def main(arguments: list[str]) -> int:
     """Measures all runs in turns and writes the figures."""
+    refuse_arguments(arguments)
     checkouts = {"this": _REPOSITORY}
     if flags.FLAGS.against:
         checkouts["other"] = user_path(flags.FLAGS.against).resolve()
-    figures: dict[str, dict] = {}
+    figures: dict[str, dict] = {
+        "hardware": describe_hardware(),
+        "packages": describe_packages(),
+    }
     with tempfile.TemporaryDirectory() as scratch:
         data = pathlib.Path(scratch, "tiny.npz")
         write_tiny(data)
@@ -122,7 +130,8 @@ def main(_: list[str]) -> None:
                     min(turn["processor_seconds"] for turn in turns[each]) for each in checkouts
                 )
                 figures[name]["ratio_of_processor_seconds"] = round(ours / theirs, 3)
-    user_path(flags.FLAGS.output).write_text(json.dumps(figures, indent=1) + "\n")
+    write_json(user_path(flags.FLAGS.output), figures)
+    return 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.run import hardware
 from mnemonics_tf.run.files import write_json
 from mnemonics_tf.serving.export import export_phase
@@ -131,8 +132,10 @@ def _sizes(model: IncrementalModel, export: pathlib.Path, directory: pathlib.Pat
     }
 
 
-def main(_) -> None:
+@program()
+def main(arguments: list[str]) -> int:
     """Prints the table and writes the figures."""
+    refuse_arguments(arguments)
     model = _build_model()
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
@@ -165,6 +168,7 @@ def main(_) -> None:
         figures["load_average_at_end"] = list(os.getloadavg())
     if _OUTPUT.value:
         write_json(user_path(_OUTPUT.value), figures)
+    return 0
 
 
 if __name__ == "__main__":

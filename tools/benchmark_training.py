@@ -9,7 +9,8 @@ the others compute, with as many threads for an operation.
 
 The `plain` step is what a run gets: the training loop with its input pipeline, from uint8 images in
 memory. `bare` is the same loop over one batch that is ready, which is also what PyTorch is given.
-The bars compare `plain`, so that the input pipeline counts on our side only. A turn is an epoch of
+The bars, what a step was to reach when it was written, compare `plain`, so that the input
+pipeline counts on our side only; where one is missed the table says so. A turn is an epoch of
 its own, and pays for what an epoch starts with; the more --steps, the less that weighs.
 
 Measure on a quiet machine: PyTorch's threads wait for each other by spinning, so that with other
@@ -40,6 +41,7 @@ from mnemonics_tf.methods.base import cross_entropy
 from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.run.files import write_json
 from mnemonics_tf.run.hardware import describe_hardware, describe_packages
 from mnemonics_tf.training.loop import LossParts, TrainingLoop
@@ -274,10 +276,10 @@ def print_tables(speeds: dict[str, list[float]], comparisons: list[dict]) -> Non
         print(f"| {max(row['rounds']):.2f} | {bar} |")
 
 
-def main(argv: list[str]) -> None:
+@program()
+def main(arguments: list[str]) -> int:
     """Measures, prints the tables and writes the file."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}: everything is passed by flags")
+    refuse_arguments(arguments)
     hardware = describe_hardware()
     threads = _THREADS.value or hardware["cores"]
     tf.config.set_visible_devices([], "GPU")
@@ -315,6 +317,7 @@ def main(argv: list[str]) -> None:
             "comparisons": comparisons,
         }
         write_json(user_path(_OUTPUT.value), result)
+    return 0
 
 
 if __name__ == "__main__":

@@ -23,13 +23,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from absl import app, flags
 
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.run import hardware
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, write_arrays, write_json, write_text
@@ -361,8 +362,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("kill_seed", 0, "Seed of the moments.")
 
 
-def main(_: Sequence[str]) -> int:
+@program()
+def main(arguments: list[str]) -> int:
     """Runs all faults and writes the table."""
+    refuse_arguments(arguments)
     values = flags.FLAGS
     work = user_path(values.work_dir or tempfile.mkdtemp(prefix="chaos-")).resolve()
     work.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,13 @@
 """Measures what one way of making exemplars is worth for one trained phase-0 model.
 
-    python -m tools.compare_exemplars --flagfile=configs/cifar100_cpu.flags --phase0_from=RUN \
-        --run_dir=runs/compare --exemplars=mnemonics --exemplar_seed=1 --output=figures.json \
-        --next_phase=transfer,plain
+    python -m tools.compare_exemplars --flagfile=configs/cifar100_cpu.flags --data_dir=DIR \
+        --phase0_from=RUN --run_dir=runs/compare --exemplars=mnemonics --exemplar_seed=1 \
+        --output=figures.json --next_phase=transfer,plain
 
-Takes the flags of mnemonics_tf.train. --seed is that of Theta_0; everything after it follows
---exemplar_seed, the training of the measurements too, so that several seeds show the noise of all
-that is compared. After the exemplars of phase 0 are made it measures, on its classes' test images:
+Takes the flags of mnemonics_tf.train, and one device. --seed is that of Theta_0; everything after
+it follows --exemplar_seed, the training of the measurements too, so that several seeds show the
+noise of all that is compared. After the exemplars of phase 0 are made it measures, on its classes'
+test images:
 
 - probe: softmax regression on the features of the exemplars;
 - finetuned: Theta_0 fine-tuned on the exemplars only;

@@ -8,7 +8,10 @@ from mnemonics_tf.paths import user_path
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_output, check_path
 from mnemonics_tf.run.resume import codec_in_words
-from mnemonics_tf.settings import ExemplarSettings, Settings
+from mnemonics_tf.settings import ExemplarSettings, RunSettings, Settings
+
+#: settings of a run that a comparison, which neither stops nor exports, would not heed
+_IN_VAIN = ("last_phase", "model_name")
 
 #: what may become of kernels in the next phase
 NEXT_PHASES = ("transfer", "plain")
@@ -42,6 +45,7 @@ def check_comparison(
         raise UserError(
             f"--run_dir={printable(directory)}: exists already; pass a new one for each comparison"
         )
+    _check_heeded(run)
     check_output("--output", user_path(output))
     unknown = [name for name in next_phases if name not in NEXT_PHASES]
     if unknown:
@@ -56,6 +60,19 @@ def check_comparison(
         )
     if exemplars_from:
         _check_codec(wanted.exemplar, exemplars_from)
+
+
+def _check_heeded(run: RunSettings) -> None:
+    """Refuses flags that a comparison would pass over."""
+    defaults = RunSettings()
+    for name in _IN_VAIN:
+        if getattr(run, name) != getattr(defaults, name):
+            raise UserError(
+                f"--{name}={getattr(run, name)} is in vain: a comparison neither stops nor exports "
+                "anything: leave it out"
+            )
+    if run.strategy not in ("auto", "single"):
+        raise UserError(f"--strategy={run.strategy}: a comparison uses one device: leave it out")
 
 
 def _check_codec(wanted: ExemplarSettings, exemplars_from: str) -> None:

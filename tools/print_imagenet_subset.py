@@ -9,6 +9,8 @@ from absl import app, flags
 
 from mnemonics_tf.data.imagenet import subset_synsets
 from mnemonics_tf.data.protocol import class_order
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.program import program, refuse_arguments
 
 _IN_CLASS_ORDER = flags.DEFINE_boolean(
     "in_class_order", False, "List them as a run teaches them, not sorted."
@@ -16,14 +18,19 @@ _IN_CLASS_ORDER = flags.DEFINE_boolean(
 _SEED = flags.DEFINE_integer("class_order_seed", 1993, "Seed of that order.")
 
 
-def main(_: list[str]) -> None:
+@program()
+def main(arguments: list[str]) -> int:
     """Prints the list."""
+    refuse_arguments(arguments)
+    if _SEED.present and not _IN_CLASS_ORDER.value:
+        raise UserError("--class_order_seed needs --in_class_order: pass both, or neither")
     synsets = subset_synsets()
     order = range(len(synsets))
     if _IN_CLASS_ORDER.value:
         order = class_order(len(synsets), _SEED.value)
     for original in order:
         print(original, synsets[original])
+    return 0
 
 
 if __name__ == "__main__":

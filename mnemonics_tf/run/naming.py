@@ -14,10 +14,10 @@ _NAMED_BY_PLACE = ("folder", "npz")
 
 
 def default_run_dir(settings: Settings) -> str:
-    """Returns `runs/DATA_METHOD_EXEMPLARS_N5_seed0`; with a hash where other settings differ.
+    """Returns `runs/DATA_METHOD_EXEMPLARS_N5_seed0`, with a hash of what else is no default.
 
-    From their defaults. Equal settings have one name, others another: what is run again goes on,
-    what is run besides begins anew.
+    Equal settings have one name, others another: what is run again goes on, what is run besides
+    begins anew.
 
     Args:
         settings: of the run; where and how it runs plays no part, but for the name of the data.

@@ -40,6 +40,8 @@ def test_a_sound_comparison(check, tmp_path):
         ({"run_dir": "."}, "exists already"),
         ({"output": "."}, "--output=.* is a folder: pass the name of a file"),
         ({"next_phases": ["transfer", "plane"]}, "'plane' is unknown; known are transfer, plain"),
+        ({"last_phase": 1}, "--last_phase=1 is in vain: a comparison neither stops nor exports"),
+        ({"strategy": "mirrored"}, "--strategy=mirrored: a comparison uses one device"),
         ({"exemplars_from": "nothing"}, "--exemplars_from=nothing has no exemplars of phase 0"),
     ],
 )
