@@ -64,7 +64,7 @@ class Experiment(OpenedRun):
     @functools.cached_property
     def _outlook(self) -> Outlook:
         """How much training there is; who only scores a run need not count it."""
-        return outlook_of(self.settings, self.protocol, self.source)
+        return outlook_of(self.settings, self.method, self.protocol, self.source)
 
     @contextlib.contextmanager
     def session(self, console: bool = True) -> Iterator[None]:

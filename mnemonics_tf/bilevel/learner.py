@@ -56,7 +56,9 @@ class OuterBatches(Protocol):
 
 
 class OuterData:
-    """What a temporary model is measured on: a class-balanced batch for every outer step.
+    """What a temporary model is measured on: a batch for every outer step.
+
+    As many images of each class as long as the smallest one lasts, then of the others.
 
     Args:
         labels: of all there is to draw from, `[n]`.
@@ -382,8 +384,8 @@ def _trouble(loss: float, gradient: np.ndarray, losses: list[float]) -> str | No
         finite = math.isfinite(loss) and np.all(np.isfinite(np.square(gradient)))
     if not finite:
         return (
-            f"the meta loss is {loss} or its gradient is not finite: the temporary model diverges "
-            "(lower --inner_learning_rate)"
+            f"the meta loss is {loss} or its gradient is not finite: a temporary model that is "
+            "trained diverges (lower --inner_learning_rate), or features are not finite"
         )
     if losses and loss > _DIVERGENCE * max(losses[0], 1.0):
         return f"the meta loss rose from {losses[0]:.3g} to {loss:.3g}"

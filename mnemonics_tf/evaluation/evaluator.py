@@ -23,7 +23,7 @@ Batch = TypeVar("Batch")
 #: that a batch is filled up to
 _FEWEST_ROWS = 16
 
-#: classes below which the right one is among five too often to tell anything
+#: classes up to which the right one is among five too often to tell anything
 _FEWEST_FOR_TOP_5 = 20
 
 #: what turns features into a prediction

@@ -170,11 +170,12 @@ def best_constant(labels: np.ndarray, logits: np.ndarray, num_old: int) -> tuple
     gains = (num_old + new.argmax(axis=1) == labels).astype(int) - (old.argmax(axis=1) == labels)
     order = np.argsort(margins, kind="stable")
     right = np.sum(old.argmax(axis=1) == labels) + np.concatenate([[0], np.cumsum(gains[order])])
-    edges = np.concatenate([[margins.min() - 2], margins[order], [margins.max() + 2]])
+    edges = np.concatenate([[-np.inf], margins[order], [np.inf]])
     # Between two margins that are equal, but for rounding, no constant lies.
     possible = np.diff(edges) > 1e-6
     inside = (edges[:-1] < 0) & (edges[1:] > 0)
-    constants = np.where(inside, 0.0, (edges[:-1] + edges[1:]) / 2)
+    within = np.concatenate([[margins.min() - 2], margins[order], [margins.max() + 2]])
+    constants = np.where(inside, 0.0, (within[:-1] + within[1:]) / 2)
     best = np.flatnonzero(possible & (right == right[possible].max()))
     chosen = best[np.argmin(np.abs(constants[best]))]
     return float(constants[chosen]), float(right[chosen] / len(labels))

@@ -88,6 +88,8 @@ def _margins(model: IncrementalModel, labels: np.ndarray, outputs: Outputs) -> n
     if isinstance(classifier, CosineClassifier):
         kernel = unit_length(kernel.T).T
         logits = logits / float(classifier.scale.value)
+    if model.correction:  # logits are those after it
+        kernel = kernel * model.correction.gain.numpy()[: kernel.shape[1]]
     return margins(labels, logits, kernel)
 
 

@@ -21,7 +21,7 @@ class LearningCheckpoint:
 
     Args:
         path: of the file, an .npz.
-        *owner: what decides the course of learning; the file goes with it alone.
+        *owner: what decides the course of learning, functions apart; the file goes with it alone.
 
     Raises:
         UserError: if the file can't be written there.

@@ -42,14 +42,15 @@ def told(report: Report) -> str:
         return f"exemplars: {report.stopped}: they stay as they were chosen"
     if report.held_out_accuracy_start is None:
         return f"exemplars: learned in {report.steps_kept} steps; nothing was held out to judge by"
+    why = f" (learning stopped: {report.stopped})" if report.stopped else ""
     if not report.steps_kept:
         return (
             "exemplars: learning did not help: held-out accuracy was "
             f"{report.held_out_accuracy_start:.3f} at the start and never higher; they stay as "
-            "they were chosen"
+            f"they were chosen{why}"
         )
     return (
         f"exemplars: held-out accuracy {report.held_out_accuracy_start:.3f} at the start, "
         f"{report.held_out_accuracy_end:.3f} after {report.steps_kept} of "
-        f"{len(report.meta_losses)} steps, which are kept"
+        f"{len(report.meta_losses)} steps, which are kept{why}"
     )

@@ -74,7 +74,7 @@ def adjust_exemplars(
         outer_learning_rate=wanted.adjust_learning_rate,
         outer_steps=wanted.adjust_steps,
     )
-    course = learner(workshop, model, [], outer, len(rows)).adjust_old(
+    course = learner(workshop, model, [], outer, len(rows), len(rows)).adjust_old(
         exemplars,
         wanted.adjust_subsets,
         # A subset may have a row more than another: graphs are traced for either number.

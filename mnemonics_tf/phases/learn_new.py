@@ -88,7 +88,9 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
         quota, seen = _quota(phase, memory), old
         if replayed := workshop.settings.training.replay_per_class:
             quota, seen = min(quota, replayed), old.subset(first_rows(old.labels, replayed))
-        members = drifted_copies(workshop, phase, new.model, network, new.candidates, seen, quota)
+        members = drifted_copies(
+            workshop, phase, new.model, network, new.candidates, seen, quota, stage
+        )
     outer_data: OuterBatches = (
         _originals(workshop, network, members, exemplars)
         if anchored
@@ -104,7 +106,8 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
         judge = by_rehearsal(new, stored)
     elif judging:
         judge = by_probe(new, exemplars, rows, stored, judging, few)
-    course = learner(workshop, network, members, outer, len(rows)).train_new(
+    num_outer = len(rows) if anchored else len(new.candidates) + len(old)
+    course = learner(workshop, network, members, outer, len(rows), num_outer).train_new(
         exemplars,
         outer_data,
         companions(*(workshop, stage, outer.outer_steps, max(1, len(members)), judge)),

@@ -29,6 +29,7 @@ def learner(
     members: Sequence[dict[str, np.ndarray]],
     outer: OuterSettings,
     num_rows: int,
+    num_outer: int,
 ) -> ExemplarLearner:
     """Returns a learner around a model whose weights take turns; a step that can't fit is refused.
 
@@ -38,12 +39,14 @@ def learner(
         members: of the pool; empty for Theta_i alone.
         outer: of the meta level.
         num_rows: how many exemplars there are.
+        num_outer: how many images there are to measure them on.
 
     Raises:
         UserError: if the memory of GPU or machine is too small.
     """
     per_step = min(outer.exemplars_per_step or num_rows, num_rows)
-    check_footprint(network.backbone, workshop.settings.inner, outer, per_step)
+    outer_batch = min(outer.outer_batch_size, num_outer)
+    check_footprint(network.backbone, workshop.settings.inner, outer_batch, per_step)
     objective = InTurn(workshop.objective(network), network, members)
     validation = workshop.settings.validation
     return ExemplarLearner(
@@ -52,28 +55,28 @@ def learner(
 
 
 def check_footprint(
-    backbone: keras.Model, inner: InnerSettings, outer: OuterSettings, exemplars: int
+    backbone: keras.Model, inner: InnerSettings, outer_batch: int, exemplars: int
 ) -> None:
     """Refuses an outer step whose activations can't fit into the memory of GPU or machine.
 
     Args:
         backbone: of the temporary model.
         inner: of the base level.
-        outer: of the meta level.
+        outer_batch: how many images it is measured on.
         exemplars: how many train the temporary model in one outer step.
 
     Raises:
         UserError: names the flags that would make it fit.
     """
     image_bytes = 4 * activations_of(backbone)
-    needed = peak_bytes(image_bytes, inner, exemplars, outer.outer_batch_size)
+    needed = peak_bytes(image_bytes, inner, exemplars, outer_batch)
     available = devices.available_bytes()
     if available is not None and needed > available:
         batch = min(inner.inner_batch_size or exemplars, exemplars)
         raise UserError(
             f"one outer step of exemplar learning needs about {needed / 2**30:.1f} GiB and "
             f"{available / 2**30:.1f} GiB are there: lower --inner_batch_size (now {batch}) or "
-            f"--outer_batch_size (now {outer.outer_batch_size}), or use --inner_scope=classifier"
+            f"--outer_batch_size (now {outer_batch}), or use --inner_scope=classifier"
             + (", or --meta_gradient=sweep" if inner.meta_gradient == "unroll" else "")
         )
 

@@ -7,6 +7,7 @@ from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.devices import available_bytes
 from mnemonics_tf.exemplars.budget import make_budget
+from mnemonics_tf.methods.base import Method
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.outlook import Outlook, phases_in_words
 from mnemonics_tf.monitoring.progress import LOGGER
@@ -55,23 +56,25 @@ def tell_plan(
 
 
 def outlook_of(
-    settings: Settings, protocol: ClassIncrementalProtocol, source: DataSource
+    settings: Settings, method: Method, protocol: ClassIncrementalProtocol, source: DataSource
 ) -> Outlook:
     """Returns how many images will pass in training, stage by stage.
 
-    Exemplars count where their number is a setting; with a budget in bytes it turns out later.
+    A method that keeps past data sees all of it. Exemplars count where their number is a setting;
+    with a budget in bytes it turns out later.
     """
     training = settings.training
     budget = make_budget(settings.exemplar)
     images: dict[tuple[str, int], int] = {}
     for phase in protocol.phases:
-        new = int(source.training_counts_of(protocol.original_ids(phase.new_classes)).sum())
+        classes = phase.seen_classes if method.keeps_past_data else phase.new_classes
+        images_of = int(source.training_counts_of(protocol.original_ids(classes)).sum())
         of_a_class = 0
-        if phase.num_old and not budget.counts_bytes:
+        if phase.num_old and not budget.counts_bytes and not method.keeps_past_data:
             of_a_class = budget.quota(phase.num_old)
         if training.replay_per_class and of_a_class:
             of_a_class = min(of_a_class, training.replay_per_class)
         old = of_a_class * phase.num_old
         epochs = training.epochs if phase.index else training.base_epochs
-        images["train", phase.index] = epochs * (new + old)
+        images["train", phase.index] = epochs * (images_of + old)
     return Outlook(images)

@@ -9,10 +9,9 @@ from mnemonics_tf.bilevel.objectives.base import Objective
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.data.protocol import Phase
-from mnemonics_tf.errors import counted
 from mnemonics_tf.models.incremental import IncrementalModel
-from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.finetune import classification_alone, finetune_settings
+from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.temporary_model import fresh_weights
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
@@ -26,6 +25,7 @@ def drifted_copies(
     images: ImageSet,
     old: ImageSet,
     quota: int,
+    stage: Stage,
 ) -> list[dict[str, np.ndarray]]:
     """Returns the weights of Theta_i and of copies that have gone through parts of a fine-tune.
 
@@ -43,6 +43,10 @@ def drifted_copies(
         images: D_i.
         old: the exemplars of old classes that take part; none where new ones learn alone.
         quota: images of a new class that a copy sees.
+        stage: of exemplar learning; copies are made anew in every process that it goes on in.
+
+    Raises:
+        RunInterruptedError: if a stop was asked for.
     """
     size = workshop.settings.inner.pool_size  # Theta_i included
     states = [model.state()]
@@ -59,10 +63,11 @@ def drifted_copies(
             "drift", copy, None, classification_alone, settings, plain=True
         )
         epochs = max(1, round(settings.epochs * k / (size - 1)))
-        for epoch in range(epochs):
-            metrics = loop.run_epoch(seen, epoch, "drift", phase.index, k)
-        length = counted(epochs, "epoch")
-        LOGGER.info("drifted copy %d of %d: %s, loss %.3g", k, size - 1, length, metrics["loss"])
+        beside = stage.unrecorded(f"copy {k} of {size - 1}")
+        progress = beside.progress(epochs)
+        for moment in loop.run(seen, range(epochs), ("drift", phase.index, k)):
+            progress.update(moment.epoch + moment.step / moment.steps, moment.metrics)
+            beside.save_if_due(0, 0, 0, dict)
         states.append(copy.state())
     return states
 

@@ -133,10 +133,10 @@ class ExpectedQuotas:
     cost: Cost | None = None
 
     def of(self, phase: Phase) -> int:
-        """Returns how many there may be of a class at the end of a phase.
+        """Returns how many there may be of a class at the end of a phase; none, of too few bytes.
 
         Raises:
-            UserError: if there may be none.
+            UserError: if a number for all classes leaves none for each.
         """
         quota = self.budget.quota(phase.num_seen)
         return quota if self.cost is None else self.cost.number_in(quota)

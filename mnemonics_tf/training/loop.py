@@ -185,7 +185,7 @@ class TrainingLoop:
             draw: which images each epoch sees; None: all.
 
         Raises:
-            FloatingPointError: if the loss of an epoch is not finite.
+            FloatingPointError: if the loss so far, or in float16 the gradients, are not finite.
         """
         if not epochs:
             return
@@ -225,6 +225,12 @@ class TrainingLoop:
                         f"the loss is {metrics['loss']} in epoch {epoch} of "
                         f"{'/'.join(map(str, key))} at learning rate {learning_rate}: "
                         "lower the learning rate"
+                    )
+                if self._step.is_stuck:
+                    raise FloatingPointError(
+                        f"gradients are not finite in epoch {epoch} of {'/'.join(map(str, key))}, "
+                        "though the loss is: look for a square root or a norm at zero in it, or "
+                        "train without --mixed_precision=float16"
                     )
                 yield Moment(epoch, step, steps, totals, metrics)
             totals = np.zeros(2 * METRICS)

@@ -5,6 +5,9 @@ import tensorflow as tf
 _FIRST_SCALE = 2.0**15
 _STEPS_TO_DOUBLE = 2000
 
+#: steps in a row, left out without any scale, after which no later one is to be expected
+_HOPELESS = 8
+
 
 class LossScale:
     """A factor on the loss that keeps float16 gradients from vanishing, and from overflowing.
@@ -19,6 +22,12 @@ class LossScale:
     def __init__(self):
         self.factor = tf.Variable(_FIRST_SCALE, trainable=False, name="loss_scale")
         self.good_steps = tf.Variable(0, trainable=False, name="good_steps")
+        self._left_out = tf.Variable(0, trainable=False, name="left_out")
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether gradients stay infinite, or no numbers, without any scale."""
+        return int(self._left_out) >= _HOPELESS
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -29,9 +38,12 @@ class LossScale:
         """Goes back to the first factor."""
         self.factor.assign(_FIRST_SCALE)
         self.good_steps.assign(0)
+        self._left_out.assign(0)
 
     def update(self, finite: tf.Tensor) -> None:
         """Adapts the factor to whether all gradients of a step were finite."""
+        at_one = tf.logical_and(tf.logical_not(finite), self.factor <= 1.0)
+        self._left_out.assign(tf.where(at_one, self._left_out + 1, 0))
         good_steps = tf.where(finite, self.good_steps + 1, 0)
         doubles = good_steps >= _STEPS_TO_DOUBLE
         change = tf.where(finite, tf.where(doubles, 2.0, 1.0), 0.5)

@@ -160,6 +160,11 @@ class TrainingStep:
         tf.cond(finite, update, lambda: finite)
         self._loss_scale.update(finite)
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether, in float16, steps are left out and will be, for gradients are not finite."""
+        return self._loss_scale is not None and self._loss_scale.hopeless
+
     def means(self, totals: np.ndarray) -> dict[str, float]:
         """Returns the means that added-up metrics stand for, by name, and their sum `loss`."""
         sums, counts = totals[:METRICS], totals[METRICS:]

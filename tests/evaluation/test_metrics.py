@@ -89,6 +89,9 @@ def test_no_constant_on_new_logits_is_better_than_the_best(seed):
 def test_a_constant_that_gains_nothing_is_none():
     labels, logits = np.array([0, 1, 2]), 3.0 * np.eye(3)
     assert metrics.best_constant(labels, logits, 2) == (0.0, 1.0)
+    far = np.array([[20.0, 0, 0], [20.0, 0, 0], [0, 20.0, 0]])  # old classes far ahead, and right
+    assert metrics.best_constant(np.array([0, 0, 1]), far, 2) == (0.0, 1.0)
+    assert metrics.best_constant(np.array([2, 2, 0]), far[:, [1, 2, 0]], 2) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mnemonics_tf.bilevel.learner import Course
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.models.classifiers import CosineClassifier, LinearClassifier
+from mnemonics_tf.models.classifiers import CosineClassifier, LinearClassifier, LogitCorrection
 from mnemonics_tf.models.incremental import Outputs
 from mnemonics_tf.monitoring import diagnostics
 from mnemonics_tf.monitoring.summaries import Summaries
@@ -22,12 +22,14 @@ class State:
     """As much of a model and its evaluator as diagnostics read."""
 
     classifier: keras.layers.Layer
+    correction: LogitCorrection | None = None
 
     def outputs(self, images):
         features = images.load_all().reshape(len(images), -1)[:, :4].astype(np.float32) - 127.5
-        return Outputs(
-            features, self.classifier(features).numpy()[:, : self.classifier.num_classes]
-        )
+        logits = self.classifier(features)
+        if self.correction:
+            logits = self.correction(logits)
+        return Outputs(features, logits.numpy()[:, : self.classifier.num_classes])
 
 
 def make_state(classifier=LinearClassifier) -> State:
@@ -187,3 +189,24 @@ def test_margins_of_a_cosine_classifier_ignore_lengths_and_scale():
     np.testing.assert_allclose(
         diagnostics.feature_margins(state, state, images), expected, rtol=1e-4
     )
+
+
+def test_margins_are_those_of_corrected_logits():
+    """Where they lie, BiC's correction decides: a step as long as the margin reaches a boundary."""
+    state = make_state()
+    state.correction = LogitCorrection()
+    state.correction.build((None, state.classifier.capacity))
+    state.correction.set([2], 0.3, -1.0)
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 5, 6, 1), np.uint8)
+    features = pixels.reshape(6, -1)[:, :4] - 127.5
+    kernel = state.classifier.seen_kernel() * [1.0, 1.0, 0.3]
+    bias = state.classifier.bias.numpy()[:3] * [1.0, 1.0, 0.3] + [0.0, 0.0, -1.0]
+    logits = features @ kernel + bias
+    labels = logits.argmax(axis=1)
+    found = diagnostics.feature_margins(state, state, ArrayImageSet(pixels, labels))
+    for feature, label, margin in zip(features, labels, found, strict=True):
+        ways = [kernel[:, k] - kernel[:, label] for k in range(3) if k != label]
+        for share, leaves in ((0.99, False), (1.01, True)):
+            moved = [feature + share * margin * way / np.linalg.norm(way) for way in ways]
+            now = [(one @ kernel + bias).argmax() for one in moved]
+            assert any(k != label for k in now) == leaves

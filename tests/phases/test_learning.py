@@ -10,7 +10,7 @@ from mnemonics_tf.exemplars.budget import check_last_share, kept_within, make_bu
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.resnet import resnet_cifar
 from mnemonics_tf.phases.learning import check_footprint, tell_where_none_fits, where_one_fits
-from mnemonics_tf.settings import InnerSettings, OuterSettings, Settings
+from mnemonics_tf.settings import InnerSettings, Settings
 
 
 def learned_and_chosen(codec):
@@ -82,10 +82,6 @@ def settings(scope="all", estimator="sweep", batch_size=10) -> InnerSettings:
     )
 
 
-def outer(batch_size: int) -> OuterSettings:
-    return OuterSettings(outer_batch_size=batch_size)
-
-
 @pytest.fixture(scope="module")
 def backbone():
     return resnet_cifar((8, 8, 1), 8, 0)
@@ -119,26 +115,26 @@ def free(monkeypatch):
 )
 def test_what_does_not_fit_is_refused(free, backbone, base, exemplars, outer_batch, images):
     free(1.01 * images)
-    check_footprint(backbone, base, outer(outer_batch), exemplars)
+    check_footprint(backbone, base, outer_batch, exemplars)
     free(0.99 * images)
     with pytest.raises(UserError, match="GiB are there"):
-        check_footprint(backbone, base, outer(outer_batch), exemplars)
+        check_footprint(backbone, base, outer_batch, exemplars)
 
 
 def test_the_refusal_names_the_flags_that_help(free, backbone):
     free(1)
     with pytest.raises(UserError) as error:
-        check_footprint(backbone, settings(), outer(30), 50)
+        check_footprint(backbone, settings(), 30, 50)
     for words in ("--inner_batch_size (now 10)", "--outer_batch_size (now 30)", "--inner_scope="):
         assert words in str(error.value)
     assert "--meta_gradient" not in str(error.value)
     with pytest.raises(UserError, match="--meta_gradient=sweep"):
-        check_footprint(backbone, settings(estimator="unroll"), outer(30), 50)
+        check_footprint(backbone, settings(estimator="unroll"), 30, 50)
 
 
 def test_an_unknown_size_of_memory_refuses_nothing(free, backbone):
     free(None)
-    check_footprint(backbone, settings(), outer(10**9), 10**9)
+    check_footprint(backbone, settings(), 10**9, 10**9)
 
 
 def test_this_machine_has_some_available_memory():

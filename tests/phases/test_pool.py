@@ -9,6 +9,7 @@ import tensorflow as tf
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.phases.pool import drifted_copies
+from mnemonics_tf.run.interruption import RunInterruptedError
 from mnemonics_tf.settings import ProtocolSettings, RunSettings, Settings, TrainingSettings
 from mnemonics_tf.tracing import TRACES
 
@@ -29,7 +30,8 @@ def copies(workshop, state, size, seed=0):
     workshop = dataclasses.replace(workshop, settings=settings)
     nothing, copy = state.memory.as_image_set(), workshop.copy_of(state.model, "pool")
     images = state.training_set
-    return drifted_copies(workshop, state.phase, state.model, copy, images, nothing, 4)
+    stage = state.stage("exemplars")
+    return drifted_copies(workshop, state.phase, state.model, copy, images, nothing, 4, stage)
 
 
 @pytest.mark.slow
@@ -52,6 +54,13 @@ def test_copies_drift_ever_further_from_its_features(phase):
         features.append(model.backbone(images).numpy())
     distances = [np.linalg.norm(other - features[0]) for other in features[1:]]
     assert 0 < distances[0] < distances[1]
+
+
+def test_they_can_be_stopped(phase, monkeypatch):
+    workshop, state = phase
+    monkeypatch.setattr(state.stop, "agreed", lambda: True)
+    with pytest.raises(RunInterruptedError):
+        copies(workshop, state, 2)
 
 
 def test_the_seed_decides_them(phase):

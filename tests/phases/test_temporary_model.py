@@ -66,6 +66,30 @@ def estimate(objective: UnrolledTraining, *key, exemplars=None):
     return objective.estimate(tf.constant(exemplars), LABELS, learning, outer, *key)
 
 
+def test_features_alone_are_kept_of_an_outer_batch_of_images(monkeypatch):
+    """However many there are: Eq. 10 measures on as many exemplars as it has."""
+    given = set()
+    outer_logits = TemporaryModel.outer_logits
+
+    def watched(network, parameters, outer):
+        given.update(outer)
+        return outer_logits(network, parameters, outer)
+
+    monkeypatch.setattr(TemporaryModel, "outer_logits", watched)
+    base = settings(scope="classifier")
+    by_image = estimate(make_objective(base))
+    assert given == {"feature", "label"}
+    model = make_model()
+    _, images, labels = data()
+    outer = {"feature": model.backbone(images), "label": tf.constant(labels)}
+    learning = np.ones(len(LABELS), bool)
+    key = ("exemplars", 0, 0)
+    by_feature = make_objective(base, model).estimate(
+        tf.constant(data()[0]), LABELS, learning, outer, *key
+    )
+    np.testing.assert_allclose(by_image.outer_loss, by_feature.outer_loss, rtol=1e-5)
+
+
 # --- the gradient --------------------------------------------------------------------------------
 
 

@@ -1,5 +1,7 @@
 """Mixed precision and compilation against plain float32, on a model that learns three classes."""
 
+import collections
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -142,6 +144,28 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale():
     assert (factor, good_steps) == (precision._FIRST_SCALE / 4, 0)  # two steps
     for ours, start in zip([v for v in optimizer if v.ndim], momenta, strict=True):
         np.testing.assert_array_equal(ours, start)
+
+
+@pytest.mark.slow
+def test_gradients_that_no_scale_makes_finite_end_training(monkeypatch):
+    """The loss says nothing of them, and every step would be left out for ever."""
+    monkeypatch.setattr(precision, "_FIRST_SCALE", 4.0)
+    monkeypatch.setattr(precision, "_HOPELESS", 3)
+
+    @tf.custom_gradient
+    def without_derivative(values):
+        return values, lambda upstream: np.nan * upstream
+
+    def loss_parts(batch, outputs, old_outputs):
+        return {"bad": without_derivative(cross_entropy(batch["label"], outputs.logits))}
+
+    pipeline = Pipeline(Normalization((0.5,), (0.5,)), AUGMENTATIONS["shift"], 0)
+    strategy = tf.distribute.get_strategy()
+    options = {"mixed_precision": "float16"}
+    loop = TrainingLoop(make_model(), None, loss_parts, SETTINGS, pipeline, strategy, **options)
+    epochs = loop.run(make_images(), range(3), ("train",))  # two steps each: to 2, to 1, and 3 at 1
+    with pytest.raises(FloatingPointError, match="gradients are not finite in epoch 2 of train"):
+        collections.deque(epochs, maxlen=0)
 
 
 def test_the_loss_scale_doubles_after_many_good_steps():

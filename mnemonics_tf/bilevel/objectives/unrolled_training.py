@@ -14,6 +14,7 @@ from mnemonics_tf import bilevel
 from mnemonics_tf.bilevel.base_level import BaseLevel, InnerStep
 from mnemonics_tf.bilevel.batches import balanced_batches
 from mnemonics_tf.bilevel.objectives.base import Network, measured
+from mnemonics_tf.bilevel.on_features import Encoder
 from mnemonics_tf.bilevel.problem import BilevelProblem, MetaGradientResult
 from mnemonics_tf.randomness import numpy_generator, stateless_seed
 from mnemonics_tf.settings import InnerSettings, OuterSettings
@@ -52,6 +53,7 @@ class UnrolledTraining:
         self._estimator = bilevel.create(
             inner.meta_gradient, problem, inner.truncated_steps, jit_compile
         )
+        self._encoder = Encoder(network.encode)
         if network.on_features:
             self._estimator = bilevel.OnFeatures(self._estimator, network.encode)
 
@@ -75,6 +77,10 @@ class UnrolledTraining:
         *key: str | int,
     ) -> MetaGradientResult:
         """Returns what `value_and_gradient` does and the course of the inner loop."""
+        if self._network.on_features and "feature" not in outer:
+            # Some images at a time: no outer batch is too large for it.
+            features = self._encoder.features(outer["image"])
+            outer = {name: outer[name] for name in outer if name != "image"} | {"feature": features}
         arguments = {
             **self._base_level(labels, *key),
             "outer_input": outer,
