@@ -6,6 +6,7 @@ own, package.module:Name, runs where its flag is passed as the run had it.
 """
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
+import functools
 import pathlib
 from collections.abc import Mapping
 
@@ -68,13 +69,13 @@ def evaluate(
     directory = opened.directory
     differs = False
     for phase in opened.phases_done(phase_index):
-        passing(f"scoring phase {phase.index} ...")
-        if from_export:
-            predictions = _predict_by_export(opened, phase)
-        else:
-            predictions = opened.predict_again(phase)
         recorded = read_record(directory, phase)["heads"]
-        predictions = _compared(predictions, recorded, directory.record(phase.index))
+        labels = opened.data.test_set(phase).labels
+        tested = _tested(labels, recorded, directory.record(phase.index))
+        passing(f"scoring phase {phase.index} ...")
+        by_export = functools.partial(_predict_by_export, opened)
+        predict = by_export if from_export else opened.predict_again
+        predictions = predict(phase).of(tested)
         passing("")
         for head, figures in predictions.summary(opened.groups(phase)).items():
             then = recorded[head]
@@ -87,25 +88,28 @@ def evaluate(
     return int(differs)
 
 
-def _compared(
-    predictions: Predictions, heads: Mapping[str, dict], path: pathlib.Path
-) -> Predictions:
-    """Returns predictions of the images of those classes that were tested when it was recorded.
+def _tested(labels: np.ndarray, heads: Mapping[str, dict], path: pathlib.Path) -> list[int]:
+    """Returns the classes that were tested when a phase was recorded.
+
+    Args:
+        labels: of the test images that there are now.
+        heads: as recorded.
+        path: of the record.
 
     Raises:
         UserError: if the images of some of them are not found.
     """
     matrix = next(iter(heads.values())).get("confusion_matrix")
     if matrix is None:  # an early version tested all
-        return predictions
+        return np.unique(labels).tolist()
     tested = np.flatnonzero(np.sum(matrix, axis=1))
-    missing = np.setdiff1d(tested, predictions.labels)
+    missing = np.setdiff1d(tested, labels)
     if len(missing):
         raise UserError(
             f"{path} was made with test images of {len(tested)} classes, of which {len(missing)} "
             "are not found: put them back where they were, or pass --data_dir"
         )
-    return predictions.of(tested.tolist())
+    return tested.tolist()
 
 
 def _predict_by_export(opened: OpenedRun, phase: Phase) -> Predictions:

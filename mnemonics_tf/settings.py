@@ -508,13 +508,16 @@ class Settings:
             file: of the run directory, which holds them; for the message.
 
         Raises:
-            UserError: if the values are not those of this version's settings.
+            UserError: if the values are not those of this version's settings, or say where and how
+                to run, which is for who runs to say.
         """
         try:
             named = {
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in of_any_version(values).items()
             }
+            if foreign := [name for name in named if GROUP_OF.get(name) == "run"]:
+                raise UserError(f"it sets --{foreign[0]}, which no run notes")
             return cls(run=run).changed(**named)
         except (AttributeError, TypeError, UserError) as error:
             raise UserError(

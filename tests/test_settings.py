@@ -155,6 +155,17 @@ def test_stored_settings_of_the_wrong_kind(group, name, value):
         Settings.from_results_settings(values, RunSettings())
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("run_dir", "elsewhere"), ("data_dir", "/secret"), ("download", True)]
+)
+def test_a_runs_file_does_not_say_where_and_how_to_run(name, value):
+    """It may be a stranger's."""
+    values = Settings().results_settings()
+    values["protocol"][name] = value
+    with pytest.raises(UserError, match=f"it sets --{name}, which no run notes"):
+        Settings.from_results_settings(values, RunSettings())
+
+
 def test_a_whole_number_means_what_it_means_as_a_flag():
     written = json.dumps(Settings().changed(max_shift=4).results_settings())
     assert '"max_shift": 4.0' in written

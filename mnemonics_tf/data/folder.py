@@ -56,7 +56,7 @@ def load_folder(data_dir: str, options: DataSettings) -> StreamedSource:
         if empty:
             raise UserError(
                 f"no {name} images of {counted(len(empty), 'class')} below {printable(root)} "
-                f"(first: {', '.join(empty[:5])}): add some or remove their folders"
+                f"(first: {', '.join(empty[:5])}): add some, or move what is no class elsewhere"
             )
     storage = FileStorage(root)
     source = StreamedSource(

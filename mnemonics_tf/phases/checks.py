@@ -9,6 +9,7 @@ import numpy as np
 
 from mnemonics_tf.bilevel.batches import check_step
 from mnemonics_tf.bilevel.objectives import on_originals
+from mnemonics_tf.data.layout import TEST_FOLDERS, TRAINING_FOLDERS
 from mnemonics_tf.data.phase_classes import ids_of_phases, settled
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase, class_order
 from mnemonics_tf.data.source import DataSource
@@ -42,7 +43,7 @@ def settle(settings: Settings) -> Settings:
     the root; and the run's directory.
 
     Raises:
-        UserError: if the file can't be read.
+        UserError: if the file can't be read, or the run would lie among the classes of its data.
     """
     phases, data_dir = settings.protocol.phase_classes, settings.run.data_dir
     if phases:
@@ -51,7 +52,26 @@ def settle(settings: Settings) -> Settings:
         settings = settings.changed(data_dir=os.path.abspath(user_path(data_dir)))
     if not settings.run.run_dir:
         settings = settings.changed(run_dir=default_run_dir(settings))
+    _check_apart(settings)
     return settings
+
+
+def _check_apart(settings: Settings) -> None:
+    """Refuses a run directory in a folder of classes: the next start would take it for one."""
+    data_dir = settings.run.data_dir
+    if settings.protocol.dataset != "folder" or not data_dir:
+        return
+    root = user_path(data_dir).resolve()
+    try:
+        first = user_path(settings.run.run_dir).resolve().relative_to(root).parts[:1]
+    except ValueError:
+        return  # it lies elsewhere
+    parts = [name for name in (*TRAINING_FOLDERS, *TEST_FOLDERS) if (root / name).is_dir()]
+    if not parts or set(first) & set(parts):
+        raise UserError(
+            f"--run_dir={settings.run.run_dir} lies in --data_dir={data_dir}, where each folder is "
+            "a class: pass a --run_dir elsewhere"
+        )
 
 
 def make_protocol(

@@ -88,7 +88,10 @@ def _embed_phase(
     check_memory(path, memory, num_seen, source.image_shape)
     labels = np.linspace(0, num_seen - 1, min(num_classes, num_seen)).astype(int)
     order = _class_order(run, source)
-    images = [source.training_set([order[label]]).load_all() for label in labels]
+    try:
+        images = [source.training_set([order[label]]).load_all() for label in labels]
+    except LookupError as error:  # of a phase that was learned later, or of the run's own data
+        raise UserError(f"{error}: put them back where the run had them") from error
     features = [features_of(batch) for batch in images]
     kept = [memory.images_at(np.flatnonzero(memory.labels == label)) for label in labels]
     chosen = {

@@ -85,11 +85,8 @@ def preprocessing_of(
     Raises:
         UserError: if classes.json is damaged.
     """
-    noted = noted_preprocessing(directory)
-    if noted:
-        return noted
-    if directory.settings.exists():
-        return Preprocessing.of_all(source)
+    if directory.settings.exists():  # written last: without it classes.json may be another run's
+        return noted_preprocessing(directory) or Preprocessing.of_all(source)
     base = protocol.original_ids(protocol.phases[0].new_classes)
     return Preprocessing.beginning_with(source, base)
 

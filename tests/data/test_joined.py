@@ -86,7 +86,11 @@ def test_a_run_normalises_by_the_images_of_phase_0(tmp_path):
     assert source.channel_mean[0] > ord("b") / 255
     write_json(directory.classes, data_facts(source, PROTOCOL, found))
     assert noted_preprocessing(directory) == found
-    assert preprocessing_of(directory, source_of("ayz", 4), PROTOCOL) == found
+    other = source_of("ayz", 4)
+    # A run has begun once its settings are written; what an end before that left is nobody's.
+    assert preprocessing_of(directory, other, PROTOCOL).channel_mean != found.channel_mean
+    write_json(directory.settings, {})
+    assert preprocessing_of(directory, other, PROTOCOL) == found
 
 
 def test_runs_of_earlier_versions_keep_the_mean_of_all_classes(tmp_path):

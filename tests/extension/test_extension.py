@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import shutil
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -220,6 +221,26 @@ def test_a_report_goes_on(extended, tmp_path):
     assert report([str(extended.root)], tmp_path / "report.html", extended.base) == 0
     page = (tmp_path / "report.html").read_text()
     assert "Phase 2: 5 classes known" in page  # the t-SNE, of old images and new ones
+
+
+@pytest.fixture(params=["base", "one"])
+def moved(request, extended) -> Iterator[str]:
+    """Some of what the run learned from is no longer where it was."""
+    place = pathlib.Path(getattr(extended, request.param))
+    place.rename(place.with_suffix(".moved"))
+    yield request.param
+    place.with_suffix(".moved").rename(place)
+
+
+def test_images_that_have_moved_are_a_clear_line(extended, moved, tmp_path, capsys):
+    """No score is made up, and a report has all but the t-SNE."""
+    first = {"base": 0, "one": 2}[moved]  # phase that can't be scored
+    for phase in range(first, 3):
+        with pytest.raises(UserError, match="are not found: put them back where they were"):
+            evaluate(str(extended.root), "", phase, False)
+    assert report([str(extended.root)], tmp_path / "report.html", "") == 0
+    assert "t-SNE left out" in capsys.readouterr().err
+    assert "Phase 2: 5 classes known" not in (tmp_path / "report.html").read_text()
 
 
 # Interruptions

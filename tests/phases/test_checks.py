@@ -12,8 +12,31 @@ from mnemonics_tf.phases.checks import (
     check_new_run,
     check_outer_step,
     make_protocol,
+    settle,
 )
-from mnemonics_tf.settings import Settings
+from mnemonics_tf.settings import RunSettings, Settings
+
+
+@pytest.mark.parametrize(
+    ("folders", "run_dir", "refused"),
+    [
+        (["cat", "dog"], "images/runs/a", True),
+        (["cat", "dog"], "runs/a", False),
+        (["train", "val"], "images/runs/a", False),
+        (["train", "val"], "images/train/a", True),
+    ],
+)
+def test_a_run_does_not_lie_among_the_classes_of_its_data(tmp_path, folders, run_dir, refused):
+    """Started again, it would take its own directory for a class without images."""
+    for name in folders:
+        (tmp_path / "images" / name).mkdir(parents=True)
+    run = RunSettings(run_dir=str(tmp_path / run_dir), data_dir=str(tmp_path / "images"))
+    settings = Settings(run).changed(dataset="folder")
+    if not refused:
+        assert settle(settings).run.run_dir == run.run_dir
+        return
+    with pytest.raises(UserError, match="where each folder is a class: pass a --run_dir elsewhere"):
+        settle(settings)
 
 
 @pytest.fixture(scope="module")
