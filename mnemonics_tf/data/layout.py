@@ -5,9 +5,12 @@ has them: `train/class/images/name.JPEG`, and `val/images/` with a list of the c
 """
 
 import collections
+import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
+from collections.abc import Iterator
 
 from mnemonics_tf.data.source import check_class_names
 from mnemonics_tf.errors import UserError, printable
@@ -22,6 +25,9 @@ _IMAGES = "images"
 
 #: Tiny-ImageNet's classes of the test images: a line an image, name and class first
 _ANNOTATIONS = "val_annotations.txt"
+
+#: what is said of a link that leads nowhere, in a circle, below a file or to what is no name
+_BROKEN = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 class LeftOut:
@@ -70,12 +76,25 @@ class Layout:
     left_out: LeftOut
 
 
+@contextlib.contextmanager
+def _naming_unreadable() -> Iterator[None]:
+    """Turns what may not be looked at into a message that names it and the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{printable(error.filename)} can't be read ({error.strerror}): mend its permissions "
+            "or those of the folder that holds it, or move it elsewhere"
+        ) from error
+
+
+@_naming_unreadable()
 def find_layout(root: pathlib.Path) -> Layout:
     """Returns where the images below a folder are.
 
     Raises:
-        UserError: if there is no class, parts do not belong together, or a class's name is not fit
-            for one.
+        UserError: if there is no class, parts do not belong together, a class's name is not fit
+            for one, or a folder can't be read.
     """
     left_out = LeftOut()
     parts = find_split(root)
@@ -98,11 +117,12 @@ def find_layout(root: pathlib.Path) -> Layout:
     return Layout(training, test, origin, left_out)
 
 
+@_naming_unreadable()
 def find_split(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] | None:
     """Returns the folders of training and test images, or None if the folder is not split.
 
     Raises:
-        UserError: if there is one of them alone, with class folders in it.
+        UserError: if there is one of them alone, with class folders in it, or one can't be read.
     """
     found = [
         next((root / name for name in names if (root / name).is_dir()), None)
@@ -121,16 +141,35 @@ def find_split(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] | None:
     return None
 
 
-def _subfolders(folder: pathlib.Path) -> list[str]:
+def _entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        return sorted(entries, key=lambda e: e.name)
 
 
+def _is_broken_link(entry: os.DirEntry[str]) -> bool:
+    if not entry.is_symlink():
+        return False
+    try:
+        entry.stat()
+    except OSError as error:
+        if error.errno in _BROKEN:
+            return True
+        raise
+    return False
+
+
+def _subfolders(folder: pathlib.Path) -> list[str]:
+    shown = [entry for entry in _entries(folder) if not entry.name.startswith(".")]
+    # Of a link that leads in a circle `is_dir` raises.
+    return [entry.name for entry in shown if not _is_broken_link(entry) and entry.is_dir()]
+
+
+@_naming_unreadable()
 def class_folders(folder: pathlib.Path) -> list[str]:
     """Returns the sorted names of the folders in a folder.
 
     Raises:
-        UserError: if there are none.
+        UserError: if there are none, or the folder can't be read.
     """
     names = _subfolders(folder)
     if not names:
@@ -138,6 +177,7 @@ def class_folders(folder: pathlib.Path) -> list[str]:
     return names
 
 
+@_naming_unreadable()
 def list_images(root: pathlib.Path, folder: str, left_out: LeftOut) -> list[str]:
     """Returns the sorted paths, from the root, of the images in a class's folder.
 
@@ -147,21 +187,23 @@ def list_images(root: pathlib.Path, folder: str, left_out: LeftOut) -> list[str]
         root: what paths begin from.
         folder: of the class, below the root; need not exist.
         left_out: notes what else lies there.
+
+    Raises:
+        UserError: if the folder can't be read.
     """
     if not (root / folder).is_dir():
         return []
-    with os.scandir(root / folder) as entries:
-        listed = sorted(entries, key=lambda e: e.name)
     images, folders = [], []
-    for entry in listed:
+    for entry in _entries(root / folder):
         path = f"{folder}/{entry.name}"
         if entry.name.startswith("."):
             _note_hidden(root, path, left_out)
+        elif _is_broken_link(entry):
+            left_out.add("broken links", path)
         elif entry.is_dir():
             folders.append(path)
         elif not entry.is_file():
-            kind = "broken links" if entry.is_symlink() else "files that are no regular ones"
-            left_out.add(kind, path)
+            left_out.add("files that are no regular ones", path)
         elif entry.name.lower().endswith(SUFFIXES):
             images.append(path)
         else:
@@ -178,7 +220,7 @@ def list_images(root: pathlib.Path, folder: str, left_out: LeftOut) -> list[str]
 def _note_hidden(root: pathlib.Path, path: str, left_out: LeftOut) -> None:
     """Notes images that programs hide; what Macs leave beside a file, ._NAME, is none."""
     name = os.path.basename(path)
-    if (root / path).is_dir():
+    if os.path.isdir(root / path):  # what may not be looked at is left out all the same
         _note_images_within(root, path, "image files in hidden folders", left_out)
     elif name.lower().endswith(SUFFIXES) and not name.startswith("._"):
         left_out.add("hidden image files", path)
@@ -191,6 +233,7 @@ def _note_images_within(root: pathlib.Path, folder: str, kind: str, left_out: Le
                 left_out.add(kind, os.path.relpath(os.path.join(where, name), root))
 
 
+@_naming_unreadable()
 def note_loose_files(
     root: pathlib.Path, parts: tuple[pathlib.Path, pathlib.Path] | None, left_out: LeftOut
 ) -> None:
@@ -200,16 +243,17 @@ def note_loose_files(
         root: of the data.
         parts: the folders of training and test images; None where there is no split.
         left_out: where they are noted.
+
+    Raises:
+        UserError: if one of the folders can't be read.
     """
     part_names = [part.name for part in parts or ()]
     for folder in (root, *(parts or ())):
-        with os.scandir(folder) as entries:
-            listed = sorted(entries, key=lambda e: e.name)
-        for entry in listed:
+        for entry in _entries(folder):
             path = os.path.relpath(entry.path, root)
             if entry.name.startswith("."):
                 _note_hidden(root, path, left_out)
-            elif entry.is_symlink() and not os.path.exists(entry.path):
+            elif _is_broken_link(entry):
                 left_out.add("broken links", path)
             elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
                 left_out.add("image files in no class's folder", path)

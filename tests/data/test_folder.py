@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import logging
 import os
 import struct
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnemonics_tf.data import checking, decoding, sources
+from mnemonics_tf.data import checking, decoding, layout, sources
 from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.decoding import MAX_PIXELS
@@ -241,6 +242,50 @@ def test_what_is_left_out_is_counted(tmp_path, caplog):
         f"16 x 16 pixels, from the class folders of {root}",
     ):
         assert words in caplog.text
+
+
+LOOSE_ENDS = {
+    "nothing": "/no/such/place",
+    "a circle": "link.jpg",
+    "below a file": "000.JPEG/x",
+    "what is no name": "x" * 300,
+}
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("target", LOOSE_ENDS)
+def test_links_that_lead_nowhere_are_broken_ones(tmp_path, split, target):
+    root = make_folder(tmp_path, SPLIT if split else {"a": 4, "b": 4})
+    (root / "000.JPEG").write_bytes(b"")
+    for folder in (root, root / "val", root / "val" / "dog") if split else (root, root / "a"):
+        for name in ("link.jpg", ".link.jpg"):
+            os.symlink(LOOSE_ENDS[target], folder / name)
+    found = layout.find_layout(root)
+    assert sum(map(len, found.training.values())) == (7 if split else 8)
+    assert f"{3 if split else 2} broken links (first: " in str(found.left_out)
+
+
+@pytest.mark.parametrize("name", [".", "train", "val", "val/dog"])
+def test_folders_that_this_user_may_not_read(tmp_path, monkeypatch, name):
+    """Root may read them all, hence the pretence."""
+    root, scan = make_folder(tmp_path, SPLIT), os.scandir
+
+    def scandir(folder):
+        if folder == root / name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(layout.os, "scandir", scandir)
+    with pytest.raises(UserError, match=f"^{root / name} can't be read .*: mend its permissions"):
+        layout.find_layout(root)
+
+
+def test_links_to_where_this_user_may_not_look(tmp_path, monkeypatch):
+    root = make_folder(tmp_path, {"a": 4, "b": 4})
+    os.symlink("/no/such/place", root / "b" / "link.jpg")
+    monkeypatch.setattr(layout, "_BROKEN", ())  # as with any other trouble: nothing is passed over
+    with pytest.raises(UserError, match=f"^{root}/b/link.jpg can't be read"):
+        layout.find_layout(root)
 
 
 def test_a_second_test_part_is_told_of(tmp_path, caplog):
