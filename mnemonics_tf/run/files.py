@@ -40,15 +40,21 @@ def check_path(option: str, path: str | os.PathLike) -> None:
     Raises:
         UserError: tells what is wrong with it.
     """
+    place = os.path.expanduser(path)
+    text = printable(path)
+    shown = text if len(text) <= 100 else f"{text[:100]}... ({len(text)} characters)"
     try:
-        os.stat(os.path.expanduser(path))
+        os.stat(place)
     except (FileNotFoundError, NotADirectoryError):
         return
     except (OSError, ValueError) as error:  # ValueError: a NUL in it
         reason = error.strerror if isinstance(error, OSError) else "it holds a NUL"
-        text = printable(path)
-        shown = text if len(text) <= 100 else f"{text[:100]}... ({len(text)} characters)"
         raise UserError(f"{option}={shown} is no path that can be used ({reason})") from error
+    if os.path.isdir(place) and not os.access(place, os.X_OK):
+        raise UserError(
+            f"{option}={shown} is a folder in which this user may open nothing: mend its "
+            "permissions, or pass another"
+        )
 
 
 def check_output(option: str, path: pathlib.Path) -> None:

@@ -324,6 +324,15 @@ def test_folders_among_the_files_of_a_phase(tmp_path):
             write_text(tmp_path / name.removeprefix(".tmp-"), "text")
 
 
+def test_a_folder_in_which_this_user_may_open_nothing(tmp_path, monkeypatch):
+    """Root may open all, hence the pretence."""
+    check_path("--data_dir", tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.X_OK)
+    check_path("--data_dir", tmp_path / "not" / "there")
+    with pytest.raises(UserError, match=f"--data_dir={tmp_path} is a folder in which .*nothing"):
+        check_path("--data_dir", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [("a\0b", "a NUL"), ("x" * 300, "File name too long"), ("x/" * 3000, "6000 characters")],
