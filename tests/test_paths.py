@@ -1,5 +1,6 @@
 """Paths as users pass them."""
 
+import os
 import pathlib
 
 import pytest
@@ -22,6 +23,14 @@ def test_a_tilde_is_a_home(home):
     assert RunDirectory("~/runs/x").results == home / "runs" / "x" / "results.json"
     with pytest.raises(UserError, match=str(home / "a")):
         load_runs(["~/a"])
+
+
+def test_a_user_without_a_home_is_told_so(monkeypatch):
+    """As in a container that runs under a number which no passwd file knows."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    with pytest.raises(UserError, match="^~/x: there is no such home; pass the whole path"):
+        user_path("~/x")
 
 
 @pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "a\nb", "a\rb", "a\0b", "caf\udce9"])

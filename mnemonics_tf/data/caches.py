@@ -15,27 +15,37 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.run.files import read_arrays
 
 
-def user_cache() -> pathlib.Path:
-    """Returns the directory in which a user's programs keep what they can make again."""
+def in_user_cache(name: str) -> pathlib.Path | None:
+    """Returns the path of a file where a user's programs keep what they can make again.
+
+    None if the user has no home, as in a container that runs under a number without a name.
+
+    Args:
+        name: of the file.
+    """
     chosen = os.environ.get("XDG_CACHE_HOME", "")
     # The specification of these directories has relative paths ignored.
-    root = pathlib.Path(chosen) if os.path.isabs(chosen) else pathlib.Path("~/.cache").expanduser()
-    return root / "mnemonics_tf"
+    root = chosen if os.path.isabs(chosen) else os.path.expanduser("~/.cache")
+    return pathlib.Path(root) / "mnemonics_tf" / name if os.path.isabs(root) else None
 
 
-def load(path: pathlib.Path) -> dict[str, np.ndarray]:
+def load(path: pathlib.Path | None) -> dict[str, np.ndarray]:
     """Returns the arrays kept in a file; none if there is no such file or it is damaged."""
+    if path is None:
+        return {}
     try:
         return read_arrays(path)
     except (UserError, OSError):
         return {}
 
 
-def store(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> bool:
+def store(path: pathlib.Path | None, arrays: dict[str, np.ndarray]) -> bool:
     """Keeps arrays in a file; returns whether that could be done.
 
     Several processes may do so at once: each writes a file of its own, and the last one stays.
     """
+    if path is None:
+        return False
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

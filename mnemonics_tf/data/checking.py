@@ -147,7 +147,7 @@ class _Notes:
     def __init__(self, root: pathlib.Path, by_pillow: bool | None):
         place = os.fsencode(f"{root.resolve()}\0{by_pillow}")
         name = hashlib.sha256(place).hexdigest()[:16]
-        self._path = caches.user_cache() / f"checked_{name}.npz"
+        self._path = caches.in_user_cache(f"checked_{name}.npz")
         found = caches.load(self._path)
         digests, verdicts = found.get("digests"), found.get("by_pillow")
         self._digests: np.ndarray = np.empty(0, np.uint64)
@@ -189,6 +189,5 @@ class _Notes:
         digests, first = np.unique(digests, return_index=True)
         verdicts = by_pillow.astype(np.int8)[first]
         if not caches.store(self._path, {"digests": digests, "by_pillow": verdicts}):
-            LOGGER.info(
-                "%s can't be written: the images will be checked again next time", self._path
-            )
+            place = self._path or "~/.cache (this user has no home)"
+            LOGGER.info("%s can't be written: the images will be checked again next time", place)

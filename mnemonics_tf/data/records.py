@@ -192,7 +192,7 @@ def index_records(files: Sequence[str], split: str) -> Records:
     return records
 
 
-def _caches(files: Sequence[str]) -> tuple[pathlib.Path, pathlib.Path]:
+def _caches(files: Sequence[str]) -> tuple[pathlib.Path, pathlib.Path | None]:
     """Returns where notes may lie: beside the files, and in the user's cache directory."""
     names = ",".join(map(os.path.basename, files))
     place = os.path.realpath(os.path.dirname(files[0]))
@@ -201,7 +201,7 @@ def _caches(files: Sequence[str]) -> tuple[pathlib.Path, pathlib.Path]:
     )
     return (
         pathlib.Path(files[0]).with_name(_INDEX_FILE.format(beside)),
-        caches.user_cache() / _INDEX_FILE.format(apart),
+        caches.in_user_cache(_INDEX_FILE.format(apart)),
     )
 
 
@@ -211,9 +211,9 @@ def _facts(files: Sequence[str]) -> np.ndarray:
     return np.array([(f.st_size, f.st_mtime_ns, f.st_ctime_ns) for f in found], np.int64)
 
 
-def _from_cache(path: pathlib.Path, files: Sequence[str]) -> Records | None:
+def _from_cache(path: pathlib.Path | None, files: Sequence[str]) -> Records | None:
     found = caches.load(path)
-    if not {"places", "labels", "decoded", "decoders", "files"} <= set(found):
+    if path is None or not {"places", "labels", "decoded", "decoders", "files"} <= set(found):
         return None
     places, labels, decoded = found["places"], found["labels"], found["decoded"]
     fits = (

@@ -12,6 +12,7 @@ import tensorflow as tf
 from mnemonics_tf.data import checking, decoding, layout, sources
 from mnemonics_tf.data.access import PhaseData
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
+from mnemonics_tf.data.checking import check_files
 from mnemonics_tf.data.decoding import MAX_PIXELS
 from mnemonics_tf.data.folder import load_folder
 from mnemonics_tf.data.image_set import MixedImageSet, naming_broken_files
@@ -181,6 +182,19 @@ def test_notes_that_are_lost_cost_time_only(tmp_path, monkeypatch, decoded, dama
         file.write_bytes(file.read_bytes()[:-40])
     load_folder(str(root), OPTIONS)
     assert len(decoded) == 16
+
+
+def test_a_user_without_a_home_has_no_notes(tmp_path, monkeypatch, decoded):
+    """As in a container that runs under a number which no passwd file knows."""
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    monkeypatch.chdir(tmp_path)
+    root = make_folder(tmp_path / "images", {"a": 4, "b": 4})
+    for _ in range(2):
+        check_files(root, ["a/000.JPEG"], skip_broken=False)
+    assert len(decoded) == 2
+    assert os.listdir(tmp_path) == ["images"]
 
 
 @pytest.mark.parametrize("image_size", [16, 96])

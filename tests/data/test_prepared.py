@@ -218,6 +218,17 @@ def test_notes_lie_elsewhere_where_the_folder_is_read_only(tmp_path, monkeypatch
     load(tmp_path / "data")
 
 
+def test_notes_lie_beside_the_records_of_a_user_without_a_home(tmp_path, monkeypatch):
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    file = str(tmp_path / "train.tfrecord")
+    write_records(pathlib.Path(file), [record_of(encode(smooth_image(), "PNG"), 1)])
+    index_records([file], "train")
+    monkeypatch.setattr(records, "_records", None)
+    assert index_records([file], "train").labels.tolist() == [1]
+
+
 def test_notes_that_are_damaged_are_made_again(tmp_path):
     parts = prepare(tmp_path, None)
     load(tmp_path)
