@@ -22,6 +22,7 @@ from mnemonics_tf.data.source import (
 )
 from mnemonics_tf.data.streamed import Files, StreamedSource, view_of
 from mnemonics_tf.data.tfds_folder import (
+    check_name,
     find_prepared,
     open_prepared,
     prepare,
@@ -56,8 +57,9 @@ def load_prepared(
         skip_broken: leave broken images out, instead of stopping.
 
     Raises:
-        UserError: if it is not there, or is no set of labelled images.
+        UserError: if the name is none, or the set is not there or is none of labelled images.
     """
+    check_name(name)
     root = user_path(data_dir)
     place = find_prepared(root, name)
     if place is None and download:

@@ -4,9 +4,28 @@ import pathlib
 import re
 from typing import Any
 
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.extras import extra
 from mnemonics_tf.monitoring.progress import LOGGER
+
+#: a set, one of its forms, and a version; no part is longer than the name of a folder may be
+_NAME = re.compile(r"([\w.-]{1,255})(?:/([\w.-]{1,255}))?(?::\d+\.\d+\.\d+)?", re.ASCII)
+
+
+def check_name(name: str) -> None:
+    """Refuses what is no name of a set: it becomes a path, and a pattern of paths.
+
+    Raises:
+        UserError: if it is empty, holds what no name has, or leads out of the folder of the data.
+    """
+    found = _NAME.fullmatch(name)
+    if found and not {".", ".."} & set(found.groups()):
+        return
+    raise UserError(
+        f"--dataset=tfds:{printable(name[:100])} names no set: pass --dataset=tfds:NAME, as TFDS "
+        "calls it, or tfds:NAME/CONFIG for one of its forms, with a version if need be "
+        "(tfds:mnist:3.0.1)"
+    )
 
 
 def find_prepared(root: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -15,8 +34,6 @@ def find_prepared(root: pathlib.Path, name: str) -> pathlib.Path | None:
     Found by its files alone: a TFDS builder asks the network first, which takes minutes offline.
     """
     name, _, wanted = name.partition(":")
-    if not name:
-        return None
     folder, _, config = name.partition("/")
     versions = {}
     for path in (root / folder).glob(f"{config + '/' if config else ''}*/dataset_info.json"):
@@ -27,8 +44,6 @@ def find_prepared(root: pathlib.Path, name: str) -> pathlib.Path | None:
 
 def what_was_looked_for(root: pathlib.Path, name: str) -> str:
     """Returns why `find_prepared` found nothing, and what to do."""
-    if not name:
-        return "--dataset=tfds: names no set: pass --dataset=tfds:NAME, as TFDS calls it"
     name, _, version = name.partition(":")
     folder = name.partition("/")[0]
     if (root / "dataset_info.json").exists() or root.resolve().name == folder:

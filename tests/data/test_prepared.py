@@ -154,6 +154,21 @@ def test_forms_of_a_set_are_listed(tmp_path):
     assert source.training_counts().sum() == 10
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ":1.0.0", "made_up/", "made_up//1.0.0", "made_up:", "made_up:1", "made_up:*.*.*"),
+        *("made_up/**a", "made_*", "made_up/[a]", "/made_up", "made_up\n", "m\0", "x" * 300),
+        *("..", "../data/made_up", "made_up/..", ".", "made_up/../../x"),
+    ],
+)
+def test_what_is_no_name_of_a_set_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(prepared, "find_prepared", None)
+    with pytest.raises(UserError, match="^--dataset=tfds:.* names no set: pass") as raised:
+        sources.create(f"tfds:{name}", str(tmp_path), False)
+    assert str(raised.value).isprintable()
+
+
 def test_sixteen_bits_need_a_size(tmp_path):
     import tensorflow_datasets as tfds
 
