@@ -14,7 +14,7 @@ from typing import Any
 from absl import app, flags
 
 from mnemonics_tf import __version__
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.fields import Facts
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import imported, is_own, looked_up
@@ -117,15 +117,23 @@ def _check_flagfiles(arguments: Sequence[str], including: list[pathlib.Path]) ->
         if not named:
             continue
         path = user_path(named[1].strip("\"'"))
+        shown = printable(path)
+        shown = shown if len(shown) <= 200 else f"{shown[:200]}... ({len(shown)} characters)"
         if path.absolute() in including or len(including) >= _MAX_NESTED_FLAGFILES:
-            way = " -> ".join(map(str, including[:5]))
-            raise UserError(f"--flagfile={path} includes itself or too many others: {way}")
-        if path.exists() and not path.is_file():  # a pipe would be empty when absl reads it
-            raise UserError(f"--flagfile={path} is no regular file: pass the path of a text file")
+            way = " -> ".join(map(printable, including[:5]))
+            raise UserError(f"--flagfile={shown} includes itself or too many others: {way}")
         try:
-            lines = path.read_text().splitlines()
+            if path.exists() and not path.is_file():  # a pipe would be empty when absl reads it
+                raise UserError(
+                    f"--flagfile={shown} is no regular file: pass the path of a text file"
+                )
+            lines = path.read_text().split("\n")  # as absl does, at nothing else
         except (OSError, ValueError) as error:
-            raise UserError(f"--flagfile={path} can't be read as flags: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(
+                f"--flagfile={shown} can't be read as flags ({reason}): pass the path of a text "
+                "file"
+            ) from error
         _check_flagfiles(lines, [*including, path.absolute()])
 
 

@@ -94,6 +94,18 @@ def test_flagfiles_that_cannot_be_read(case, tmp_path, monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "a\tb" * 100])
+def test_a_flagfile_whose_name_no_file_can_have(name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_flags(["train", f"--flagfile={name}"])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --flagfile=")
+    assert "can't be read as flags (File name too long" in error
+    assert len(error) < 350
+    assert error[:-1].isprintable()
+
+
 def test_a_flagfile_that_could_be_read_only_once(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SystemExit):
