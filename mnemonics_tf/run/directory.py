@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.run.files import (
     check_held,
@@ -41,9 +41,9 @@ class RunDirectory:
         """Keeps other processes from the run; the lock dies with its holder.
 
         Raises:
-            UserError: if another process works on the run, the directory can't be written, or
-                what is no file has the name of one of the run's; and at the next write within, if
-                the directory was removed or replaced meanwhile.
+            UserError: if another process works on the run, the directory can't be written or
+                locked, or what is no file has the name of one of the run's; and at the next write
+                within, if the directory was removed or replaced meanwhile.
         """
         for path in (
             *(self.flags, self.settings, self.classes, self.results, self.log),
@@ -61,6 +61,13 @@ class RunDirectory:
             stream.close()
             raise UserError(
                 f"another process works on {self.root}: wait for it, or pass another --run_dir"
+            ) from error
+        except OSError as error:  # some network and FUSE file systems have no locks
+            stream.close()
+            raise UserError(
+                f"{printable(path)} can't be locked ({error.strerror}), so that two processes "
+                "could write one run: pass another --run_dir, on a file system with locks, e.g. a "
+                "local one"
             ) from error
         with contextlib.closing(stream), watched(path, os.fstat(stream.fileno())):
             check_held(path)  # it may have been removed before it was locked

@@ -1,5 +1,8 @@
 """The lock of a run directory, also of one that is removed under its holder."""
 
+import errno
+import fcntl
+import os
 import shutil
 
 import pytest
@@ -23,6 +26,16 @@ def test_one_process_has_the_lock(directory):
         write_text(directory.results, "")
     with directory.locked():
         pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks(directory, monkeypatch, code):
+    def flock(stream, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(UserError, match=f"{directory.root}.* can't be locked .*another --run_dir"):
+        directory.locked().__enter__()
 
 
 @pytest.mark.parametrize("begun_again", [False, True])
