@@ -283,7 +283,9 @@ def _annotated(
     present = set(list_images(root, f"{part.name}/{_IMAGES}", left_out))
     files: dict[str, list[str]] = {name: [] for name in names}
     try:
-        lines = place.read_text("utf-8").splitlines()
+        with open(place, encoding="utf-8") as stream:
+            # `splitlines` also cuts at what a name may hold: form feeds, U+0085, U+2028.
+            lines = [line.removesuffix("\n") for line in stream]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{printable(place)} can't be read: {error}") from error
     for number, line in enumerate(lines, start=1):

@@ -154,7 +154,8 @@ def read_learned(directory: RunDirectory, index: int) -> LearnedPhase | None:
 def recorded_data_dir(directory: RunDirectory) -> str:
     """Returns where the data of a run was, as its flags say; empty if they do not."""
     try:
-        lines = directory.flags.read_text("utf-8").splitlines() if directory.flags.is_file() else []
+        # `splitlines` also cuts at what a path may hold: form feeds, U+0085, U+2028.
+        lines = directory.flags.read_text("utf-8").split("\n") if directory.flags.is_file() else []
     except (OSError, UnicodeDecodeError):
         return ""
     found = [line.partition("=")[2] for line in lines if line.startswith("--data_dir=")]

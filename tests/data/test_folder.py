@@ -338,6 +338,15 @@ def test_tiny_imagenet_as_it_comes(tmp_path, caplog):
         load_folder(str(tmp_path), OPTIONS)
 
 
+@pytest.mark.parametrize("character", ["\f", "\v", "\x1c", "\x85", "\u2028"])
+def test_tiny_imagenet_s_list_ends_its_lines_at_newlines_alone(tmp_path, character):
+    make_folder(tmp_path, {"train/n01/images": 1, "val/images": 1})
+    name = f"a{character}b.JPEG"
+    (tmp_path / "val" / "images" / "000.JPEG").rename(tmp_path / "val" / "images" / name)
+    (tmp_path / "val" / "val_annotations.txt").write_text(f"{name}\tn01\t0\n", "utf-8")
+    assert layout.find_layout(tmp_path).test == {"n01": [f"val/images/{name}"]}
+
+
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize(
     ("name", "message"),

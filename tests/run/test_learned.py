@@ -96,3 +96,10 @@ def test_where_the_data_of_a_run_was(directory):
     assert recorded_data_dir(directory) == ""
     write_text(directory.flags, "--run_dir=a\n--data_dir=some/where=1\n--nodownload\n")
     assert recorded_data_dir(directory) == "some/where=1"
+
+
+@pytest.mark.parametrize("character", ["\f", "\v", "\x1c", "\x85", "\u2028"])
+def test_where_the_data_was_may_hold_what_is_no_newline(directory, character):
+    place = f"some{character}--data_dir=where"
+    write_text(directory.flags, f"--data_dir={place}\n--seed=1\n")
+    assert recorded_data_dir(directory) == place
