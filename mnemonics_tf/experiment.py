@@ -30,14 +30,16 @@ from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.phases.opening import outlook_of, tell_plan
 from mnemonics_tf.phases.state import PhaseState
 from mnemonics_tf.phases.train_model import train_model
+from mnemonics_tf.phases.write_results import write_results_of
 from mnemonics_tf.run import results
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints
 from mnemonics_tf.run.data_facts import note_digests, preprocessing_of
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json
+from mnemonics_tf.run.history import read_history
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.run.learned import learned_phases, read_learned
-from mnemonics_tf.run.resume import claim_directory
+from mnemonics_tf.run.resume import claim_directory, read_record
 from mnemonics_tf.run.workers import any_worker, share_state
 
 #: the lines of Algorithm 1 between a phase's beginning and its test; each is resumable as a unit
@@ -93,7 +95,8 @@ class Experiment(OpenedRun):
     def run(self) -> dict[str, Any]:
         """Runs, or goes on with, the phases; returns what results.json holds.
 
-        A run that has learned further phases stays as it is.
+        A run that has learned further phases stays as it is, but for a results.json that is lost,
+        damaged or not that of all of them.
 
         Raises:
             RunInterruptedError: if `stop` asked for it; the same call goes on later.
@@ -121,8 +124,7 @@ class Experiment(OpenedRun):
             if chief:
                 for phase in phases:
                     self.look_after_export(phase)
-            contents: dict[str, Any] = read_json(directory.results)
-            return contents
+            return self._results_with_learned()
         own = self.workshop.architecture.own
         if own and chief:
             claim_backbone(
@@ -141,6 +143,16 @@ class Experiment(OpenedRun):
         finally:
             gc.unfreeze()
         return self.write_results(phases, self.settings)
+
+    def _results_with_learned(self) -> dict[str, Any]:
+        """Returns what results.json holds of all phases; makes it again where it does not."""
+        directory, history = self.directory, read_history(self.directory, self.settings.run)
+        records = [read_record(directory, phase) for phase in history.protocol().phases]
+        if results.phases_written(directory.results) == records:
+            contents: dict[str, Any] = read_json(directory.results)
+            return contents
+        LOGGER.info("%s is made again from the records of all phases", directory.results)
+        return write_results_of(history, self.summaries, self.strategy.num_replicas_in_sync)
 
     def _check_preprocessing(self) -> None:
         """Refuses to be a worker beside a chief that normalises otherwise."""

@@ -12,7 +12,7 @@ from mnemonics_tf.extension.wanted import few
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.opened_run import OpenedRun
-from mnemonics_tf.phases.write_results import write_results
+from mnemonics_tf.phases.write_results import write_results_of
 from mnemonics_tf.registry import flags_of, refuse_unnamed_code
 from mnemonics_tf.run.data_facts import refuse_other_classes, refuse_other_data
 from mnemonics_tf.run.directory import RunDirectory
@@ -107,17 +107,7 @@ def undo(run: RunSettings, named: Container[str] = ()) -> None:
         raise UserError(f"{directory.root} has learned no further phase that could be taken back")
     if not history.unfinished:
         refuse_unnamed_code(history.settings, named, "taking a phase back")
-        before = history.without_last()
-        protocol = before.protocol()
-        write_results(
-            directory,
-            before.settings,
-            protocol,
-            protocol.phases,
-            before.known,
-            replicas=1,
-            summaries=Summaries(directory.tensorboard),
-        )
+        write_results_of(history.without_last(), Summaries(directory.tensorboard), replicas=1)
     dataset = history.settings.protocol.dataset
     folder = export_folder(directory.export, dataset, run.model_name)
     remove_export(folder / str(phase.index + 1))

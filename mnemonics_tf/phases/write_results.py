@@ -11,6 +11,7 @@ from mnemonics_tf.run import hardware, results
 from mnemonics_tf.run.data_facts import DIGESTS, noted_digests
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.history import History
 from mnemonics_tf.run.resume import read_record
 from mnemonics_tf.settings import Settings
 
@@ -64,6 +65,26 @@ def write_results(
         )
     write_json(directory.results, contents)
     return contents
+
+
+def write_results_of(history: History, summaries: Summaries, replicas: int) -> dict[str, Any]:
+    """Writes results.json of all that a finished run has learned, without its data.
+
+    Args:
+        history: of the run.
+        summaries: for TensorBoard.
+        replicas: on how many the phases ran.
+    """
+    protocol = history.protocol()
+    return write_results(
+        history.directory,
+        history.settings,
+        protocol,
+        protocol.phases,
+        history.known,
+        replicas,
+        summaries,
+    )
 
 
 def _noted_digests(

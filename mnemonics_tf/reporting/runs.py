@@ -15,8 +15,10 @@ from mnemonics_tf.paths import user_path
 from mnemonics_tf.reporting.contents import trouble
 from mnemonics_tf.reporting.effects import has_effect
 from mnemonics_tf.run import results
+from mnemonics_tf.run.data_facts import noted_facts
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path, read_json
+from mnemonics_tf.run.learned import learned_phases
 from mnemonics_tf.run.records import refuse_contradictions
 from mnemonics_tf.settings import of_any_version
 
@@ -176,6 +178,14 @@ def _no_results(directory: RunDirectory) -> str:
             return f"{root} is no run, but holds some: pass them, {named}{more}"
         what = "no phase of it is done" if directory.settings.exists() else "it is no run"
         return f"{root} holds no results.json: {what}"
+    facts = noted_facts(directory)
+    learned = len(learned_phases(directory))
+    if facts and done == len(facts["phases"]) + learned:
+        commands = "its train command, or the last one of learn," if learned else "its command"
+        return (
+            f"{root} holds no results.json, although all its phases are done: start {commands} "
+            f"again, which makes it from the records of phases 0 to {done - 1}"
+        )
     return (
         f"{root} holds no results.json: it has not reached its last phase; its command with "
         f"--last_phase={done - 1} writes that of the phases up to {done - 1}, which are done, and "
@@ -211,7 +221,7 @@ def refuse_other_records(run: Run) -> None:
         if path.exists() and json.dumps(read_json(path)) != json.dumps(record):
             raise UserError(
                 f"{directory.results} and {path} contradict each other: one of them was changed, "
-                "or the run went on; start its command again, which makes results.json from the "
-                "records of the phases"
+                "or the run went on; start its train command again, which makes results.json from "
+                "the records of the phases"
             )
     refuse_contradictions(directory, run.phases, str(directory.results))

@@ -201,6 +201,24 @@ def test_training_an_extended_run_changes_nothing_and_says_so(mine_extended, cap
     assert files_of(mine_extended.root) == before
 
 
+@pytest.mark.parametrize("state", ["lost", "damaged", "without a phase"])
+def test_training_an_extended_run_makes_its_results_again(finished, mine_extended, state, caplog):
+    before, results = files_of(mine_extended.root), mine_extended.directory.results
+    if state == "lost":
+        results.unlink()
+        with pytest.raises(UserError, match="all its phases are done: start its train command, or"):
+            report([str(mine_extended.root)], mine_extended.root / "report.html", "")
+    elif state == "damaged":
+        results.write_bytes(results.read_bytes()[:-40])
+    else:
+        shutil.copy(finished.directory.results, results)
+    with caplog.at_level("INFO", logger="mnemonics_tf"):
+        contents = train(settings_for(mine_extended.root, mine_extended.base, last_phase=0))
+    assert "results.json is made again from the records of all phases" in caplog.text
+    assert contents == read_json(results)
+    assert files_of(mine_extended.root) == before
+
+
 def test_a_phase_is_taken_back(finished, mine_extended):
     undo(RunSettings(run_dir=str(mine_extended.root)))
     assert files_of(mine_extended.root) == files_of(finished.root)

@@ -120,6 +120,26 @@ def test_a_run_that_is_not_at_its_end_is_told_from_none(tmp_path):
         load_runs([tmp_path])
 
 
+def test_a_finished_run_is_told_how_its_lost_results_are_made_again(tmp_path):
+    directory = RunDirectory(tmp_path)
+    write_json(directory.settings, {})
+    write_json(directory.classes, {"phases": [["cat"], ["dog"]]})
+    for phase in (0, 1):
+        write_json(directory.record(phase), {})
+    told = "all its phases are done: start its command again, .* of phases 0 to 1"
+    with pytest.raises(UserError, match=told):
+        load_runs([tmp_path])
+    learned = {"dataset": "npz", "data_dir": "new.npz", "classes": ["owl"], "export": True}
+    learned |= {"original_ids": [2], "training_images": [5], "settings": {}}
+    write_json(directory.learned(2), learned | {"data_digests": {"training": "a", "test": "b"}})
+    with pytest.raises(UserError, match=told):  # a phase that was only begun is none of the run's
+        load_runs([tmp_path])
+    write_json(directory.record(2), {})
+    told = "start its train command, or the last one of learn, again, .* of phases 0 to 2"
+    with pytest.raises(UserError, match=told):
+        load_runs([tmp_path])
+
+
 def test_a_folder_of_runs_names_them(tmp_path):
     for name in ("a b", "c"):
         write_json(RunDirectory(tmp_path / name).results, contents())
