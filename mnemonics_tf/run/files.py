@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import re
+import shutil
 import stat
 import struct
 import zipfile
@@ -234,6 +235,17 @@ def remove_leftovers(directory: pathlib.Path) -> None:
     for path in directory.glob(".tmp-*"):
         if path.is_symlink() or not path.is_dir():
             path.unlink()
+
+
+def remove_tree(path: pathlib.Path) -> None:
+    """Removes a folder with all in it, or a file or link in its place, if there is one.
+
+    What a link points to stays.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def in_order_of_numbers(name: str) -> tuple[tuple[int, str], ...]:

@@ -7,7 +7,6 @@ its phase.json is there too; until then nothing else in the run directory knows 
 import dataclasses
 import os
 import pathlib
-import shutil
 from typing import Any
 
 from mnemonics_tf.data.source import PARTS
@@ -18,6 +17,7 @@ from mnemonics_tf.run.files import (
     check_held,
     flush_to_disk,
     read_json,
+    remove_tree,
     user_error_on_disk_trouble,
     write_json,
 )
@@ -175,8 +175,8 @@ def remove_export(published: pathlib.Path) -> None:
 def _remove(path: pathlib.Path, aside: pathlib.Path) -> None:
     check_held(path)
     with user_error_on_disk_trouble(path):
-        shutil.rmtree(aside, ignore_errors=True)  # what a killed process left
-        if path.exists():
+        remove_tree(aside)  # what a killed process left
+        if os.path.lexists(path):  # a link, even one that leads nowhere, goes too
             os.replace(path, aside)
             flush_to_disk(path.parent)
-            shutil.rmtree(aside)
+            remove_tree(aside)

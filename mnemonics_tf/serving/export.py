@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.run.files import (
     check_held,
     flush_to_disk,
+    remove_tree,
     user_error_on_disk_trouble,
     write_json,
     write_text,
@@ -183,7 +183,7 @@ def _publishing(published: pathlib.Path) -> Iterator[pathlib.Path]:
     with user_error_on_disk_trouble(published):
         published.parent.mkdir(parents=True, exist_ok=True)
         for stale in published.parent.glob(f"{_TEMPORARY_PREFIX}*"):
-            _remove(stale)
+            remove_tree(stale)
         temporary.mkdir()
         try:
             yield temporary
@@ -191,9 +191,9 @@ def _publishing(published: pathlib.Path) -> Iterator[pathlib.Path]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         for path in [*temporary.rglob("*"), temporary]:
             flush_to_disk(path)
-        if published.exists():
+        if os.path.lexists(published):  # a link that leads nowhere would be in the way too
             aside = published.with_name(f"{_ASIDE_PREFIX}{published.name}")
-            _remove(aside)
+            remove_tree(aside)
             os.replace(published, aside)
         os.replace(temporary, published)
         flush_to_disk(published.parent)
@@ -202,14 +202,6 @@ def _publishing(published: pathlib.Path) -> Iterator[pathlib.Path]:
 def _on_one_line(name: str) -> str:
     r"""Returns the name of a class as a line of its own: a line break in it is written `\n`."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), name)
-
-
-def _remove(path: pathlib.Path) -> None:
-    """Removes a directory, or a file in its place, if there is one."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _write_extra_assets(

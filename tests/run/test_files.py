@@ -20,6 +20,7 @@ from mnemonics_tf.run.files import (
     read_arrays,
     read_json,
     remove_leftovers,
+    remove_tree,
     write_arrays,
     write_atomically,
     write_json,
@@ -331,6 +332,18 @@ def test_a_folder_in_which_this_user_may_open_nothing(tmp_path, monkeypatch):
     check_path("--data_dir", tmp_path / "not" / "there")
     with pytest.raises(UserError, match=f"--data_dir={tmp_path} is a folder in which .*nothing"):
         check_path("--data_dir", tmp_path)
+
+
+def test_what_is_removed_is_never_what_a_link_points_to(tmp_path):
+    (tmp_path / "folder" / "inside").mkdir(parents=True)
+    (tmp_path / "kept" / "inside").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("kept")
+    (tmp_path / "broken").symlink_to("gone")
+    for name in ("folder", "file", "link", "broken", "nothing"):
+        remove_tree(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept" / "inside").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,18 @@ def test_a_phase_and_its_export_go_as_a_whole(directory):
     assert read_learned(directory, 3) is None
 
 
+@pytest.mark.parametrize("leads", ["somewhere", "nowhere"])
+def test_an_export_that_is_a_link_goes_and_what_it_leads_to_stays(directory, tmp_path, leads):
+    export, kept = directory.export / "folder" / "4", tmp_path / "kept"
+    export.parent.mkdir(parents=True)
+    kept.mkdir()
+    export.symlink_to(kept if leads == "somewhere" else tmp_path / "gone")
+    export.with_name(".undone-4").symlink_to(kept)  # a killed process left it
+    remove_export(export)
+    assert list(export.parent.iterdir()) == []
+    assert kept.is_dir()
+
+
 def test_where_the_data_of_a_run_was(directory):
     assert recorded_data_dir(directory) == ""
     write_text(directory.flags, "--run_dir=a\n--data_dir=some/where=1\n--nodownload\n")

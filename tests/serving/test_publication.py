@@ -102,3 +102,11 @@ def test_exports_keep_the_name_they_have(tmp_path):
 def test_what_no_server_can_be_asked_for_is_no_name(tmp_path, name):
     with pytest.raises(UserError, match="is no name that servers and paths agree on"):
         export_folder(tmp_path, "digits", name)
+
+
+def test_a_link_that_leads_nowhere_makes_way_for_a_version(learned, tmp_path):
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "1").symlink_to("gone")
+    path = learned.export(tmp_path / "net", 1)
+    assert path.is_dir()
+    assert not path.is_symlink()
