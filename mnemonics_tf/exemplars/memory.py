@@ -161,13 +161,7 @@ class ExemplarMemory:
         Raises:
             UserError: if codes from a file hold other images than the file says.
         """
-        images = self._storage.images
-        if images.shape != (len(self), *self.image_shape):
-            raise UserError(
-                f"stored exemplars are damaged: there are codes of {images.shape} pixels, and "
-                f"{len(self)} labels of images {self.image_shape}: put the right file back"
-            )
-        return images
+        return self._storage.all_images(self.labels)
 
     @property
     def image_shape(self) -> tuple[int, ...]:

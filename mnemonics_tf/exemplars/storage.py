@@ -10,7 +10,7 @@ import numpy as np
 from mnemonics_tf.data.coded import CodedImageSet
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet, MappedImageSet
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.codecs.base import Codec, StreamCodec
+from mnemonics_tf.exemplars.codecs.base import Codec, StreamCodec, TellingCodec
 from mnemonics_tf.exemplars.fitting import chosen, first_that_fit
 from mnemonics_tf.run import files
 
@@ -40,6 +40,11 @@ class PixelStorage:
     @property
     def _bytes_of_one(self) -> int:
         return int(np.prod(self.image_shape))
+
+    def all_images(self, labels: np.ndarray) -> np.ndarray:
+        """Returns all images, uint8 `[n, h, w, c]`."""
+        del labels
+        return self.images
 
     def images_at(self, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Returns the images at some rows, uint8 `[m, h, w, c]`."""
@@ -119,34 +124,51 @@ class CodeStorage:
         self._codec = codec
         self._codes = dict(codes)
 
-    @property
-    def images(self) -> np.ndarray:
-        """The images of all classes, decoded, uint8 `[n, h, w, c]`."""
-        decoded = [self._codec.decode(code) for code in self._codes.values()]
-        shapes = {images.shape[1:] for images in decoded} - {tuple(self.image_shape)}
-        if shapes:
-            raise UserError(
-                f"stored exemplars are damaged: they are {sorted(shapes)}, not {self.image_shape}: "
-                "put the right file back"
-            )
+    def all_images(self, labels: np.ndarray) -> np.ndarray:
+        """Returns the images of all classes, decoded, uint8 `[n, h, w, c]`.
+
+        Raises:
+            UserError: if codes from a file hold other images than the file says.
+        """
+        classes, counts = np.unique(labels, return_counts=True)
+        decoded = [
+            self._decoded(self._codes[label], label, count)
+            for label, count in zip(classes.tolist(), counts.tolist(), strict=True)
+        ]
         return np.concatenate([np.zeros((0, *self.image_shape), np.uint8), *decoded])
 
+    def _decoded(self, code: Any, label: int, count: int) -> np.ndarray:
+        """Returns the images of a code, as many as there are to be; not every codec told before."""
+        images, expected = self._codec.decode(code), (count, *self.image_shape)
+        if images.shape != expected:
+            raise UserError(
+                f"stored exemplars are damaged: those of the label {label} are "
+                f"{list(images.shape)}, not {list(expected)}: put the right file back"
+            )
+        return images
+
     def images_at(self, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Returns the images at some rows, uint8 `[m, h, w, c]`; no other class is decoded."""
+        """Returns the images at some rows, uint8 `[m, h, w, c]`; no other class is decoded.
+
+        Raises:
+            UserError: if codes from a file hold other images than the file says.
+        """
         found = np.empty((len(rows), *self.image_shape), np.uint8)
         for label in np.unique(labels[rows]):
             mine = labels[rows] == label
             places = rows[mine] - np.searchsorted(labels, label)
-            code, needed = self._codes[int(label)], np.unique(places)
+            code, count = self._codes[int(label)], int(np.sum(labels == label))
             if isinstance(self._codec, StreamCodec):
+                needed = np.unique(places)
                 code, places = chosen(self._codec, code, needed), np.searchsorted(needed, places)
-            found[mine] = self._codec.decode(code)[places]
+                count = len(needed)
+            found[mine] = self._decoded(code, int(label), count)[places]
         return found
 
     def image_set(self, labels: np.ndarray) -> ImageSet:
         """Returns the images for a pipeline: streams, which it decodes, or decoded pictures."""
         if not isinstance(self._codec, StreamCodec):
-            return ArrayImageSet(self.images, labels)
+            return ArrayImageSet(self.all_images(labels), labels)
         height, width, channels = self.image_shape
         parts = [self._codec.split(code) for code in self._codes.values()]
         counts = [len(streams) for _, streams in parts]
@@ -275,7 +297,8 @@ def from_arrays(
     """
     if codec.stores_pixels:
         return PixelStorage(arrays["images"], directory)
-    classes, sizes = np.unique(arrays["labels"]), arrays["code_bytes"]
+    classes, counts = np.unique(arrays["labels"], return_counts=True)
+    sizes = arrays["code_bytes"]
     codes, shape = arrays["codes"], tuple(int(side) for side in arrays["image_shape"])
     if len(sizes) != len(classes) or sizes.sum() != len(codes) or len(shape) != 3:
         raise ValueError(f"{len(codes)} bytes in {len(sizes)} codes for {len(classes)} classes")
@@ -284,10 +307,13 @@ def from_arrays(
     ends = np.cumsum(sizes)
     parts = zip(classes, ends - sizes, ends, strict=True)
     found = {int(k): codes[a:b].tobytes() for k, a, b in parts}
-    if isinstance(codec, StreamCodec):
-        counts = np.bincount(arrays["labels"])
-        for label, code in found.items():
-            _check_streams(codec, code, label, int(counts[label]), shape)
+    for (label, code), count in zip(found.items(), counts.tolist(), strict=True):
+        if isinstance(codec, StreamCodec):
+            _check_streams(codec, code, label, count, shape)
+        elif isinstance(codec, TellingCodec) and codec.shape_of(code) != (count, *shape):
+            raise ValueError(
+                f"images {list(codec.shape_of(code))} of the label {label}, not {[count, *shape]}"
+            )
     return CodeStorage(codec, found, shape)
 
 

@@ -129,7 +129,9 @@ def test_codes_that_do_not_belong_to_the_labels_are_refused(tmp_path):
         ExemplarMemory.from_arrays(arrays | {"codec": np.array("my.module:Codec")}, "a file")
 
 
-def test_a_codec_of_one_s_own_is_a_file_and_a_name(tmp_path, monkeypatch):
+@pytest.fixture
+def halved(tmp_path, monkeypatch) -> str:
+    """The name of a codec of one's own."""
     (tmp_path / "halved.py").write_text(
         "import numpy as np\n"
         "class Halved:\n"
@@ -142,18 +144,50 @@ def test_a_codec_of_one_s_own_is_a_file_and_a_name(tmp_path, monkeypatch):
         "        return len(code)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    memory = ExemplarMemory(smooth_images(7), LABELS, codec="halved:Halved")
+    return "halved:Halved"
+
+
+def test_a_codec_of_one_s_own_is_a_file_and_a_name(halved, tmp_path):
+    memory = ExemplarMemory(smooth_images(7), LABELS, codec=halved)
     np.testing.assert_array_equal(memory.images, smooth_images(7) // 2 * 2)
     memory.save(tmp_path / "exemplars.npz")
-    again = ExemplarMemory.load(tmp_path / "exemplars.npz", "halved:Halved")
+    again = ExemplarMemory.load(tmp_path / "exemplars.npz", halved)
     np.testing.assert_array_equal(again.images, memory.images)
 
 
-@pytest.mark.parametrize(
-    "change", [{"image_shape": np.array([5, 6, 3])}, {"labels": np.array([0, 1, 2])}]
-)
-def test_codes_of_other_images_than_the_file_says(change):
+OTHERS = [
+    {"image_shape": np.array([5, 6, 3])},
+    {"labels": np.array([0, 1, 2])},
+    {"labels": np.array([0, 0, 1, 1, 2, 2, 2])},  # as many in all
+]
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_a_file_says_other_images_than_its_codes(change):
     _, coded = memories("webp_lossless")
-    memory = ExemplarMemory.from_arrays(coded.arrays() | change, "a file")
-    with pytest.raises(UserError, match="stored exemplars are damaged"):
-        memory.images  # noqa: B018, reading it decodes
+    with pytest.raises(UserError, match="a file .*expected exemplars and labels .*of the label 0"):
+        ExemplarMemory.from_arrays(coded.arrays() | change, "a file")
+
+
+@pytest.mark.parametrize("change", OTHERS)
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda memory: memory.images,
+        lambda memory: memory.as_image_set(),
+        lambda memory: memory.images_at(np.array([0])),
+    ],
+    ids=["images", "as_image_set", "images_at"],
+)
+def test_codes_that_do_not_tell_what_they_hold_are_found_out_when_decoded(halved, change, read):
+    _, coded = memories(halved)
+    memory = ExemplarMemory.from_arrays(coded.arrays() | change, "a file", codec=halved)
+    with pytest.raises(UserError, match="stored exemplars are damaged: those of the label"):
+        read(memory)
+
+
+def test_a_mosaic_of_fewer_images_than_its_count():
+    coder = CODECS["webp_lossless"]()
+    code = coder.encode(smooth_images(4))
+    with pytest.raises(UserError, match="damaged"):
+        coder.decode((5).to_bytes(2, "big") + code[2:])

@@ -62,6 +62,18 @@ class StreamCodec(Protocol):
 
 
 @runtime_checkable
+class TellingCodec(Protocol):
+    """A codec whose code tells which images it holds before it is decoded.
+
+    A file whose labels do not go with its codes is then refused as it is read. It has this beside
+    the methods of `Codec`.
+    """
+
+    def shape_of(self, code: Any) -> tuple[int, ...]:
+        """Returns the shape, `[n, h, w, c]`, that a code says its images have."""
+
+
+@runtime_checkable
 class RelaxedCodec(Protocol):
     """A codec that loses something, and whose loss has a derivative: exemplars learn through it.
 

@@ -11,6 +11,7 @@ from mnemonics_tf.errors import UserError
 _LARGEST_SIDE = 16_383  # of the format
 _CHANNELS = (1, 3)
 _COUNT_BYTES = 2  # in front of the picture: how many images the mosaic holds
+_HEAD_BYTES = _COUNT_BYTES + 5  # height, width and channels follow the count
 _MOST_IMAGES = 256**_COUNT_BYTES - 1
 
 
@@ -62,18 +63,24 @@ class LosslessWebP:
         Raises:
             UserError: if the code is damaged.
         """
-        head, picture = code[: _COUNT_BYTES + 5], code[_COUNT_BYTES + 5 :]
-        count, height, width, channels = (
-            int.from_bytes(part, "big") for part in (head[:2], head[2:4], head[4:6], head[6:])
-        )
+        count, height, width, channels = shape = self.shape_of(code)
+        picture = code[_HEAD_BYTES:]
         try:
             mosaic = np.asarray(Image.open(io.BytesIO(picture), formats=["WEBP"]).convert("RGB"))
             down, across = mosaic.shape[0] // height, mosaic.shape[1] // width
             rows = mosaic.reshape(down, height, across, width, 3).swapaxes(1, 2)
             images = rows.reshape(down * across, height, width, 3)[:count, ..., :channels]
+            if images.shape != shape:
+                raise ValueError(f"a picture of images {images.shape}, not {shape}")
         except Exception as error:  # Pillow raises nearly anything at damaged files
             raise UserError(f"exemplars stored as lossless WebP are damaged ({error})") from error
         return np.ascontiguousarray(images)
+
+    def shape_of(self, code: bytes) -> tuple[int, ...]:
+        """Returns the shape, `[n, h, w, c]`, that a code says its images have."""
+        head = code[:_HEAD_BYTES]
+        parts = (head[:2], head[2:4], head[4:6], head[6:])
+        return tuple(int.from_bytes(part, "big") for part in parts)
 
     def num_bytes(self, code: bytes) -> int:
         """Returns the bytes of the code, its header included."""
