@@ -14,7 +14,7 @@ from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import find, flags_of, is_own, is_own_source, refuse_unnamed_code
 from mnemonics_tf.run.history import History
-from mnemonics_tf.run.learned import LearnedPhase
+from mnemonics_tf.run.learned import LARGEST_ID, LearnedPhase
 from mnemonics_tf.settings import (
     GROUP_OF,
     ExemplarSettings,
@@ -241,6 +241,12 @@ def _described(
         ids = dict(zip(source.class_names, source.original_ids, strict=True))
         source = source.only([ids[name] for name in names])
     first = max(history.known_ids) + 1
+    if first + len(names) - 1 > LARGEST_ID:
+        raise UserError(
+            f"{counted(len(names), 'new class')} would be numbered from {first} up, after the "
+            f"run's largest label, {first - 1}; expected numbers of 32 bits, {LARGEST_ID} at most: "
+            "train a run whose data have smaller labels, and go on with that"
+        )
     phase = LearnedPhase(
         index=history.num_phases,
         dataset=dataset,

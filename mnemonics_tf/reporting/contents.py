@@ -30,7 +30,7 @@ _SHAPE = schema.fields(
     },
     {
         "prediction_head": schema.one_of(*HEADS),
-        "class_order": schema.sequence(_SIGNED),
+        "class_order": schema.sequence(schema.whole(-(2**31), _LARGEST)),  # any of 32 bits
         "class_names": schema.sequence(schema.text),
         DIGESTS: schema.optional(schema.mapping(schema.text)),
         "packages": schema.optional(schema.mapping(schema.plain)),

@@ -23,12 +23,15 @@ from mnemonics_tf.run.files import (
 )
 from mnemonics_tf.settings import RunSettings, Settings, of_any_version
 
+#: that a class can have: labels of images are numbers of 32 bits
+LARGEST_ID = 2**31 - 1
+
 _SHAPE = schema.fields(
     {
         "dataset": schema.text,
         "data_dir": schema.text,
         "classes": schema.sequence(schema.text, at_least=1),
-        "original_ids": schema.sequence(schema.whole(-(2**31), 2**31), at_least=1),
+        "original_ids": schema.sequence(schema.whole(-(2**31), LARGEST_ID), at_least=1),
         "training_images": schema.sequence(schema.whole(), at_least=1),
         "data_digests": schema.fields(dict.fromkeys(PARTS, schema.text)),
         "settings": schema.mapping(schema.mapping(schema.plain)),

@@ -81,6 +81,18 @@ def test_a_name_that_differs_by_case_is_another_class_and_warned_of(history, tmp
     assert not caplog.text
 
 
+# Numbers
+
+
+def test_new_classes_are_numbered_within_32_bits(history, tmp_path):
+    largest = 2**31 - 2
+    history = dataclasses.replace(history, ids=((0, 2, 5), (largest,)))
+    assert wanted(history, named(tmp_path, "new")).phase.original_ids == [2**31 - 1]
+    told = "2 new classes would be numbered from 2147483647 up, .* 2147483647 at most: train a run"
+    with pytest.raises(UserError, match=told):
+        wanted(history, named(tmp_path, "new", "newer"))
+
+
 # Phases that were begun, or are held back
 
 

@@ -82,6 +82,12 @@ def test_values_of_another_kind_are_named(write, place):
     assert len(str(raised.value)) < 400
 
 
+def test_labels_may_be_any_numbers_of_32_bits(write):
+    run = contents()
+    run["class_order"] = [-(2**31), 2**31 - 1, *range(8)]
+    assert len(load_runs(write(run))) == 1
+
+
 def test_published_results_are_of_the_right_shape():
     paths = [p for p in RESULTS.rglob("*.json") if '"summary"' in p.read_text()[:20]]
     assert len(paths) > 10

@@ -63,6 +63,7 @@ def test_where_images_lie_and_what_is_exported_makes_no_other_phase():
         ("classes", "owl", "/?classes: expected a list"),
         ("classes", ["owl", "emu"], "differ in length"),
         ("original_ids", ["9"], "expected a whole number"),
+        ("original_ids", [2**31], "a whole number from -2147483648 to 2147483647"),
         ("settings", {"training": {"epochs": {}}}, "expected"),
         ("export", 1, "expected true or false"),
     ],
