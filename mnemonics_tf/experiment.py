@@ -123,7 +123,7 @@ class Experiment(OpenedRun):
             )
             if chief:
                 for phase in phases:
-                    self.look_after_export(phase)
+                    self._look_after(phase)
             return self._results_with_learned()
         own = self.workshop.architecture.own
         if own and chief:
@@ -138,11 +138,16 @@ class Experiment(OpenedRun):
                         note_digests(directory, facts, phase.index)
                 else:
                     LOGGER.info("phase %d is done already", phase.index)
-                    if is_chief(self.strategy):
-                        self.look_after_export(phase)
+                    if chief:
+                        self._look_after(phase)
         finally:
             gc.unfreeze()
         return self.write_results(phases, self.settings)
+
+    def _look_after(self, phase: Phase) -> None:
+        """Finishes what a kill left of a phase that is done, and looks after its export."""
+        self.checkpoints(phase).clear()  # a record may have been written as the last thing
+        self.look_after_export(phase)
 
     def _results_with_learned(self) -> dict[str, Any]:
         """Returns what results.json holds of all phases; makes it again where it does not."""

@@ -104,6 +104,9 @@ class Extension:
             )
         phases = experiment.protocol.phases
         if is_chief(self._strategy):
+            done = phases if wanted.is_done else phases[:-1]
+            for phase in done:  # a kill may have left checkpoints beside a record
+                experiment.checkpoints(phase).clear()
             for phase in phases[:-1]:
                 self._look_after_export(phase)
         if not wanted.is_done:

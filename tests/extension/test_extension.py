@@ -14,7 +14,7 @@ from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.extension.reopened import undo
 from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.report import report
-from mnemonics_tf.run.checkpoints import PhaseCheckpoints
+from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json, write_json
 from mnemonics_tf.run.interruption import RunInterruptedError
@@ -323,6 +323,28 @@ def test_a_kill_before_the_record_leaves_the_phase_unfinished(mine):
             learn(mine.root, mine.one)
     assert learned_phases(mine.directory) == []
     assert len(learn(mine.root, mine.one)["phases"]) == 3
+
+
+def leave_checkpoints(directory: RunDirectory, *phases: int) -> None:
+    for phase in phases:
+        PhaseCheckpoints(directory.phase(phase), "a run").save(Snapshot("test", 0, {}))
+
+
+def test_checkpoints_that_a_kill_left_beside_a_record_go(mine_extended):
+    before = files_of(mine_extended.root)
+    leave_checkpoints(mine_extended.directory, 0, 1, 2)
+    learn(mine_extended.root, mine_extended.one, exemplars_per_class=6)
+    assert files_of(mine_extended.root) == before
+    leave_checkpoints(mine_extended.directory, 0, 1)
+    train(settings_for(mine_extended.root, mine_extended.base))
+    assert files_of(mine_extended.root) == before
+
+
+def test_training_a_finished_run_clears_what_a_kill_left_too(mine):
+    before = files_of(mine.root)
+    leave_checkpoints(mine.directory, 0, 1)
+    train(settings_for(mine.root, mine.base))
+    assert files_of(mine.root).keys() == before.keys()
 
 
 # Test images that are not found
