@@ -61,7 +61,7 @@ def memories_of(run: Run) -> list[ExemplarMemory] | None:
     memories = [ExemplarMemory.load(file) for file in files]
     counts = np.zeros(0, int)
     for file, record, memory in zip(files, run.phases, memories, strict=True):
-        check_memory(file, memory, record["num_seen"], memories[0].images.shape[1:])
+        check_memory(file, memory, record["num_seen"], memories[0].image_shape)
         now = np.bincount(memory.labels)
         if np.any(now[: len(counts)] > counts):
             raise UserError(
