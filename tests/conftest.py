@@ -1,6 +1,5 @@
 """Fixtures that several test files share."""
 
-import gc
 import logging
 import os
 
@@ -30,12 +29,6 @@ LONGEST = {
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONGEST)
-
-
-def pytest_collection_finish():
-    """Spares collections the million objects of TensorFlow's modules, a tenth of all time else."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

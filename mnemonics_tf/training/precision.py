@@ -27,7 +27,7 @@ class LossScale:
     @property
     def hopeless(self) -> bool:
         """Whether gradients stay infinite, or no numbers, without any scale."""
-        return int(self._left_out) >= _HOPELESS
+        return int(self._left_out.numpy()) >= _HOPELESS
 
     @property
     def variables(self) -> list[tf.Variable]:
