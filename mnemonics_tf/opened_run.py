@@ -22,13 +22,9 @@ from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.phases import evaluate
+from mnemonics_tf.phases.asked_for import make_protocol, settle
 from mnemonics_tf.phases.backbone import open_backbone
-from mnemonics_tf.phases.checks import (
-    check_method,
-    make_protocol,
-    settle,
-    warn_of_small_classes,
-)
+from mnemonics_tf.phases.checks import check_method, warn_of_small_classes
 from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.phases.run_models import RunModels
 from mnemonics_tf.phases.workshop import Workshop

@@ -16,7 +16,7 @@ from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run
-from mnemonics_tf.phases.checks import settle
+from mnemonics_tf.phases.asked_for import settle
 from mnemonics_tf.program import program, refuse_arguments, start
 from mnemonics_tf.run import results
 from mnemonics_tf.run.directory import RunDirectory

@@ -5,7 +5,7 @@ import pytest
 
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.phases.checks import make_protocol
+from mnemonics_tf.phases.asked_for import make_protocol
 from mnemonics_tf.run.files import read_arrays, read_json
 from tests.digit_runs import SETTINGS, Run, changed, make, run_watched
 

@@ -6,7 +6,7 @@ import pytest
 
 from mnemonics_tf.data import npz, sources
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.phases.checks import make_protocol
+from mnemonics_tf.phases.asked_for import make_protocol
 from mnemonics_tf.settings import DataSettings, ProtocolSettings, Settings
 
 

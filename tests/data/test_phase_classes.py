@@ -8,7 +8,7 @@ from mnemonics_tf.data import phase_classes
 from mnemonics_tf.data.phase_classes import ids_of_phases, settled
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.phases.checks import settle
+from mnemonics_tf.phases.asked_for import settle
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import write_json
 from mnemonics_tf.run.resume import read_settings

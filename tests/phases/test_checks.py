@@ -7,13 +7,8 @@ import pytest
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.phases.checks import (
-    check_method,
-    check_new_run,
-    check_outer_step,
-    make_protocol,
-    settle,
-)
+from mnemonics_tf.phases.asked_for import make_protocol, settle
+from mnemonics_tf.phases.checks import check_method, check_new_run, check_outer_step
 from mnemonics_tf.settings import RunSettings, Settings
 
 

@@ -16,7 +16,8 @@ from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.phases import finetune as finetune_module
 from mnemonics_tf.phases import train_model as train_model_module
-from mnemonics_tf.phases.checks import check_method, make_protocol
+from mnemonics_tf.phases.asked_for import make_protocol
+from mnemonics_tf.phases.checks import check_method
 from mnemonics_tf.phases.coded_share import coded_share, partly_coded
 from mnemonics_tf.phases.finetune import finetune_model
 from mnemonics_tf.phases.train_model import train_model

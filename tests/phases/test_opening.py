@@ -6,7 +6,7 @@ import pytest
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.phases import opening
-from mnemonics_tf.phases.checks import make_protocol
+from mnemonics_tf.phases.asked_for import make_protocol
 from mnemonics_tf.settings import Settings
 
 

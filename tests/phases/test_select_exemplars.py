@@ -13,11 +13,11 @@ from mnemonics_tf.exemplars.budget import Budget, check_last_share, kept_within,
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.methods import METHODS
+from mnemonics_tf.phases.asked_for import make_protocol
 from mnemonics_tf.phases.checks import (
     check_exemplars,
     check_method,
     check_new_run,
-    make_protocol,
     warn_of_small_classes,
 )
 from mnemonics_tf.phases.make_exemplars import make_exemplars

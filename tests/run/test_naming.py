@@ -2,7 +2,7 @@
 
 import pathlib
 
-from mnemonics_tf.phases.checks import settle
+from mnemonics_tf.phases.asked_for import settle
 from mnemonics_tf.run.naming import default_run_dir
 from mnemonics_tf.settings import Settings
 

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from mnemonics_tf.phases.checks import make_protocol
+from mnemonics_tf.phases.asked_for import make_protocol
 from mnemonics_tf.run import results
 from mnemonics_tf.settings import ExemplarSettings, ProtocolSettings, Settings
 
