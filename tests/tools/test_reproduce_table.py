@@ -251,7 +251,8 @@ BFLOAT16 = ("--mixed_precision=bfloat16",)
         (
             *("bytes_lucir", "bytes", BFLOAT16, 5, range(3)),
             cells(
-                "bytes", ["lucir"], True, "all kernels (herding|learned|JPEG herding|ceiling 127)$"
+                *("bytes", ["lucir"], True),
+                "all kernels (herding|learned|WebP herding|WebP learned|JPEG herding|ceiling 127)$",
             ),
         ),
         ("jpeg", "bytes", BFLOAT16, 5, (10,), cells("jpeg", ["lwf"], True, "all kernels")),
