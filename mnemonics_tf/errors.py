@@ -35,3 +35,14 @@ def printable(path: str | bytes | os.PathLike[str]) -> str:
     except UnicodeEncodeError:  # a half of a surrogate pair, which no file name has
         text = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(path: str | bytes | os.PathLike[str], most: int) -> str:
+    """Returns what `printable` does, of a long one the beginning and how long it is.
+
+    Args:
+        path: a name or path.
+        most: characters of it to show.
+    """
+    text = printable(path)
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"

@@ -14,7 +14,7 @@ from typing import Any
 from absl import app, flags
 
 from mnemonics_tf import __version__
-from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.errors import UserError, printable, shortened
 from mnemonics_tf.fields import Facts
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import imported, is_own, looked_up
@@ -117,8 +117,7 @@ def _check_flagfiles(arguments: Sequence[str], including: list[pathlib.Path]) ->
         if not named:
             continue
         path = user_path(named[1].strip("\"'"))
-        shown = printable(path)
-        shown = shown if len(shown) <= 200 else f"{shown[:200]}... ({len(shown)} characters)"
+        shown = shortened(path, 200)
         if path.absolute() in including or len(including) >= _MAX_NESTED_FLAGFILES:
             way = " -> ".join(map(printable, including[:5]))
             raise UserError(f"--flagfile={shown} includes itself or too many others: {way}")

@@ -75,6 +75,9 @@ class OnFeatures(MetaGradient):
         estimator: what computes the gradient by the features.
         encode: images [m, ...] -> features [m, d], each image by itself (no batch statistics).
         chunk_size: how many images are encoded and differentiated at a time; bounds the memory.
+
+    Attributes:
+        encoder: gives the features, of other images too.
     """
 
     def __init__(
@@ -84,18 +87,18 @@ class OnFeatures(MetaGradient):
         chunk_size: int = CHUNK_SIZE,
     ):
         self._estimator = estimator
-        self._encoder = Encoder(encode, chunk_size)
+        self.encoder = Encoder(encode, chunk_size)
 
     def _estimate(self, base_level: BaseLevel, outer_input: Nest) -> MetaGradientResult:
         exemplars = base_level.exemplars
         result = self._estimator.estimate(
             base_level.parameters,
-            self._encoder.features(exemplars),
+            self.encoder.features(exemplars),
             base_level.labels,
             base_level.batches,
             base_level.step_inputs,
             outer_input,
         )
         rows = np.flatnonzero(base_level.learning)
-        gradient = self._encoder.pull_back(exemplars, result.exemplar_gradient, rows)
+        gradient = self.encoder.pull_back(exemplars, result.exemplar_gradient, rows)
         return dataclasses.replace(result, exemplar_gradient=gradient)

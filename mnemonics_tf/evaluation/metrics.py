@@ -174,7 +174,7 @@ def best_constant(labels: np.ndarray, logits: np.ndarray, num_old: int) -> tuple
     # Between two margins that are equal, but for rounding, no constant lies.
     possible = np.diff(edges) > 1e-6
     inside = (edges[:-1] < 0) & (edges[1:] > 0)
-    within = np.concatenate([[margins.min() - 2], margins[order], [margins.max() + 2]])
+    within = np.clip(edges, margins.min() - 2, margins.max() + 2)
     constants = np.where(inside, 0.0, (within[:-1] + within[1:]) / 2)
     best = np.flatnonzero(possible & (right == right[possible].max()))
     chosen = best[np.argmin(np.abs(constants[best]))]

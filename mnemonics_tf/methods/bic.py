@@ -68,8 +68,8 @@ def fit_correction(labels: np.ndarray, logits: np.ndarray, num_old: int) -> tupl
 
     def loss(solution):
         corrected = np.where(new, solution[0] * logits + solution[1], logits)
-        likelihood = np.sum(cross_entropy(labels, tf.constant(corrected)).numpy())
-        return float(likelihood + np.sum((solution - _NONE) ** 2) / 2)
+        of_images = np.sum(cross_entropy(labels, tf.constant(corrected)).numpy())
+        return float(of_images + np.sum((solution - _NONE) ** 2) / 2)
 
     solution = _NONE
     for _ in range(_NEWTON_STEPS):

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.errors import UserError, printable, shortened
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ZIP_LOCAL_HEADER = 30  # bytes; the last four hold the lengths of what follows: name and extra
@@ -42,8 +42,7 @@ def check_path(option: str, path: str | os.PathLike) -> None:
         UserError: tells what is wrong with it.
     """
     place = os.path.expanduser(path)
-    text = printable(path)
-    shown = text if len(text) <= 100 else f"{text[:100]}... ({len(text)} characters)"
+    shown = shortened(path, 100)
     try:
         os.stat(place)
     except (FileNotFoundError, NotADirectoryError):

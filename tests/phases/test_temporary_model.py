@@ -7,6 +7,7 @@ import tensorflow as tf
 from mnemonics_tf import bilevel
 from mnemonics_tf.bilevel.batches import balanced_batches, balanced_order
 from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
+from mnemonics_tf.bilevel.on_features import Encoder
 from mnemonics_tf.bilevel.problem import MetaGradientResult
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.models.architecture import Architecture
@@ -291,6 +292,8 @@ def test_every_inner_step_augments_anew(recorded):
 @pytest.mark.parametrize("augment", [True, False])
 def test_classifier_scope_augments_once_in_front_of_the_features(monkeypatch, augment):
     class Recorder:
+        encoder = Encoder(tf.identity)
+
         def estimate(self, **arguments):
             self.exemplars = arguments["exemplars"]
             ones = tf.ones_like(self.exemplars)

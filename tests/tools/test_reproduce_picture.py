@@ -10,11 +10,19 @@ from tools.reproduce_picture import refuse_no_difference, write_picture
 from tools.reproduce_results import Run
 
 
-def test_rows_stand_under_their_method_and_kernels(tmp_path, monkeypatch):
-    drawn = []
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """The groups of each picture that is drawn."""
+    groups_drawn = []
     monkeypatch.setattr(
-        reproduce_picture, "paired_differences", lambda groups, path, label: drawn.append(groups)
+        reproduce_picture,
+        "paired_differences",
+        lambda groups, path, label: groups_drawn.append(groups),
     )
+    return groups_drawn
+
+
+def test_rows_stand_under_their_method_and_kernels(tmp_path, drawn):
     runs = grid(tmp_path, "bytes", methods=["lwf"], seeds=(0, 1, 2))
     for seed in (0, 1, 2):
         write_local(named(runs, "lwf all kernels herding", seed), 0.5)
@@ -28,16 +36,10 @@ def test_rows_stand_under_their_method_and_kernels(tmp_path, monkeypatch):
     assert (name, values) == ("JPEG herding", pytest.approx((1, 2, 3)))
     assert half_width == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # Student's t
     assert frozen_kernels[0] == "lwf, frozen, N = 5"
-    assert frozen_kernels[1] == {
-        "learned": (pytest.approx((-1,)), None),
-    }
+    assert frozen_kernels[1] == {"learned": (pytest.approx((-1,)), None)}
 
 
-def test_a_ceiling_says_of_how_many(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        reproduce_picture, "paired_differences", lambda groups, path, label: drawn.append(groups)
-    )
+def test_a_ceiling_says_of_how_many(tmp_path, drawn):
     place = grid(tmp_path)[0].place
     wanted = "all kernels (herding|ceiling)"
     runs = [Run(place, cell, 5, 0) for cell in cells("bytes", ["lwf"], True, wanted)]

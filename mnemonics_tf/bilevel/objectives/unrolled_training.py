@@ -53,9 +53,10 @@ class UnrolledTraining:
         self._estimator = bilevel.create(
             inner.meta_gradient, problem, inner.truncated_steps, jit_compile
         )
-        self._encoder = Encoder(network.encode)
+        self._encoder: Encoder | None = None
         if network.on_features:
-            self._estimator = bilevel.OnFeatures(self._estimator, network.encode)
+            on_features = bilevel.OnFeatures(self._estimator, network.encode)
+            self._estimator, self._encoder = on_features, on_features.encoder
 
     def value_and_gradient(
         self,
@@ -77,7 +78,7 @@ class UnrolledTraining:
         *key: str | int,
     ) -> MetaGradientResult:
         """Returns what `value_and_gradient` does and the course of the inner loop."""
-        if self._network.on_features and "feature" not in outer:
+        if self._encoder and "feature" not in outer:
             # Some images at a time: no outer batch is too large for it.
             features = self._encoder.features(outer["image"])
             outer = {name: outer[name] for name in outer if name != "image"} | {"feature": features}
