@@ -99,11 +99,29 @@ def report(paths: Sequence[str], output: pathlib.Path, data_dir: str) -> int:
 
 
 def _check_output(output: pathlib.Path) -> None:
-    """Refuses what the page can't be written to, before any work."""
+    """Refuses what the page can't be written to, before any work.
+
+    What it would replace is no file of another kind: a page's own name was passed, and those of its
+    tables follow from it.
+    """
     if output.suffix != ".html":
         raise UserError(f"--output={printable(output)}: pass a name that ends in .html")
-    for path in (output, output.with_suffix(".md"), output.with_suffix(".csv")):
+    check_output("--output", output)
+    for suffix, title in ((".md", markdown.TITLE), (".csv", matrix.TITLE)):
+        path = output.with_suffix(suffix)
         check_output("--output", path)
+        if path.exists() and not _begins_with(path, title):
+            raise UserError(
+                f"--output={printable(output)} writes {printable(path.name)} beside the page, and "
+                "the file of that name is none of a report: pass another name, or move that file"
+            )
+
+
+def _begins_with(path: pathlib.Path, title: str) -> bool:
+    """Whether a file is empty or begins with a line of text."""
+    with path.open("rb") as file:
+        begin = file.read(len(title.encode()) + 1)
+    return begin in (b"", f"{title}\n".encode())
 
 
 def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:

@@ -96,3 +96,22 @@ def test_mistakes_in_tf_config(monkeypatch, text, message):
 def test_cpus_are_not_compiled_for_unless_asked():
     gpus = bool(tf.config.list_physical_devices("GPU"))
     assert [devices.compiles(value) for value in ("auto", "on", "off")] == [gpus, True, False]
+
+
+def test_this_machine_has_some_available_memory():
+    assert devices.available_bytes() is None or devices.available_bytes() > 2**20
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [("143771\n81559\n", 81559 * 2**20), ("[N/A]\n", None), (None, None)]
+)
+def test_with_gpus_the_smallest_one_counts(monkeypatch, told, expected):
+    def run(command, **_):
+        assert command[0] == "nvidia-smi"
+        if told is None:
+            raise FileNotFoundError(command[0])
+        return subprocess.CompletedProcess(command, 0, stdout=told)
+
+    monkeypatch.setattr(devices.tf.config, "list_logical_devices", lambda kind: ["GPU:0", "GPU:1"])
+    monkeypatch.setattr(devices.subprocess, "run", run)
+    assert devices.available_bytes() == expected

@@ -1,30 +1,111 @@
-"""What an outer step of exemplar learning needs of memory."""
+"""What an outer step of exemplar learning needs of memory, and whether it is there."""
 
-from mnemonics_tf.settings import InnerSettings
+import keras
+import numpy as np
+
+from mnemonics_tf import devices
+from mnemonics_tf.bilevel.objectives import has_inner_loop
+from mnemonics_tf.bilevel.on_features import CHUNK_SIZE
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.settings import InnerSettings, OuterSettings
 
 #: peak bytes for each byte of layer outputs: a second-order step keeps the activations, their
 #: gradients and both again under the outer tape; measured 3.3 with ResNet-32 on a CPU
 _SECOND_ORDER = 4.0
+#: the same of a first-order step, an upper limit: graphs free what no derivative needs, and 0.3 to
+#: 0.7 were measured with ResNet-18, -32 and -50 on a CPU
 _FIRST_ORDER = 2.0
 
-#: images that an encoder sees at a time where features alone are needed
-_ENCODED_AT_ONCE = 256
+#: what the activations of images may take that pass an encoder together, and come back through it
+_CHUNK_BYTES = 2 * 2**30
 
 
-def peak_bytes(
-    bytes_per_image: int, inner: InnerSettings, exemplars: int, outer_batch: int
-) -> float:
-    """Returns about how many bytes an outer step takes at its peak.
+def check_footprint(
+    bytes_per_image: int,
+    images_at_once: int,
+    inner: InnerSettings,
+    outer: OuterSettings,
+    num_exemplars: int,
+    num_outer: int,
+) -> None:
+    """Refuses an outer step whose activations can't fit into the memory of GPU or machine.
 
     Args:
-        bytes_per_image: of all layers' outputs for one image.
+        bytes_per_image: of all layers' outputs for one image (`layer_bytes`).
+        images_at_once: how many pass an encoder at a time that is not trained.
         inner: of the base level.
-        exemplars: how many train the temporary model in one outer step.
-        outer_batch: how many images it is measured on.
+        outer: of the meta level.
+        num_exemplars: how many there are.
+        num_outer: how many images there are to measure them on.
+
+    Raises:
+        UserError: names what would make it fit.
     """
-    if inner.inner_scope == "classifier":  # features: no activation of the outer batch is kept
-        return _FIRST_ORDER * bytes_per_image * min(exemplars, _ENCODED_AT_ONCE)
+    available = devices.available_bytes()
+    if available is None:
+        return
+    exemplars = min(outer.exemplars_per_step or num_exemplars, num_exemplars)
+    outer_batch = min(outer.outer_batch_size, num_outer)
+    trains_encoder = inner.inner_scope != "classifier" and has_inner_loop(outer.objective)
+    if trains_encoder:
+        needed = _trained_bytes(bytes_per_image, inner, exemplars, outer_batch)
+        batch = min(inner.inner_batch_size or exemplars, exemplars)
+        remedy = (
+            f"lower --inner_batch_size (now {batch}) or --outer_batch_size (now {outer_batch}), or "
+            "use --inner_scope=classifier"
+            + (", or --meta_gradient=sweep" if inner.meta_gradient == "unroll" else "")
+        )
+    else:
+        needed = _FIRST_ORDER * bytes_per_image * min(exemplars, images_at_once)
+        remedy = "end what else takes memory, or take a smaller model, or a machine with more"
+    if needed > available:
+        raise UserError(
+            f"one outer step of exemplar learning needs about {needed / 2**30:.1f} GiB and "
+            f"{available / 2**30:.1f} GiB are there: {remedy}"
+        )
+
+
+def _trained_bytes(
+    bytes_per_image: int, inner: InnerSettings, exemplars: int, outer_batch: int
+) -> float:
+    """Returns about how many bytes an outer step takes at its peak that trains the encoder too."""
     batch = min(inner.inner_batch_size or exemplars, exemplars)
     steps = inner.inner_steps if inner.meta_gradient == "unroll" else 1
     kept = _SECOND_ORDER * bytes_per_image * batch * steps
     return max(kept, _FIRST_ORDER * bytes_per_image * outer_batch)
+
+
+def images_at_once(bytes_per_image: int) -> int:
+    """Returns how many images pass an encoder at a time that is not trained.
+
+    It follows from the model alone: results do not depend on what memory a machine has.
+
+    Args:
+        bytes_per_image: of all layers' outputs for one image (`layer_bytes`); 0: not known.
+    """
+    if not bytes_per_image:
+        return CHUNK_SIZE
+    return max(1, min(CHUNK_SIZE, int(_CHUNK_BYTES / (_FIRST_ORDER * bytes_per_image))))
+
+
+def layer_bytes(model: keras.Model) -> int:
+    """Returns the bytes that the outputs of all layers have for one image, in float32.
+
+    Args:
+        model: functional or Sequential; layers of models inside it count too. Where it has no
+            graph of layers, as a subclassed one, or their sizes are open, they count nothing.
+    """
+    return 4 * _layer_outputs(model)
+
+
+def _layer_outputs(model: keras.Model) -> int:
+    total = 0
+    for layer in model.layers:
+        # A layer that occurs several times has as many outputs.
+        outputs = [output for node in layer._inbound_nodes for output in node.outputs]
+        if getattr(layer, "layers", None):
+            total += len(outputs) * _layer_outputs(layer)
+        else:
+            shapes = [output.shape[1:] for output in outputs]
+            total += sum(int(np.prod(shape)) for shape in shapes if None not in shape)
+    return total

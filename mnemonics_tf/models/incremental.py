@@ -406,17 +406,6 @@ class IncrementalModel:
             return function()
 
 
-def activations_of(backbone: keras.Model) -> int:
-    """Returns how many numbers the outputs of all layers have for one image."""
-    return sum(
-        int(np.prod(output.shape[1:]))
-        for layer in backbone.layers
-        # A layer that occurs several times has as many outputs.
-        for node in layer._inbound_nodes
-        for output in node.outputs
-    )
-
-
 def _joined(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns a state in which earlier versions kept old and new classes' weights apart."""
     new = state.get("classifier/new_kernel")

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.bilevel.batches import check_step
+from mnemonics_tf.bilevel.cost import check_footprint
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
@@ -128,6 +129,11 @@ def learn_exemplars(
     else:
         network = make_untrained_network(build, pixels, examples, len(classes), inner, seed)
         encoded = make_network(model, encoder, pixels, examples, classes, InnerSettings(), seed)
+    if network.bytes_per_image:
+        check_footprint(
+            *(network.bytes_per_image, network.images_at_once, inner, wanted.outer),
+            *(per_class * len(classes), len(images)),
+        )
     with shown() if progress else contextlib.nullcontext():
         work = Learning(
             encoded.encode,

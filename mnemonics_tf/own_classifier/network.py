@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.bilevel.cost import images_at_once, layer_bytes
 from mnemonics_tf.data.augmentation import Augmentation, ResizedCropMirror
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
@@ -297,6 +298,8 @@ class KerasNetwork:
 
     Attributes:
         on_features: whether only the classifier is trained.
+        bytes_per_image: of all outputs of the encoder's layers; 0: it does not tell.
+        images_at_once: how many images pass the encoder at a time.
     """
 
     def __init__(
@@ -309,6 +312,8 @@ class KerasNetwork:
         new_weights: Callable[..., list[tf.Tensor]] | None = None,
     ):
         self.on_features = settings.inner_scope == "classifier"
+        self.bytes_per_image = layer_bytes(encoder) if isinstance(encoder, keras.Model) else 0
+        self.images_at_once = images_at_once(self.bytes_per_image)
         self._encoder: Any = encoder  # a keras.Model where its weights are trained
         self._head = head
         self._pixels = pixels

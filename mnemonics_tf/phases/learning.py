@@ -2,17 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf import devices
-from mnemonics_tf.bilevel.cost import peak_bytes
+from mnemonics_tf.bilevel.cost import check_footprint, images_at_once, layer_bytes
 from mnemonics_tf.bilevel.learner import Companions, ExemplarLearner, Exemplars
-from mnemonics_tf.errors import UserError, counted
+from mnemonics_tf.errors import counted
 from mnemonics_tf.exemplars.codecs import loses_nothing
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.models.incremental import IncrementalModel, activations_of
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.plan import Plan
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.judge import Judge
@@ -20,7 +18,7 @@ from mnemonics_tf.phases.pool import InTurn
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.run.interruption import RunInterruptedError
-from mnemonics_tf.settings import InnerSettings, OuterSettings
+from mnemonics_tf.settings import OuterSettings
 
 
 def learner(
@@ -44,41 +42,14 @@ def learner(
     Raises:
         UserError: if the memory of GPU or machine is too small.
     """
-    per_step = min(outer.exemplars_per_step or num_rows, num_rows)
-    outer_batch = min(outer.outer_batch_size, num_outer)
-    check_footprint(network.backbone, workshop.settings.inner, outer_batch, per_step)
+    per_image = layer_bytes(network.backbone)
+    inner = workshop.settings.inner
+    check_footprint(per_image, images_at_once(per_image), inner, outer, num_rows, num_outer)
     objective = InTurn(workshop.objective(network), network, members)
     validation = workshop.settings.validation
     return ExemplarLearner(
         objective, outer, validation, workshop.valid_range(), workshop.exemplar_seed
     )
-
-
-def check_footprint(
-    backbone: keras.Model, inner: InnerSettings, outer_batch: int, exemplars: int
-) -> None:
-    """Refuses an outer step whose activations can't fit into the memory of GPU or machine.
-
-    Args:
-        backbone: of the temporary model.
-        inner: of the base level.
-        outer_batch: how many images it is measured on.
-        exemplars: how many train the temporary model in one outer step.
-
-    Raises:
-        UserError: names the flags that would make it fit.
-    """
-    image_bytes = 4 * activations_of(backbone)
-    needed = peak_bytes(image_bytes, inner, exemplars, outer_batch)
-    available = devices.available_bytes()
-    if available is not None and needed > available:
-        batch = min(inner.inner_batch_size or exemplars, exemplars)
-        raise UserError(
-            f"one outer step of exemplar learning needs about {needed / 2**30:.1f} GiB and "
-            f"{available / 2**30:.1f} GiB are there: lower --inner_batch_size (now {batch}) or "
-            f"--outer_batch_size (now {outer_batch}), or use --inner_scope=classifier"
-            + (", or --meta_gradient=sweep" if inner.meta_gradient == "unroll" else "")
-        )
 
 
 def as_exemplars(

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.bilevel.cost import images_at_once, layer_bytes
 from mnemonics_tf.data.augmentation import Augmentation
 from mnemonics_tf.models.classifiers import CosineClassifier
 from mnemonics_tf.models.incremental import IncrementalModel
@@ -22,6 +23,7 @@ class TemporaryModel:
 
     Attributes:
         on_features: whether only the classifier is trained.
+        images_at_once: how many images pass the backbone at a time.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class TemporaryModel:
         seed: int,
     ):
         self.on_features = settings.inner_scope == "classifier"
+        self.images_at_once = images_at_once(layer_bytes(model.backbone))
         self._model = model
         self._settings = settings
         self._augmentation = augmentation

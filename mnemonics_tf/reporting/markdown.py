@@ -7,6 +7,9 @@ from mnemonics_tf.reporting.groups import Group
 from mnemonics_tf.reporting.memories import memories
 from mnemonics_tf.reporting.tables import Table
 
+#: the first line of the file
+TITLE = "# Class-incremental runs"
+
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>#|~"})
 
 
@@ -28,7 +31,7 @@ def summary(groups: Sequence[Group], warnings: Sequence[str]) -> str:
         tables.runs(groups),
         tables.fingerprints(groups),
     ]
-    parts = ["# Class-incremental runs\n"]
+    parts = [f"{TITLE}\n"]
     if warnings:
         items = "\n".join(f"- {escape(text)}" for text in warnings)
         parts.append(f"**Before comparing**\n\n{items}\n")

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.reporting.groups import Group
 
+#: the first line of the file
+TITLE = "run,seed,head,phase,classes_seen,class_group,accuracy"
+
 
 def as_csv(groups: Sequence[Group]) -> str:
     """Returns a line for each run, head, phase and group of classes; accuracies in [0, 1]."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("run", "seed", "head", "phase", "classes_seen", "class_group", "accuracy"))
+    stream.write(f"{TITLE}\n")
     for group in groups:
         for run in group.runs:
             for record in run.phases:

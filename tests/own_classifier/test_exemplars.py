@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import mnemonics_tf
+from mnemonics_tf import devices
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
@@ -205,6 +206,13 @@ def test_what_does_not_fit_is_refused(few, options, message):
 def test_images_and_labels_that_do_not_fit_are_refused(images, labels, message):
     with pytest.raises(UserError, match=message):
         learn((images, labels))
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_work(few, monkeypatch):
+    monkeypatch.setattr(devices, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(learning.Learning, "choose", None)
+    with pytest.raises(UserError, match="GiB are there"):
+        learn(few)
 
 
 def test_what_keras_says_of_an_input_is_told_on_one_line(few):

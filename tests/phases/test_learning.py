@@ -1,16 +1,13 @@
-import subprocess
 import types
 
 import numpy as np
 import pytest
 
-from mnemonics_tf import devices
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.budget import check_last_share, kept_within, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.models.resnet import resnet_cifar
-from mnemonics_tf.phases.learning import check_footprint, tell_where_none_fits, where_one_fits
-from mnemonics_tf.settings import InnerSettings, Settings
+from mnemonics_tf.phases.learning import tell_where_none_fits, where_one_fits
+from mnemonics_tf.settings import Settings
 
 
 def learned_and_chosen(codec):
@@ -63,94 +60,3 @@ def test_a_budget_that_counts_exemplars_gives_nothing_back():
     learned, chosen = learned_and_chosen("webp_lossless")
     settings = Settings().changed(exemplars_per_class=1)
     assert where_one_fits(run_of(settings, 2), learned, chosen) is learned
-
-
-# Float outputs of ResNet-8 for an 8x8 image, counted by hand: 64 pixels at stage 1, 16, 4.
-IMAGE_BYTES = 4 * (
-    64 * 1  # the input
-    + 64 * 16 * 2  # stem and its ReLU
-    + 64 * 16 * 5  # block 1: convolution, ReLU, convolution, sum, ReLU
-    + 16 * 32 * 6  # block 2, with a shortcut
-    + 4 * 64 * 5  # block 3, with a shortcut and without a last ReLU
-    + 64  # mean
-)
-
-
-def settings(scope="all", estimator="sweep", batch_size=10) -> InnerSettings:
-    return InnerSettings(
-        inner_scope=scope, meta_gradient=estimator, inner_steps=5, inner_batch_size=batch_size
-    )
-
-
-@pytest.fixture(scope="module")
-def backbone():
-    return resnet_cifar((8, 8, 1), 8, 0)
-
-
-@pytest.fixture
-def free(monkeypatch):
-    """Sets the free memory, in units of one image's layer outputs."""
-
-    def set_free(images):
-        monkeypatch.setattr(
-            devices,
-            "available_bytes",
-            lambda: None if images is None else int(images * IMAGE_BYTES),
-        )
-
-    return set_free
-
-
-@pytest.mark.parametrize(
-    ("base", "exemplars", "outer_batch", "images"),
-    [
-        (settings(), 50, 1, 4 * 10),  # a batch of one step, four times
-        (settings(batch_size=0), 50, 1, 4 * 50),  # all exemplars
-        (settings(batch_size=80), 50, 1, 4 * 50),  # no more than there are
-        (settings(estimator="unroll"), 50, 1, 4 * 10 * 5),  # of all steps
-        (settings(), 50, 30, 2 * 30),  # the outer batch is larger
-        (settings("classifier", batch_size=0), 50, 1, 2 * 50),
-        (settings("classifier", batch_size=0), 1000, 1, 2 * 256),  # in chunks
-    ],
-)
-def test_what_does_not_fit_is_refused(free, backbone, base, exemplars, outer_batch, images):
-    free(1.01 * images)
-    check_footprint(backbone, base, outer_batch, exemplars)
-    free(0.99 * images)
-    with pytest.raises(UserError, match="GiB are there"):
-        check_footprint(backbone, base, outer_batch, exemplars)
-
-
-def test_the_refusal_names_the_flags_that_help(free, backbone):
-    free(1)
-    with pytest.raises(UserError) as error:
-        check_footprint(backbone, settings(), 30, 50)
-    for words in ("--inner_batch_size (now 10)", "--outer_batch_size (now 30)", "--inner_scope="):
-        assert words in str(error.value)
-    assert "--meta_gradient" not in str(error.value)
-    with pytest.raises(UserError, match="--meta_gradient=sweep"):
-        check_footprint(backbone, settings(estimator="unroll"), 30, 50)
-
-
-def test_an_unknown_size_of_memory_refuses_nothing(free, backbone):
-    free(None)
-    check_footprint(backbone, settings(), 10**9, 10**9)
-
-
-def test_this_machine_has_some_available_memory():
-    assert devices.available_bytes() is None or devices.available_bytes() > 2**20
-
-
-@pytest.mark.parametrize(
-    ("told", "expected"), [("143771\n81559\n", 81559 * 2**20), ("[N/A]\n", None), (None, None)]
-)
-def test_with_gpus_the_smallest_one_counts(monkeypatch, told, expected):
-    def run(command, **_):
-        assert command[0] == "nvidia-smi"
-        if told is None:
-            raise FileNotFoundError(command[0])
-        return subprocess.CompletedProcess(command, 0, stdout=told)
-
-    monkeypatch.setattr(devices.tf.config, "list_logical_devices", lambda kind: ["GPU:0", "GPU:1"])
-    monkeypatch.setattr(devices.subprocess, "run", run)
-    assert devices.available_bytes() == expected

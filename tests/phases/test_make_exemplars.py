@@ -105,7 +105,7 @@ def test_a_pool_of_drifted_copies_takes_turns(stage, calls):
 def test_what_does_not_fit_into_memory_is_refused_before_work(stage, calls, monkeypatch):
     monkeypatch.setattr(devices, "available_bytes", lambda: 1000)
     workshop, state = stage.enter(0)
-    with pytest.raises(UserError, match="--outer_batch_size"):
+    with pytest.raises(UserError, match="GiB are there"):
         make(workshop, state)
     assert calls == []
 

@@ -144,6 +144,19 @@ def test_a_page_from_results_alone(tmp_path, capsys):
     assert "t-SNE left out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["page.md", "page.csv"])
+def test_files_of_others_are_not_replaced_by_tables(tmp_path, write, name):
+    output, beside = tmp_path / "page.html", tmp_path / name
+    beside.write_text("# Mine\n")
+    with pytest.raises(UserError, match=f"writes {name} beside the page"):
+        report_module.report(write(contents()), output, "")
+    assert not output.exists()
+    assert beside.read_text() == "# Mine\n"
+    beside.write_text("")
+    for _ in range(2):  # its own tables are replaced
+        assert report_module.report(write(contents()), output, "") == 0
+
+
 @pytest.mark.parametrize(
     ("budget", "words"),
     [

@@ -29,3 +29,15 @@ def on_originals(name: str) -> bool:
         UserError: if there is none of that name.
     """
     return getattr(find(OBJECTIVES, name, "objective"), "on_originals", False)
+
+
+def has_inner_loop(name: str) -> bool:
+    """Whether an objective trains a temporary model, which its class says by `inner_loop = True`.
+
+    Args:
+        name: value of --objective.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    return getattr(find(OBJECTIVES, name, "objective"), "inner_loop", False)

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from mnemonics_tf.bilevel.base_level import traced
 from mnemonics_tf.bilevel.objectives.base import Network
-from mnemonics_tf.bilevel.on_features import CHUNK_SIZE, Encoder
+from mnemonics_tf.bilevel.on_features import Encoder
 from mnemonics_tf.settings import InnerSettings, OuterSettings
 
 
@@ -60,7 +60,8 @@ class Anchored:
         del inner, seed
         self._scale = outer.gradient_scale
         self._network = network
-        self._encoder = Encoder(network.encode)
+        self._images_at_once = network.images_at_once
+        self._encoder = Encoder(network.encode, network.images_at_once)
         self._measure = traced("anchored", self._measured, jit_compile)
 
     def value_and_gradient(
@@ -77,9 +78,9 @@ class Anchored:
         share = tf.constant(1 / len(rows), images.dtype)
         weight = outer.get("weight", tf.fill([len(rows)], share))
         # Each exemplar has a term of its own: some at a time bound the memory.
-        starts = range(0, len(rows), CHUNK_SIZE)
+        starts = range(0, len(rows), self._images_at_once)
         chunks = [
-            [values[start : start + CHUNK_SIZE] for values in (images, target, weight)]
+            [values[start : start + self._images_at_once] for values in (images, target, weight)]
             for start in starts
         ]
         values, gradients = zip(*(self._measure(*chunk) for chunk in chunks), strict=True)

@@ -12,9 +12,11 @@ class Network(Protocol):
     Attributes:
         on_features: whether the inner loop trains only what follows the encoder, so that all
             functions of trained parameters take features in the place of images.
+        images_at_once: how many images pass the encoder at a time, which bounds the memory.
     """
 
     on_features: bool
+    images_at_once: int
 
     def start(self, *key: str | int) -> list[tf.Tensor]:
         """Returns theta_0 of the outer step that `key` names."""

@@ -40,7 +40,7 @@ class ClassMeans:
     ):
         del inner, seed
         self._scale = outer.gradient_scale
-        self._encoder = Encoder(network.encode)
+        self._encoder = Encoder(network.encode, network.images_at_once)
         self._on_features = traced("class means", self._differentiate, jit_compile)
 
     def value_and_gradient(

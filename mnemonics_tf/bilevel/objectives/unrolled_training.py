@@ -29,7 +29,12 @@ class UnrolledTraining:
         outer: the meta level, for the factor on the meta-gradient.
         seed: of the run.
         jit_compile: whether XLA compiles inner, reverse and outer steps.
+
+    Attributes:
+        inner_loop: a temporary model is trained, with its memory.
     """
+
+    inner_loop = True
 
     def __init__(
         self,
@@ -55,7 +60,9 @@ class UnrolledTraining:
         )
         self._encoder: Encoder | None = None
         if network.on_features:
-            on_features = bilevel.OnFeatures(self._estimator, network.encode)
+            on_features = bilevel.OnFeatures(
+                self._estimator, network.encode, network.images_at_once
+            )
             self._estimator, self._encoder = on_features, on_features.encoder
 
     def value_and_gradient(

@@ -1,0 +1,120 @@
+"""What an outer step needs of memory: counted by hand, and refused where it is not there."""
+
+import keras
+import pytest
+
+from mnemonics_tf import devices
+from mnemonics_tf.bilevel.cost import check_footprint, images_at_once, layer_bytes
+from mnemonics_tf.errors import UserError
+from mnemonics_tf.models.resnet import resnet_cifar, resnet_imagenet
+from mnemonics_tf.settings import InnerSettings, OuterSettings
+
+# Bytes of all outputs of ResNet-8 for an 8x8 image: 64 pixels at stage 1, 16, 4.
+IMAGE_BYTES = 4 * (
+    64 * 1  # the input
+    + 64 * 16 * 2  # stem and its ReLU
+    + 64 * 16 * 5  # block 1: convolution, ReLU, convolution, sum, ReLU
+    + 16 * 32 * 6  # block 2, with a shortcut
+    + 4 * 64 * 5  # block 3, with a shortcut and without a last ReLU
+    + 64  # mean
+)
+
+
+def inner(scope="all", estimator="sweep", batch_size=10) -> InnerSettings:
+    return InnerSettings(
+        inner_scope=scope, meta_gradient=estimator, inner_steps=5, inner_batch_size=batch_size
+    )
+
+
+def check(base: InnerSettings, exemplars: int = 50, outer_batch: int = 30, **outer) -> None:
+    """Asks for the footprint of ResNet-8."""
+    wanted = OuterSettings(exemplars_per_step=exemplars, outer_batch_size=outer_batch, **outer)
+    check_footprint(IMAGE_BYTES, 256, base, wanted, 10**9, 10**9)
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Sets the free memory, in units of one image's layer outputs."""
+
+    def set_free(images):
+        monkeypatch.setattr(
+            devices,
+            "available_bytes",
+            lambda: None if images is None else int(images * IMAGE_BYTES),
+        )
+
+    return set_free
+
+
+def test_all_outputs_of_layers_count():
+    backbone = resnet_cifar((8, 8, 1), 8, 0)
+    assert layer_bytes(backbone) == IMAGE_BYTES
+    inputs = keras.Input((8, 8, 1))
+    twice = keras.Model(inputs, keras.layers.Add()([backbone(inputs), backbone(inputs)]))
+    assert layer_bytes(twice) == 2 * IMAGE_BYTES + 4 * 64 + 4 * 64
+
+
+def test_what_is_not_known_counts_nothing():
+    class Subclassed(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    inputs = keras.Input((None, None, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
+    assert layer_bytes(keras.Model(inputs, pooled)) == 4 * 3
+    assert layer_bytes(Subclassed()) == 0
+    assert images_at_once(0) == 256
+
+
+def test_models_of_large_images_encode_fewer_at_a_time():
+    assert images_at_once(layer_bytes(resnet_cifar((32, 32, 3), 32, 0))) == 256
+    at_once = images_at_once(layer_bytes(resnet_imagenet((224, 224, 3), 18, 0)))
+    assert 16 < at_once < 64
+    assert images_at_once(2**40) == 1
+
+
+@pytest.mark.parametrize(
+    ("base", "exemplars", "outer_batch", "images"),
+    [
+        (inner(), 50, 1, 4 * 10),  # a batch of one step, four times
+        (inner(batch_size=0), 50, 1, 4 * 50),  # all exemplars
+        (inner(batch_size=80), 50, 1, 4 * 50),  # no more than there are
+        (inner(estimator="unroll"), 50, 1, 4 * 10 * 5),  # of all steps
+        (inner(), 50, 30, 2 * 30),  # the outer batch is larger
+        (inner("classifier", batch_size=0), 50, 1, 2 * 50),
+        (inner("classifier", batch_size=0), 1000, 1, 2 * 256),  # in chunks
+    ],
+)
+def test_what_does_not_fit_is_refused(free, base, exemplars, outer_batch, images):
+    free(1.01 * images)
+    check(base, exemplars, outer_batch)
+    free(0.99 * images)
+    with pytest.raises(UserError, match="GiB are there"):
+        check(base, exemplars, outer_batch)
+
+
+@pytest.mark.parametrize("objective", ["class_means", "anchored"])
+def test_an_objective_that_trains_nothing_needs_what_its_encoder_does(free, objective):
+    free(1.01 * 2 * 256)
+    check(inner(batch_size=0), 1000, 5000, objective=objective)
+    with pytest.raises(UserError, match="GiB are there"):
+        check(inner(batch_size=0), 1000, 5000)
+
+
+def test_the_refusal_names_what_helps(free):
+    free(1)
+    with pytest.raises(UserError) as error:
+        check(inner())
+    for words in ("--inner_batch_size (now 10)", "--outer_batch_size (now 30)", "--inner_scope="):
+        assert words in str(error.value)
+    assert "--meta_gradient" not in str(error.value)
+    with pytest.raises(UserError, match="--meta_gradient=sweep"):
+        check(inner(estimator="unroll"))
+    with pytest.raises(UserError, match="a smaller model") as error:
+        check(inner("classifier"))
+    assert "--" not in str(error.value)  # no flag would help
+
+
+def test_an_unknown_size_of_memory_refuses_nothing(free):
+    free(None)
+    check(inner(), 10**9, 10**9)
