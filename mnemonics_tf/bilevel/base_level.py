@@ -42,8 +42,8 @@ class BaseLevel:
         return batch, tf.gather(self.labels, batch), step_input
 
 
-class InnerStep:
-    """One step of the base level, from zero velocity on.
+class InnerLoop:
+    """The steps of the base level, each one call of a graph, from zero velocity on.
 
     Args:
         problem: the two losses and the base level's step.
@@ -54,9 +54,26 @@ class InnerStep:
         self._problem = problem
         self._take = traced("inner step", self._take_step, jit_compile)
 
-    def __call__(self, parameters, velocity, level: BaseLevel, step: int):
-        """Returns (theta_{t+1}, v_{t+1}, inner loss) from (theta_t, v_t)."""
-        return self._take(parameters, velocity, level.exemplars, *level.step_arguments(step))
+    def train(
+        self, level: BaseLevel, keep_from: int | None = None
+    ) -> tuple[list[tf.Tensor], list[list[tf.Tensor]], tf.Tensor]:
+        """Returns theta_T, theta_t for t = keep_from..T-1, and the inner losses `[T]` before steps.
+
+        Args:
+            level: where it starts, and what its steps see.
+            keep_from: the first step whose parameters are kept; None: those of none are.
+        """
+        parameters = level.parameters
+        velocity = [tf.zeros_like(parameter) for parameter in parameters]
+        trajectory, losses = [], []
+        for step in range(level.num_steps):
+            if keep_from is not None and step >= keep_from:
+                trajectory.append(parameters)
+            parameters, velocity, loss = self._take(
+                parameters, velocity, level.exemplars, *level.step_arguments(step)
+            )
+            losses.append(loss)
+        return list(parameters), trajectory, tf.stack(losses)
 
     def _take_step(self, parameters, velocity, exemplars, batch, labels, step_input):
         images = tf.gather(exemplars, batch)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from mnemonics_tf.bilevel.base_level import (
     BaseLevel,
-    InnerStep,
+    InnerLoop,
     add_scaled,
     inner_gradient,
     traced,
@@ -53,14 +53,14 @@ class Sweep(MetaGradient):
         self._problem = problem
         self._last_steps = last_steps
         self._products = products or exact_products
-        self._inner_step = InnerStep(problem, jit_compile)
+        self._inner_loop = InnerLoop(problem, jit_compile)
         self._outer_gradient = traced("outer loss", self._differentiate_outer_loss, jit_compile)
         self._reverse_step = traced("reverse step", self._take_reverse_step, jit_compile)
 
     def _estimate(self, base_level: BaseLevel, outer_input: Nest) -> MetaGradientResult:
         num_steps = base_level.num_steps
         first_step = max(0, num_steps - (self._last_steps or num_steps))
-        parameters, trajectory, inner_losses = self._train(base_level, first_step)
+        parameters, trajectory, inner_losses = self._inner_loop.train(base_level, first_step)
         outer_loss, adjoint = self._outer_gradient(parameters, outer_input)
         velocity_adjoint = [tf.zeros_like(parameter) for parameter in parameters]
         exemplar_gradient = tf.zeros_like(base_level.exemplars)
@@ -73,25 +73,7 @@ class Sweep(MetaGradient):
                 base_level.exemplars,
                 *base_level.step_arguments(step),
             )
-        return MetaGradientResult(
-            outer_loss, exemplar_gradient, tf.stack(inner_losses), list(parameters)
-        )
-
-    def _train(self, base_level: BaseLevel, first_step: int):
-        """Runs the base level.
-
-        Returns:
-            theta_T, the list of theta_first_step..theta_{T-1}, and the list of the T inner losses.
-        """
-        parameters = base_level.parameters
-        velocity = [tf.zeros_like(parameter) for parameter in parameters]
-        trajectory, inner_losses = [], []
-        for step in range(base_level.num_steps):
-            if step >= first_step:
-                trajectory.append(parameters)
-            parameters, velocity, loss = self._inner_step(parameters, velocity, base_level, step)
-            inner_losses.append(loss)
-        return parameters, trajectory, inner_losses
+        return MetaGradientResult(outer_loss, exemplar_gradient, inner_losses, parameters)
 
     def _differentiate_outer_loss(self, parameters, outer_input):
         """Returns the outer loss and lambda_T."""

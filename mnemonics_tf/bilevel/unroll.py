@@ -8,7 +8,7 @@ Its memory grows with T: the sweep is what to use.
 
 import tensorflow as tf
 
-from mnemonics_tf.bilevel.base_level import BaseLevel, InnerStep, traced
+from mnemonics_tf.bilevel.base_level import BaseLevel, InnerLoop, traced
 from mnemonics_tf.bilevel.meta_gradient import MetaGradient, check_connected
 from mnemonics_tf.bilevel.problem import BilevelProblem, MetaGradientResult, Nest
 
@@ -23,20 +23,13 @@ class Unroll(MetaGradient):
 
     def __init__(self, problem: BilevelProblem, jit_compile: bool = False):
         self._problem = problem
-        self._inner_step = InnerStep(problem, jit_compile)
+        self._inner_loop = InnerLoop(problem, jit_compile)
         self._outer_loss = traced("outer loss", problem.outer_loss, jit_compile)
 
     def _estimate(self, base_level: BaseLevel, outer_input: Nest) -> MetaGradientResult:
-        parameters = base_level.parameters
-        velocity = [tf.zeros_like(parameter) for parameter in parameters]
-        inner_losses = []
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(base_level.exemplars)
-            for step in range(base_level.num_steps):
-                parameters, velocity, loss = self._inner_step(
-                    parameters, velocity, base_level, step
-                )
-                inner_losses.append(loss)
+            parameters, _, inner_losses = self._inner_loop.train(base_level)
             outer_loss = self._outer_loss(parameters, outer_input)
             scaled_loss = self._problem.gradient_scale * outer_loss
         exemplar_gradient = tape.gradient(scaled_loss, base_level.exemplars)
@@ -44,6 +37,6 @@ class Unroll(MetaGradient):
         return MetaGradientResult(
             outer_loss,
             tf.convert_to_tensor(exemplar_gradient),
-            tf.stack(inner_losses),
-            list(parameters),
+            inner_losses,
+            parameters,
         )

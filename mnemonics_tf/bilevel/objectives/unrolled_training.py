@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf import bilevel
-from mnemonics_tf.bilevel.base_level import BaseLevel, InnerStep
+from mnemonics_tf.bilevel.base_level import BaseLevel, InnerLoop
 from mnemonics_tf.bilevel.batches import balanced_batches
 from mnemonics_tf.bilevel.objectives.base import Network, measured
 from mnemonics_tf.bilevel.on_features import Encoder
@@ -54,7 +54,7 @@ class UnrolledTraining:
             inner.inner_momentum,
             outer.gradient_scale,
         )
-        self._inner_step = InnerStep(problem, jit_compile)
+        self._inner_loop = InnerLoop(problem, jit_compile)
         self._estimator = bilevel.create(
             inner.meta_gradient, problem, inner.truncated_steps, jit_compile
         )
@@ -144,10 +144,7 @@ class UnrolledTraining:
             step_inputs=step_inputs,
             learning=np.ones(len(labels), bool),
         )
-        parameters = level.parameters
-        velocity = [tf.zeros_like(parameter) for parameter in parameters]
-        for step in range(level.num_steps):
-            parameters, velocity, _ = self._inner_step(parameters, velocity, level, step)
+        parameters, _, _ = self._inner_loop.train(level)
         return parameters
 
     def _inner_loss(self, parameters, images, labels, seed):
