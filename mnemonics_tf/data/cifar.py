@@ -6,10 +6,8 @@ Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 
 import dataclasses
 import hashlib
 import io
-import logging
 import lzma
 import pickle
-import re
 import tarfile
 import zlib
 from collections.abc import Mapping
@@ -19,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from mnemonics_tf.data.source import InMemorySource, check_class_names, split_by_class
+from mnemonics_tf.data.tfds_folder import find_prepared, open_prepared, prepare
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.extras import extra
+from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 
-_LOGGER = logging.getLogger("mnemonics_tf")
+_TFDS_NAME = "cifar100"
 
 _IMAGE_SIZE = 32
 _PIXEL_BYTES = 3 * _IMAGE_SIZE * _IMAGE_SIZE
@@ -97,10 +96,9 @@ def load_cifar100(data_dir: str, download: bool, contents: Contents = OFFICIAL) 
         UserError: if there is no data, or the data found is damaged or not CIFAR-100.
     """
     directory = user_path(data_dir)
-    place = _find_prepared(directory) or _find_official(directory)
+    place = find_prepared(directory, _TFDS_NAME) or _find_official(directory)
     if place is None and download:
-        _download(directory)
-        place = _find_prepared(directory)
+        place = _download(directory)
     if place is None:
         raise UserError(_what_was_looked_for(directory))
     if (place / "dataset_info.json").is_file():
@@ -114,18 +112,6 @@ def load_cifar100(data_dir: str, download: bool, contents: Contents = OFFICIAL) 
 
 
 # Looking for the data
-
-
-def _find_prepared(directory: Path) -> Path | None:
-    """Returns the newest version that TFDS has prepared under `directory`.
-
-    Found by its files alone: a TFDS builder asks the network first, which takes minutes offline.
-    """
-    versions = {}
-    for path in directory.glob("cifar100/*/dataset_info.json"):
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name):
-            versions[tuple(map(int, path.parent.name.split(".")))] = path.parent
-    return versions[max(versions)] if versions else None
 
 
 def _find_official(directory: Path) -> Path | None:
@@ -153,17 +139,13 @@ def _what_was_looked_for(directory: Path) -> str:
     )
 
 
-def _download(directory: Path) -> None:
-    with extra("tfds", "data of TensorFlow Datasets"):
-        import tensorflow_datasets as tfds
-
-    _LOGGER.info("downloading CIFAR-100 into %s", directory)
+def _download(directory: Path) -> Path:
+    LOGGER.info("downloading CIFAR-100 into %s", directory)
     try:
-        tfds.builder("cifar100", data_dir=str(directory)).download_and_prepare()
-    except (OSError, tfds.download.DownloadError) as error:
+        return prepare(_TFDS_NAME, directory)
+    except UserError as error:
         raise UserError(
-            f"CIFAR-100 could not be downloaded into {str(directory)!r}: {error}. Put "
-            "cifar-100-python.tar.gz or cifar-100-binary.tar.gz there instead"
+            f"{error}. Put cifar-100-python.tar.gz or cifar-100-binary.tar.gz there instead"
         ) from error
 
 
@@ -171,11 +153,8 @@ def _download(directory: Path) -> None:
 
 
 def _read_prepared(place: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
-    with extra("tfds", "data of TensorFlow Datasets"):
-        import tensorflow_datasets as tfds
-
+    builder = open_prepared(place)
     try:
-        builder = tfds.builder_from_directory(str(place))
         parts = {split: _read_prepared_split(builder, split) for split in ("train", "test")}
         names = builder.info.features["label"].names
     except Exception as error:  # noqa: BLE001, it raises nearly anything at damaged files
