@@ -1,10 +1,24 @@
-"""Makes image files for tests."""
+"""Image files for tests: making them, and how most tests open them."""
 
 import io
+import os
 import pathlib
 
 import numpy as np
 from PIL import Image
+
+from mnemonics_tf.settings import DataSettings
+
+#: what most tests open a folder with
+OPTIONS = DataSettings(image_size=16, skip_broken=False, test_share=0.25, split_seed=1)
+
+#: images in the folders of classes that are split already
+SPLIT = {"train/cat": 4, "train/dog": 3, "val/cat": 2, "val/dog": 1}
+
+
+def keys(images) -> list[str]:
+    """The names of a set's files below the folder of the data."""
+    return [os.fsdecode(key) for key in images._keys]
 
 
 def smooth_image(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:

@@ -116,5 +116,7 @@ def test_failed_download_is_a_clear_line(tmp_path, monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(tfds, "builder", fail)
-    with pytest.raises(UserError, match="could not prepare cifar100.*no route.*cifar-100-python.tar.gz"):
+    with pytest.raises(
+        UserError, match="could not prepare cifar100.*no route.*cifar-100-python.tar.gz"
+    ):
         cifar.load_cifar100(str(tmp_path), True)
