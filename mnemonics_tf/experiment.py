@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,7 @@ from mnemonics_tf.run import results
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints
 from mnemonics_tf.run.data_facts import note_digests, preprocessing_of
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import read_json, write_json
+from mnemonics_tf.run.files import write_json
 from mnemonics_tf.run.history import read_history
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.run.learned import learned_phases, read_learned
@@ -142,7 +143,11 @@ class Experiment(OpenedRun):
                         self._look_after(phase)
         finally:
             gc.unfreeze()
-        return self.write_results(phases, self.settings)
+        done = itertools.takewhile(
+            lambda phase: directory.record(phase.index).exists(),
+            self.protocol.phases[len(phases) :],
+        )
+        return self.write_results([*phases, *done], self.settings)
 
     def _look_after(self, phase: Phase) -> None:
         """Finishes what a kill left of a phase that is done, and looks after its export."""
@@ -153,8 +158,8 @@ class Experiment(OpenedRun):
         """Returns what results.json holds of all phases; makes it again where it does not."""
         directory, history = self.directory, read_history(self.directory, self.settings.run)
         records = [read_record(directory, phase) for phase in history.protocol().phases]
-        if results.phases_written(directory.results) == records:
-            contents: dict[str, Any] = read_json(directory.results)
+        contents = results.contents_written(directory.results)
+        if contents.get("phases") == records:
             return contents
         LOGGER.info("%s is made again from the records of all phases", directory.results)
         return write_results_of(history, self.summaries, self.strategy.num_replicas_in_sync)

@@ -8,7 +8,6 @@ stopped. --undo takes the last phase learned so back.
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import dataclasses
-import shlex
 
 import tensorflow as tf
 from absl import flags
@@ -20,8 +19,8 @@ from mnemonics_tf.extension.further_phase import Extension
 from mnemonics_tf.extension.reopened import undo
 from mnemonics_tf.extension.wanted import Request
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to, stop_logging
+from mnemonics_tf.outcome import tell_outcome
 from mnemonics_tf.program import program, refuse_arguments, start
-from mnemonics_tf.run import results
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
@@ -93,18 +92,13 @@ def _learn(request: Request, strategy: tf.distribute.Strategy) -> int:
     console = devices.is_chief(strategy)
     log_before_run(console)
     extension = Extension(request, strategy)
-    directory = extension.experiment.directory
     with extension.experiment.session(console):
         try:
             contents = extension.run()
         except RunInterruptedError:
             LOGGER.info("stopped on request; the same command goes on from here")
             return EXIT_STATUS
-        LOGGER.info("\n%s\n", results.table(contents))
-        LOGGER.info("results:     %s", directory.results)
-        LOGGER.info("exports:     %s", directory.export)
-        tensorboard = shlex.quote(str(directory.tensorboard))
-        LOGGER.info("TensorBoard: tensorboard --logdir %s", tensorboard)
+        tell_outcome(extension.experiment.directory, contents)
     return 0
 
 

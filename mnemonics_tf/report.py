@@ -130,7 +130,7 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
     Of runs on different data, those that are not of this data don't count.
 
     Raises:
-        OtherDataError: if no run is of this data.
+        OtherDataError: if no run is of the data that was passed.
     """
     candidates = [group for group in groups if group.first.directory]
     candidates.sort(key=lambda group: group.choices.exemplars != "mnemonics")
@@ -157,6 +157,8 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
             return Embedded(group.name, (), f"{error}{hint}")
         else:
             return Embedded(f"{group.name}, seed {group.first.seeds[0]}", pictures)
+    if not data_dir:  # images at the place where the run had them are others by now
+        return Embedded("", (), f"{others[0]}")
     raise others[0]
 
 
@@ -177,7 +179,9 @@ def _opened(directory: RunDirectory, data_dir: str) -> OpenedRun:
             f"it would run code that the run names ({flags_of(own)}), which a report does not do"
         )
     source = open_source(wanted)
-    remedy = "pass the data that it learned from as --data_dir, or none to leave the t-SNE out"
+    remedy = "pass the data that it learned from as --data_dir"
+    if data_dir:
+        remedy += ", or none to leave the t-SNE out"
     refuse_other_classes(directory, source.class_names, remedy)
     opened = OpenedRun(wanted, source, tf.distribute.get_strategy())
     refuse_other_data(directory, opened.class_facts(), remedy, parts=("training",))

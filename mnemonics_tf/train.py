@@ -5,8 +5,6 @@ The same command goes on with a run that was stopped.
 """
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
-import shlex
-from typing import Any
 
 import tensorflow as tf
 from absl import flags
@@ -16,14 +14,12 @@ from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run
+from mnemonics_tf.outcome import tell_outcome
 from mnemonics_tf.phases.asked_for import settle
 from mnemonics_tf.program import program, refuse_arguments, start
-from mnemonics_tf.run import results
-from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
 from mnemonics_tf.run.workers import own_directory
-from mnemonics_tf.serving.loading import holds_pattern
 from mnemonics_tf.settings import Settings
 
 settings_flags.define_flags()
@@ -57,30 +53,21 @@ def _run(wanted: Settings, strategy: tf.distribute.Strategy) -> int:
     for option in ("run_dir", "data_dir", "phase0_from", "backbone_weights"):
         check_path(f"--{option}", getattr(wanted.run, option))
     wanted = settle(wanted)  # before the data is read, which may take long
+    if wanted.run.data_dir and wanted.protocol.dataset == "digits":
+        LOGGER.warning(
+            "--data_dir is not read: scikit-learn brings the digits; for what lies there pass its "
+            "--dataset (folder, npz, ...)"
+        )
     source = open_source(wanted)
     experiment = Experiment(wanted, source, strategy)
-    directory = experiment.directory
     with experiment.session(console=devices.is_chief(strategy)):
         try:
             contents = experiment.run()
         except RunInterruptedError:
             LOGGER.info("stopped on request; the same command goes on from here")
             return EXIT_STATUS
-        _tell(directory, contents)
+        tell_outcome(experiment.directory, contents)
     return 0
-
-
-def _tell(directory: RunDirectory, contents: dict[str, Any]) -> None:
-    """Says what came out, and where it is."""
-    LOGGER.info("\n%s\n", results.table(contents))
-    LOGGER.info("results:     %s", directory.results)
-    LOGGER.info("exports:     %s", directory.export)
-    if holds_pattern(directory.export):
-        LOGGER.warning(
-            "TensorFlow takes the path of the exports for a pattern ([ or \\ in it), and can load "
-            "them from another place only: copy or mount them there to serve them"
-        )
-    LOGGER.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(directory.tensorboard)))
 
 
 def command() -> None:

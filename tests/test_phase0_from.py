@@ -31,6 +31,14 @@ def test_phase_0_of_other_settings_is_refused(finished, tmp_path, changes, told)
     assert not RunDirectory(tmp_path / "run").settings.exists()  # nothing was begun
 
 
+def test_phase_0_of_a_method_of_one_s_own_is_its_own(finished, tmp_path):
+    """Its loss may be another one, where all of the project's train phase 0 alike."""
+    run = {"run_dir": str(tmp_path / "run"), "phase0_from": str(finished.directory.root)}
+    own = {"method": "mnemonics_tf.methods.lwf:LwF"}
+    with pytest.raises(UserError, match="--method was .lwf. there and is .*LwF. here"):
+        make(changed(SETTINGS, run=run, training=own)).run()
+
+
 def test_what_a_stranger_s_settings_say_of_phase_0_is_cut_short(finished, tmp_path):
     donor = finished.copied_to(tmp_path / "donor").directory
     told = read_json(donor.settings)

@@ -26,7 +26,7 @@ LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"commands": ("train", "learn", "evaluate", "export", "report")},
     {"extension": ("extension",)},
     {
-        "experiment": ("experiment", "opened_run"),
+        "experiment": ("experiment", "opened_run", "outcome"),
         "flags": ("flags", "program"),
         "one's own classifier": ("own_classifier",),
     },

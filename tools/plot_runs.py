@@ -14,7 +14,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.monitoring.pictures import accuracy_curves, check_picture
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, start
-from mnemonics_tf.reporting.runs import load_runs
+from mnemonics_tf.reporting.runs import Run, load_runs
 from mnemonics_tf.run import results
 
 
@@ -44,7 +44,15 @@ def plot(arguments: Sequence[str], picture: str, head: str) -> None:
     """
     output = user_path(picture)
     check_picture(output)
-    runs = {run.name or str(run.path): run for run in load_runs(arguments)}
+    runs: dict[str, Run] = {}
+    for run in load_runs(arguments):
+        name = run.name or str(run.path)
+        if name in runs:
+            raise UserError(
+                f"{runs[name].path} and {run.path} are both called {name!r}: give each a name of "
+                "its own (means over seeds are drawn by python -m mnemonics_tf.report)"
+            )
+        runs[name] = run
     if not runs:
         raise UserError("pass runs, as NAME=RUN")
     # Computed again: an older file may have fewer metrics.

@@ -93,7 +93,7 @@ _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Show what is left, run nothin
 _SCHEDULES = {
     ("cifar100", "paper"): ["--flagfile=configs/cifar100.flags"],
     ("cifar100", "cpu"): ["--flagfile=configs/cifar100_cpu.flags"],
-    # A later phase of "cpu" takes two cores 12 minutes and more; table 1 has fifty for each seed.
+    # A later phase of "cpu" takes two cores 12 minutes and more; table 1 has eighty for each seed.
     # Phase 0 is that of "cpu", so that its model serves here too.
     ("cifar100", "short"): [
         "--flagfile=configs/cifar100_cpu.flags",

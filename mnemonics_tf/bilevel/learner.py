@@ -375,8 +375,7 @@ class ExemplarLearner:
         if not self._validation.patience:
             return False
         scores = [score for _, score in course.validations]
-        best = max(step for step, score in enumerate(scores) if score == max(scores))
-        return len(scores) - 1 - best >= self._validation.patience
+        return len(scores) - 1 - scores.index(max(scores)) >= self._validation.patience
 
 
 def _trouble(loss: float, gradient: np.ndarray, losses: list[float]) -> str | None:

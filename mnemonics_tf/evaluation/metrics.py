@@ -13,6 +13,17 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
     return float(np.mean(labels == predictions))
 
 
+def mean_class_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Mean over the classes that `labels` has of each one's accuracy, whatever its images' number.
+
+    Args:
+        labels: `[n]`.
+        predictions: `[n]`.
+    """
+    right = labels == predictions
+    return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+
+
 def accuracy_on(
     labels: np.ndarray, predictions: np.ndarray, classes: Sequence[int]
 ) -> float | None:

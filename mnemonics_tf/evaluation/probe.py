@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.evaluation.metrics import accuracy, mean_class_accuracy
 from mnemonics_tf.norms import unit_length
 
 _STEPS = 200
@@ -33,12 +34,8 @@ def probe_accuracy(
     classes, targets = np.unique(labels, return_inverse=True)
     weights = _regress(_scaled(features), tf.one_hot(targets, len(classes)))
     predicted = classes[np.argmax(_scaled(held_out_features) @ weights.numpy(), axis=1)]
-    right = predicted == held_out_labels
-    if by_class:
-        return float(
-            np.mean([right[held_out_labels == k].mean() for k in np.unique(held_out_labels)])
-        )
-    return float(np.mean(right))
+    metric = mean_class_accuracy if by_class else accuracy
+    return metric(held_out_labels, predicted)
 
 
 def margins(labels: np.ndarray, logits: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The images of a run that has learned further phases: each phase's where they can be found."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mnemonics_tf.data.joined import JoinedSource, Part
 from mnemonics_tf.data.preprocessing import Preprocessing
@@ -18,19 +19,19 @@ from mnemonics_tf.run.history import History
 from mnemonics_tf.run.learned import LearnedPhase, recorded_data_dir
 
 
-def find_base(history: History, data_dir: str, named: Container[str]) -> DataSource | None:
+def find_base(history: History, data_dir: str, named: Mapping[str, Any]) -> DataSource | None:
     """Returns the data that a run began with, for their test images; None if they are not found.
 
     Args:
         history: of the run.
         data_dir: where they are; empty: where they were.
-        named: settings whose code may be imported.
+        named: settings whose code may be imported, as they were passed.
     """
     dataset = history.settings.protocol.dataset
     place = data_dir or recorded_data_dir(history.directory)
     wanted = history.settings.changed(data_dir=place, download=False)
     try:
-        if is_own_source(dataset) and "dataset" not in named:
+        if is_own_source(dataset) and named.get("dataset") != dataset:
             raise UserError(f"they need code of the run's own, --dataset={dataset}, passed again")
         source = open_source(wanted)
         refuse_other_classes(history.directory, source.class_names, "they are left out")
@@ -84,20 +85,20 @@ def refuse_another_kind(new: DataSource, run: Preprocessing) -> None:
         )
 
 
-def find_learned(history: History, named: Container[str]) -> list[DataSource | None]:
+def find_learned(history: History, named: Mapping[str, Any]) -> list[DataSource | None]:
     """Returns the images of each phase that was learned afterwards; None where they are not found.
 
     Args:
         history: of the run.
-        named: settings whose code may be imported.
+        named: settings whose code may be imported, as they were passed.
     """
     return [_find(phase, history, named) for phase in history.learned]
 
 
-def _find(phase: LearnedPhase, history: History, named: Container[str]) -> DataSource | None:
+def _find(phase: LearnedPhase, history: History, named: Mapping[str, Any]) -> DataSource | None:
     settings = phase.settings_with(history.settings.run)
     try:
-        if is_own_source(phase.dataset) and "dataset" not in named:
+        if is_own_source(phase.dataset) and named.get("dataset") != phase.dataset:
             raise UserError(f"they need code of the run's own, --dataset={phase.dataset}")
         source = create(phase.dataset, phase.data_dir, False, settings.data)
         ids = dict(zip(source.class_names, source.original_ids, strict=True))

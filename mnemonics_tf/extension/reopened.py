@@ -1,6 +1,7 @@
 """A run, with all it has learned, opened to be scored or looked at; and a phase taken back."""
 
 from collections.abc import Container, Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -72,17 +73,19 @@ def _refuse_other_code(wanted: Settings, named: Mapping[str, str]) -> None:
         raise UserError(f"{flags_of(other)}: {wanted.run.run_dir} was run with {run}")
 
 
-def reopened(history: History, base: DataSource | None, named: Container[str] = ()) -> OpenedRun:
+def reopened(
+    history: History, base: DataSource | None, named: Mapping[str, Any] | None = None
+) -> OpenedRun:
     """Returns a run that has learned further phases, with what is found of its images.
 
     Args:
         history: of the run.
         base: the data that it began with, if they were found.
-        named: settings whose code may be imported.
+        named: settings whose code may be imported, as they were passed.
     """
     preprocessing = preprocessing_of_run(history, base)
     nothing = [0] * len(history.known)
-    source = join(history, base, find_learned(history, named), preprocessing, nothing)
+    source = join(history, base, find_learned(history, named or {}), preprocessing, nothing)
     strategy = tf.distribute.get_strategy()
     return OpenedRun(history.settings, source, strategy, history.protocol())
 
@@ -105,11 +108,11 @@ def undo(run: RunSettings, named: Container[str] = ()) -> None:
     phase = history.unfinished or (history.learned[-1] if history.learned else None)
     if phase is None:
         raise UserError(f"{directory.root} has learned no further phase that could be taken back")
+    dataset = history.settings.protocol.dataset
+    folder = export_folder(directory.export, dataset, run.model_name)
     if not history.unfinished:
         refuse_unnamed_code(history.settings, named, "taking a phase back")
         write_results_of(history.without_last(), Summaries(directory.tensorboard), replicas=1)
-    dataset = history.settings.protocol.dataset
-    folder = export_folder(directory.export, dataset, run.model_name)
     remove_export(folder / str(phase.index + 1))
     remove_phase(directory, phase.index)
     LOGGER.info("phase %d, which learned %s, is taken back", phase.index, few(phase.classes))

@@ -125,22 +125,6 @@ class GrowingClassifier(keras.layers.Layer):
         margin = self.capacity - self.num_classes
         self.kernel.assign(np.pad(kernel, [(0, 0), (0, margin)]))
 
-    def copy_shared(self, other: "GrowingClassifier") -> None:
-        """Copies from a classifier with fewer classes what more of them must not change."""
-        by_class = {id(variable) for variable in self.class_variables()}
-        for mine, theirs in zip(self.variables, other.variables, strict=True):
-            values = theirs.value.numpy()
-            if id(mine) in by_class:
-                values = _resized(values[..., : other.num_classes], mine.value.numpy())
-            mine.assign(values)
-
-
-def _resized(values: np.ndarray, wider: np.ndarray) -> np.ndarray:
-    """Returns a copy of `wider` that begins, along the last axis, with `values`."""
-    resized = wider.copy()
-    resized[..., : values.shape[-1]] = values
-    return resized
-
 
 class LinearClassifier(GrowingClassifier):
     """Logits z_k = w_k . f + b_k."""
@@ -214,11 +198,6 @@ class LogitCorrection(keras.layers.Layer):
             values = variable.value.numpy().copy()
             values[list(labels)] = value
             variable.assign(values)
-
-    def copy_shared(self, other: "LogitCorrection") -> None:
-        """Copies the corrections of a model with room for fewer classes."""
-        for mine, theirs in zip(self.variables, other.variables, strict=True):
-            mine.assign(_resized(theirs.value.numpy(), mine.value.numpy()))
 
 
 CLASSIFIERS = {layer.kind: layer for layer in (LinearClassifier, CosineClassifier)}

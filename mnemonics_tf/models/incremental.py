@@ -16,7 +16,6 @@ from mnemonics_tf.models.classifiers import (
     MASKED,
     GrowingClassifier,
     LogitCorrection,
-    capacity_for,
     seen_columns,
 )
 from mnemonics_tf.models.converted_layers import FromNormalized, ScaledLayer
@@ -26,9 +25,6 @@ from mnemonics_tf.models.layers import (
     WeightTransferConvolution,
 )
 from mnemonics_tf.randomness import derive_seed
-
-#: what the inner loop of exemplar learning may train
-SCOPES = ("all", "transfer", "classifier")
 
 #: variables that weight transfer alone trains
 _TRANSFER = ("transfer_scale", "transfer_shift")
@@ -293,22 +289,17 @@ class IncrementalModel:
     def grow(self, num_new: int) -> None:
         """Adds `num_new` classes; weights of the classes so far stay exactly as they are.
 
-        Beyond its capacity the classifier is built anew, wider, and graphs must be traced again.
+        Raises:
+            ValueError: if the classifier has no room for them.
         """
-        num_old = self.num_classes
-        if num_old + num_new <= self.classifier.capacity:
-            self.set_classes(num_old, num_new)
-            self.classifier.start_new_classes(self._classifier_seed(num_old))
-        else:
-            self._widen(num_old, num_new)
-
-    def _widen(self, num_old: int, num_new: int) -> None:
-        classifier, correction = self.classifier, self.correction
-        self.classifier = self._build_classifier(num_old, num_new, capacity_for(num_old + num_new))
-        self.classifier.copy_shared(classifier)
-        self.correction = self._build_correction()
-        if correction and self.correction:
-            self.correction.copy_shared(correction)
+        num_old, capacity = self.num_classes, self.classifier.capacity
+        if num_old + num_new > capacity:
+            raise ValueError(
+                f"{num_old + num_new} classes, and the classifier has room for {capacity}: make "
+                "the model with a larger capacity"
+            )
+        self.set_classes(num_old, num_new)
+        self.classifier.start_new_classes(self._classifier_seed(num_old))
 
     def set_classes(self, num_old: int, num_new: int) -> None:
         """Makes it a model of other numbers of classes, within its capacity.

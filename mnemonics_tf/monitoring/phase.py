@@ -84,6 +84,8 @@ def _births(
 ) -> np.ndarray:
     """Returns the first exemplars of classes as they were at the end of the phase that made them.
 
+    Where the exemplars of that phase are gone they are as they are now.
+
     Args:
         directory: of the run.
         phase: which.
@@ -96,7 +98,10 @@ def _births(
     for index in range(phase.index):
         if not missing.any():
             break
-        first = ExemplarMemory.load(directory.exemplars(index), memory.codec)
+        path = directory.exemplars(index)
+        if not path.exists():  # as on workers beside the chief: nothing else asks for it
+            continue
+        first = ExemplarMemory.load(path, memory.codec)
         here = missing & np.isin(memory.labels[rows], first.labels)
         birth[here] = first.images_at(np.searchsorted(first.labels, memory.labels[rows][here]))
         missing &= ~here

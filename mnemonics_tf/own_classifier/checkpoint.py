@@ -10,7 +10,7 @@ import numpy as np
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.paths import user_path
-from mnemonics_tf.run.files import check_path, read_arrays, write_atomically
+from mnemonics_tf.run.files import check_output, read_arrays, write_atomically
 
 #: between two writes
 _SECONDS = 60.0
@@ -29,7 +29,7 @@ class LearningCheckpoint:
 
     def __init__(self, path: str | os.PathLike[str], *owner: Any):
         self._path = user_path(path)
-        check_path("checkpoint", self._path)
+        check_output("checkpoint", self._path)
         hasher = hashlib.blake2b(digest_size=16)
         for part in owner:
             hasher.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())

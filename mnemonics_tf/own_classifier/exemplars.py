@@ -34,7 +34,7 @@ from mnemonics_tf.own_classifier.network import (
 from mnemonics_tf.own_classifier.report import Report, told
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import find
-from mnemonics_tf.run.files import check_path
+from mnemonics_tf.run.files import check_output
 from mnemonics_tf.settings import InnerSettings
 
 
@@ -122,7 +122,7 @@ def learn_exemplars(
     pixels = Pixels(normalization, preprocess or tf.identity, AUGMENTATIONS[augmentation])
     examples = normalization.normalize(images[:2])
     if checkpoint is not None:
-        check_path("checkpoint", user_path(checkpoint))
+        check_output("checkpoint", user_path(checkpoint))
     inner = wanted.inner
     if build is None:
         network = encoded = make_network(model, encoder, pixels, examples, classes, inner, seed)

@@ -102,7 +102,10 @@ def adjust_exemplars(
 
 
 def check_adjustment(
-    wanted: AdjustmentSettings, exemplars_per_class: int, ways_to_more: Sequence[str] = ()
+    wanted: AdjustmentSettings,
+    exemplars_per_class: int,
+    ways_to_more: Sequence[str] = (),
+    begun: bool = False,
 ) -> None:
     """Refuses an adjustment that has too few exemplars to split and that may not be left out.
 
@@ -110,6 +113,7 @@ def check_adjustment(
         wanted: how exemplars are to be adjusted.
         exemplars_per_class: how many the smallest old class has.
         ways_to_more: advice to keep more exemplars, if that would help.
+        begun: whether the run has begun, so that only another one can have other settings.
 
     Raises:
         UserError: if they are fewer than the subsets.
@@ -123,5 +127,6 @@ def check_adjustment(
     ways.append("pass --skip_adjustment_if_too_few or --noadjust_old_exemplars")
     raise UserError(
         f"adjusting old exemplars splits each class into {wanted.adjust_subsets} subsets, but a "
-        f"class has {counted(exemplars_per_class, 'exemplar')}: {', or '.join(ways)}"
+        f"class has {counted(exemplars_per_class, 'exemplar')}: {'in another run: ' * begun}"
+        f"{', or '.join(ways)}"
     )

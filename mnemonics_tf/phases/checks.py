@@ -132,8 +132,10 @@ def check_further_phase(
     _check_settings(settings, method, protocol)
     counts = source.training_counts_of(protocol.order)
     before, phase = protocol.phases[-2:]
-    check_held_out(settings.training, method, phase, int(min(counts[phase.seen_classes])), ())
-    check_adjustment(settings.adjustment, int(min(counts[before.seen_classes])))
+    fewest, kept = (int(min(counts[one.seen_classes])) for one in (phase, before))
+    ways = ["begin another run, which keeps more exemplars of each class"] * (kept == fewest)
+    check_held_out(settings.training, method, phase, fewest, ways)
+    check_adjustment(settings.adjustment, kept)
 
 
 def _check_settings(settings: Settings, method: Method, protocol: ClassIncrementalProtocol) -> None:
@@ -277,9 +279,9 @@ def check_exemplars(
         return
     fewest, ways = int(np.bincount(memory.labels).min()), []
     if enough := _exemplars_needed(settings, method, protocol):
-        ways = [f"begin another run with {larger_budget(budget, memory, enough, protocol)}"]
-    check_held_out(settings.training, method, phase, fewest, ways)
-    check_adjustment(settings.adjustment, fewest, ways)
+        ways = [f"pass {larger_budget(budget, memory, enough, protocol)}"]
+    check_held_out(settings.training, method, phase, fewest, ways, begun=True)
+    check_adjustment(settings.adjustment, fewest, ways, begun=True)
 
 
 def check_budget(settings: Settings, method: Method, protocol: ClassIncrementalProtocol) -> None:

@@ -14,6 +14,7 @@ from mnemonics_tf.methods import METHODS
 from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.registry import is_own
 from mnemonics_tf.run.data_facts import refuse_other_phase0
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, write_arrays
@@ -83,6 +84,9 @@ def fingerprint(
         described |= {"backbone": architecture.own.digests, "input": settings.model.backbone_input}
     precision = origin.mixed_precision
     mixed = {} if precision == "off" else {"mixed_precision": precision}
+    # The project's methods train phase 0 alike; one of a user's own may have another loss.
+    method = settings.training.method
+    own = {"method": method} if is_own(method) else {}
     return hash_of(
         {
             "dataset": settings.protocol.dataset,
@@ -92,6 +96,7 @@ def fingerprint(
             "training": {name: training[name] for name in _TRAINING},
             "devices": 1,  # as earlier versions had it in runs on one device
             **mixed,
+            **own,
         }
     )
 
@@ -212,6 +217,11 @@ def _difference(settings: Settings, other: RunDirectory) -> str:
     if len(set(classifiers.values())) > 1:
         told = [f"--method={name} has a {kind} classifier" for name, kind in classifiers.items()]
         unlike.append(" and ".join(told))
+    elif "method" in theirs and theirs["method"] != ours["method"] and len(methods) < 2:
+        unlike.append(
+            f"--method was {_shown(theirs['method'])} there and is {_shown(ours['method'])} here, "
+            "and one of a user's own may train phase 0 by another loss"
+        )
     return f" ({'; '.join(unlike)})" if unlike else ""
 
 

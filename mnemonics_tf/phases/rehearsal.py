@@ -6,6 +6,7 @@ import numpy as np
 
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.evaluation.metrics import mean_class_accuracy
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import Method
@@ -148,6 +149,4 @@ def _accuracy(
     """Returns the accuracy on held-out images, in the mean over their classes."""
     evaluator = workshop.evaluator(student)
     predictions = predict(evaluator, following, memory, held_out)[0]
-    right = predictions.heads[method.prediction_head] == held_out.labels
-    classes = np.unique(held_out.labels)
-    return float(np.mean([right[held_out.labels == label].mean() for label in classes]))
+    return mean_class_accuracy(held_out.labels, predictions.heads[method.prediction_head])

@@ -91,7 +91,12 @@ def _training_images(
 
 
 def check_held_out(
-    training: TrainingSettings, method: Method, phase: Phase, smallest: int, ways: Sequence[str]
+    training: TrainingSettings,
+    method: Method,
+    phase: Phase,
+    smallest: int,
+    ways: Sequence[str],
+    begun: bool = False,
 ) -> None:
     """Refuses a method that would hold all images of a class out of training.
 
@@ -101,6 +106,7 @@ def check_held_out(
         phase: that is to be trained.
         smallest: how many images the smallest class has.
         ways: advice to keep more exemplars, if that would help.
+        begun: whether the run has begun, so that only another one can have other settings.
 
     Raises:
         UserError: if so many are held out.
@@ -114,6 +120,7 @@ def check_held_out(
     raise UserError(
         f"--method={training.method} holds out {held_out} images of each class from training, but "
         f"in phase {phase.index} a class has no more than {smallest}: "
+        f"{'in another run: ' * begun}"
         f"{' or '.join(ways) or 'give it more images, or pass another --method'}"
     )
 

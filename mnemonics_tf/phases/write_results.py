@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
+from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
-from mnemonics_tf.registry import find
+from mnemonics_tf.registry import find, is_own
 from mnemonics_tf.run import hardware, results
 from mnemonics_tf.run.data_facts import DIGESTS, noted_digests
 from mnemonics_tf.run.directory import RunDirectory
@@ -37,13 +38,13 @@ def write_results(
         summaries: for TensorBoard.
     """
     records = [read_record(directory, phase) for phase in phases]
-    head = find(METHODS, settings.training.method, "method").prediction_head
+    written = results.contents_written(directory.results)
     # What runs of earlier versions do not tell is that they trained it themselves.
     phase0 = records[0].get("stages", {}).get("phase0", {})
     own_seed, own_precision = settings.protocol.seed, settings.training.mixed_precision
     contents: dict[str, Any] = {
         "summary": results.summarize(records),
-        "prediction_head": head,
+        "prediction_head": _prediction_head(settings.training.method, written),
         "protocol": results.protocol_fingerprint(settings, protocol),
         "phase0_seed": phase0.get("seed", own_seed),
         "phase0_mixed_precision": phase0.get("mixed_precision", own_precision),
@@ -55,7 +56,7 @@ def write_results(
         "packages": hardware.describe_packages(),
         "hardware": {**hardware.describe_hardware(), "replicas": replicas},
     }
-    if results.phases_written(directory.results) != records:
+    if written.get("phases") != records:
         told, root = contents["settings"], directory.root.resolve()
         data = {**told["data"], "id": results.data_id(contents)}
         summaries.hyperparameters(
@@ -85,6 +86,16 @@ def write_results_of(history: History, summaries: Summaries, replicas: int) -> d
         replicas,
         summaries,
     )
+
+
+def _prediction_head(method: str, written: dict[str, Any]) -> str:
+    """Returns the head that a method is read by.
+
+    Code of a user's own is not asked for what is written: further phases may have another method.
+    """
+    if is_own(method) and written.get("prediction_head") in HEADS:
+        return written["prediction_head"]
+    return find(METHODS, method, "method").prediction_head
 
 
 def _noted_digests(

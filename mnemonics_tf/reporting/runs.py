@@ -20,7 +20,7 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path, read_json
 from mnemonics_tf.run.learned import learned_phases
 from mnemonics_tf.run.records import refuse_contradictions
-from mnemonics_tf.settings import of_any_version
+from mnemonics_tf.settings import GROUP_OF, of_any_version
 
 #: settings in which the runs of one group may differ
 _SEEDS = ("seed", "exemplar_seed")
@@ -74,7 +74,24 @@ class Run:
             for name, value in self.settings.items()
             if name not in _SEEDS and has_effect(name, self.settings)
         }
-        return {**shared, "data": self.data}
+        return {**shared, **self.learned_settings, "data": self.data}
+
+    @functools.cached_property
+    def learned_settings(self) -> dict[str, Any]:
+        """Settings with an effect that further phases had otherwise than the run, by phase."""
+        found: dict[str, Any] = {}
+        for record in self.phases:
+            noted = record.get("learned", {}).get("settings")
+            theirs = of_any_version(noted) if noted else {}
+            found |= {
+                f"{name} (phase {record['phase']})": value
+                for name, value in theirs.items()
+                if name not in _SEEDS
+                and GROUP_OF.get(name) not in ("protocol", "data")  # the data's id holds them
+                and has_effect(name, theirs)
+                and value != self.settings.get(name)
+            }
+        return found
 
     @property
     def protocol(self) -> dict[str, Any]:

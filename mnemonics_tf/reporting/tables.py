@@ -9,6 +9,7 @@ from typing import Any
 from mnemonics_tf.errors import printable
 from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.evaluation.intervals import FEWEST_FOR_INTERVAL, Estimate, as_number
+from mnemonics_tf.exemplars.budget import Budget
 from mnemonics_tf.monitoring.progress import duration
 from mnemonics_tf.reporting.groups import Group
 from mnemonics_tf.reporting.published import EPOCHS, published_values
@@ -156,7 +157,7 @@ def beside_the_paper(groups: Sequence[Group]) -> Table | None:
     found = [
         (group, row)
         for group in groups
-        if group.first.is_finished
+        if _has_the_papers_phases(group)
         and (row := published_values(*_place(group), group.choices)) is not None
         and not math.isnan(group.metric(group.head, "average_accuracy").mean)
     ]
@@ -171,7 +172,7 @@ def beside_the_paper(groups: Sequence[Group]) -> Table | None:
         cells += _beside(accuracy, row.authors_later) * later
         cells += [percent(forgetting), *_beside(forgetting, row.forgetting)]
         rows.append((group.name, str(_place(group)[1]), *cells))
-        departures = [*row.departures, *_schedule(group)]
+        departures = [*row.departures, *_schedule(group), *_memory(group)]
         if departures:
             notes.append(f"{group.name}: unlike the paper's row, {'; '.join(departures)}.")
     about_later = (
@@ -192,6 +193,17 @@ def beside_the_paper(groups: Sequence[Group]) -> Table | None:
             *notes,
         ),
     )
+
+
+#: what the paper keeps in all experiments
+_PAPERS_BUDGET = Budget(per_class=20).in_words
+
+
+def _has_the_papers_phases(group: Group) -> bool:
+    """Whether a run is finished, began with half of the classes, and learned no others since."""
+    run = group.first
+    base, seen = run.phases[0]["num_seen"], run.phases[-1]["num_seen"]
+    return run.is_finished and 2 * base == seen and not any("learned" in r for r in run.phases)
 
 
 def _place(group: Group) -> tuple[str, int]:
@@ -216,6 +228,12 @@ def _schedule(group: Group) -> list[str]:
         return []
     text = "/".join(map(str, ours))
     return [f"{text} epochs (phase 0, later, fine-tune), not {'/'.join(map(str, epochs))}"]
+
+
+def _memory(group: Group) -> list[str]:
+    """Returns in what the memory departs from the paper's 20 exemplars of a class."""
+    budget = group.first.budget
+    return [] if budget == _PAPERS_BUDGET else [f"a memory of {budget}, not {_PAPERS_BUDGET}"]
 
 
 def by_phase(group: Group, head: str) -> Table:
@@ -356,7 +374,7 @@ def fingerprints(groups: Sequence[Group]) -> Table:
 
 def settings(groups: Sequence[Group]) -> Table:
     """Returns the settings that decide results, those that differ first."""
-    settings = [group.first.settings for group in groups]
+    settings = [group.first.settings | group.first.learned_settings for group in groups]
     names = list(dict.fromkeys(name for values in settings for name in values))
     texts = {name: [json.dumps(values.get(name)) for values in settings] for name in names}
     names.sort(key=lambda name: len(set(texts[name])) == 1)

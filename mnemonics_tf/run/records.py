@@ -74,6 +74,11 @@ def record_shape(index: int) -> Shape:
                 ),
                 others=schema.number(0),
             ),
+            "learned": schema.fields(
+                {},
+                {"settings": schema.mapping(schema.mapping(schema.plain))},
+                others=schema.anything,
+            ),
             "seconds": schema.mapping(schema.number(0)),
         },
     )

@@ -99,19 +99,19 @@ def without_times(value: Any) -> Any:
     return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
-def phases_written(file: pathlib.Path) -> Any:
-    """Returns the records that results.json holds; None where there is none that is whole.
+def contents_written(file: pathlib.Path) -> dict[str, Any]:
+    """Returns what results.json holds; nothing where there is none that is whole.
 
     All of it is made from the phases' records: a damaged one is written anew.
     """
     if not file.exists():
-        return None
+        return {}
     try:
         contents = read_json(file)
     except UserError as error:
         _LOGGER.warning("%s; it is made again from the records of the phases", error)
-        return None
-    return contents.get("phases") if isinstance(contents, dict) else None
+        return {}
+    return contents if isinstance(contents, dict) else {}
 
 
 def _last_top_5(summary: dict[str, Any]) -> float | None:

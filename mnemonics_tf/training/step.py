@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -125,7 +126,13 @@ class TrainingStep:
             means, metrics = zip(*(_mean_of(part, batch) for part in parts.values()), strict=True)
             loss = tf.add_n(means)
             loss = loss if factor is None else factor * loss
-        gradients = tape.gradient(loss, self._variables)
+        gradients = [
+            # What a loss of a user's own does not ask of the model stays as it is, but for L2.
+            tf.zeros_like(variable.value) if gradient is None else gradient
+            for variable, gradient in zip(
+                self._variables, tape.gradient(loss, self._variables), strict=True
+            )
+        ]
         if factor is not None:
             gradients = [gradient / factor for gradient in gradients]
         replicas = self._strategy.num_replicas_in_sync
@@ -176,10 +183,9 @@ class TrainingStep:
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns what steps change beside the model as arrays, for a checkpoint."""
-        velocities = zip(self._variables, self._optimizer.momentums, strict=True)
         state = {
             variable.path: self._model.seen_part(variable, velocity.numpy()).copy()
-            for variable, velocity in velocities
+            for variable, velocity in self._velocities()
         }
         if self._loss_scale:
             state |= {v.name.split(":")[0]: v.numpy() for v in self._loss_scale.variables}
@@ -189,10 +195,15 @@ class TrainingStep:
         """Goes back to what `state` returned."""
         shapes = {name: array.shape for name, array in self.state().items()}
         check_shapes(state, shapes, "the checkpoint of the optimiser")
-        for variable, velocity in zip(self._variables, self._optimizer.momentums, strict=True):
+        for variable, velocity in self._velocities():
             velocity.assign(self._model.full_width(variable, state[variable.path]))
         for scale in self._loss_scale.variables if self._loss_scale else []:
             scale.assign(state[scale.name.split(":")[0]])
+
+    def _velocities(self) -> list[tuple[keras.Variable, keras.Variable]]:
+        """Returns variables and their velocities; Keras makes none where momentum is 0."""
+        velocities = self._optimizer.momentums
+        return list(zip(self._variables, velocities, strict=True)) if velocities else []
 
 
 def _mean_of(part: tf.Tensor | MeanOver, batch: dict) -> tuple[tf.Tensor, tuple]:

@@ -175,6 +175,12 @@ def test_patience(patience, steps):
     assert (course.stopped is not None) == (patience > 0)
 
 
+def test_a_level_score_is_no_better_one():
+    course = train(make_learner(Bowl(), steps=20, patience=2), make_exemplars(), lambda images: 0.5)
+    assert [score for _, score in course.validations] == [0.5] * 3
+    assert course.stopped
+
+
 @pytest.mark.parametrize(
     ("trouble", "message"),
     [

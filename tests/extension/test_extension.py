@@ -11,12 +11,14 @@ import pytest
 from mnemonics_tf import experiment as experiment_module
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
+from mnemonics_tf.extension.images import find_base
 from mnemonics_tf.extension.reopened import undo
 from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.report import report
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json, write_json
+from mnemonics_tf.run.history import read_history
 from mnemonics_tf.run.interruption import RunInterruptedError
 from mnemonics_tf.run.learned import learned_phases, unfinished_phase
 from mnemonics_tf.run.results import table, without_times
@@ -226,6 +228,21 @@ def test_a_phase_is_taken_back(finished, mine_extended):
     assert sorted(exports) == ["1", "2"]
     with pytest.raises(UserError, match="has learned no further phase"):
         undo(RunSettings(run_dir=str(mine_extended.root)))
+
+
+def test_a_phase_that_can_not_be_taken_back_stays_whole(mine_extended):
+    before = files_of(mine_extended.root)
+    with pytest.raises(UserError, match="has been exported as"):
+        undo(RunSettings(run_dir=str(mine_extended.root), model_name="other"))
+    assert files_of(mine_extended.root) == before
+
+
+def test_results_of_a_finished_run_stay_whole(mine):
+    """Where it is started again for its first phases alone."""
+    before = files_of(mine.root)
+    contents = train(settings_for(mine.root, mine.base, last_phase=0))
+    assert len(contents["phases"]) == 2
+    assert files_of(mine.root) == before
 
 
 def test_scores_go_on(extended, capsys):
@@ -452,6 +469,20 @@ def test_code_that_a_run_names(mine):
     write_json(mine.directory.settings, settings)
     with pytest.raises(UserError, match="pass --objective=no.such:Objective too"):
         extension(mine.root, mine.one)
+
+
+def test_another_data_set_names_no_code_of_the_run(mine, caplog):
+    """Code runs where it is passed, and not where its flag has another value."""
+    history = read_history(mine.directory, RunSettings(run_dir=str(mine.root)))
+    protocol = dataclasses.replace(history.settings.protocol, dataset="no.such:Source")
+    history = dataclasses.replace(
+        history, settings=dataclasses.replace(history.settings, protocol=protocol)
+    )
+    assert find_base(history, mine.base, {"dataset": "npz"}) is None
+    assert "they need code of the run's own, --dataset=no.such:Source" in caplog.text
+    caplog.clear()
+    find_base(history, mine.base, {"dataset": "no.such:Source"})
+    assert "they need code" not in caplog.text
 
 
 def test_a_run_of_an_earlier_version(mine):

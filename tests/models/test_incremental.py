@@ -164,18 +164,11 @@ def test_a_class_starts_from_weights_that_depend_on_seed_and_label_only():
     assert not np.array_equal(make(5, 2).classifier.seen_kernel()[:, 5:], direct)
 
 
-@pytest.mark.parametrize("classifier", ["linear", "cosine"])
-def test_growth_beyond_the_capacity_keeps_what_was_learned(images, classifier):
-    model, roomy = (
-        IncrementalModel(Architecture("resnet_cifar", 8, (8, 8, 1), classifier), 0, 60, 0, capacity)
-        for capacity in (64, 128)
-    )
-    for one in (model, roomy):
-        one.grow(10)
-    assert model.classifier.capacity == 128
-    for path, value in roomy.state().items():
-        np.testing.assert_array_equal(model.state()[path], value, err_msg=path)
-    np.testing.assert_array_equal(model(images).logits, roomy(images).logits)
+def test_growth_beyond_the_capacity_is_refused():
+    model = IncrementalModel(Architecture("resnet_cifar", 8, (8, 8, 1), "linear"), 0, 60, 0, 64)
+    with pytest.raises(ValueError, match="70 classes, and the classifier has room for 64"):
+        model.grow(10)
+    assert model.num_classes == 60
 
 
 def test_a_state_with_old_and_new_weights_apart_is_read(images):

@@ -9,8 +9,10 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.projector import projector_config_pb2
 
 from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
+from mnemonics_tf.monitoring import phase as phase_module
 from mnemonics_tf.monitoring import projector
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json
@@ -166,3 +168,20 @@ def test_the_projector_opens_the_newest_phase_by_its_number(tmp_path):
     config = text_format.Parse(text, projector_config_pb2.ProjectorConfig())
     names = [embedding.tensor_name for embedding in config.embeddings]
     assert names == ["phase100", "phase99", "phase09"]
+
+
+def test_exemplars_of_an_earlier_phase_that_are_gone_stop_nothing(run, tmp_path):
+    """Workers beside the chief have those of the last phase alone."""
+    memory = ExemplarMemory.load(run.exemplars(1))
+    rows = phase_module.rows_shown(memory.labels)
+    phase = Phase(1, range(8, 10), range(10))
+    directory = RunDirectory(tmp_path)
+    births = phase_module._births(directory, phase, memory, rows)
+    np.testing.assert_array_equal(births, memory.images_at(rows))
+    old = np.flatnonzero(memory.labels < 8)
+    first = ExemplarMemory(255 - memory.images_at(old), memory.labels[old])
+    directory.exemplars(0).parent.mkdir(parents=True)
+    first.save(directory.exemplars(0))
+    births = phase_module._births(directory, phase, memory, rows)
+    np.testing.assert_array_equal(births[:8], 255 - memory.images_at(rows[:8]))
+    np.testing.assert_array_equal(births[8:], memory.images_at(rows[8:]))

@@ -279,6 +279,16 @@ FROM_SCRATCH = {
 }
 
 
+@pytest.mark.parametrize("place", ["file.txt/checkpoint.npz", "."])
+def test_a_checkpoint_that_could_not_be_written_is_refused_before_work(
+    few, tmp_path, monkeypatch, place
+):
+    (tmp_path / "file.txt").write_text("")
+    monkeypatch.setattr(learning.Learning, "choose", None)
+    with pytest.raises(UserError, match="checkpoint=.* is (no|a) folder"):
+        learn(few, checkpoint=tmp_path / place)
+
+
 @tf.function(reduce_retracing=True)
 def _trained(weights, images, labels):
     """100 steps of gradient descent with momentum, on all images."""

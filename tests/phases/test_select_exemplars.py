@@ -231,7 +231,7 @@ def test_what_bytes_came_to_hold_is_checked_again(flag, adjusts):
         check_exemplars(settings_now, method, protocol, phase, memory)
         return memory
 
-    with pytest.raises(UserError, match=f"begin another run with --{flag}=") as raised:
+    with pytest.raises(UserError, match=f"in another run: pass --{flag}=") as raised:
         check_after_phase_0(of_one if flag.endswith("class") else 4 * of_one)
     advised = str(raised.value).split(f"{flag}=")[1]
     assert np.bincount(check_after_phase_0(int(re.match("[0-9]+", advised)[0])).labels).min() >= 2

@@ -18,6 +18,7 @@ from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.reporting import embedding
 from mnemonics_tf.reporting.embedding import embed
 from mnemonics_tf.reporting.runs import load_runs
+from mnemonics_tf.run.data_facts import OtherDataError
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_json
 from mnemonics_tf.settings import (
@@ -144,6 +145,21 @@ def test_a_lost_model_leaves_the_pictures_out(run_dir, tmp_path, capsys):
     assert report_module.report([str(copy)], output, "") == 0
     assert "Left out: " in output.read_text()
     assert "t-SNE left out" in capsys.readouterr().err
+
+
+def test_images_that_have_changed_where_they_were_leave_the_pictures_out(
+    run_dir, tmp_path, capsys, monkeypatch
+):
+    def refuse(*arguments, **options):
+        raise OtherDataError("the training images are others")
+
+    monkeypatch.setattr(report_module, "refuse_other_data", refuse)
+    output = tmp_path / "page.html"
+    assert report_module.report([str(run_dir)], output, "") == 0
+    assert "t-SNE left out: the training images are others" in capsys.readouterr().err
+    assert output.exists()
+    with pytest.raises(OtherDataError):  # where a place is passed, it is wrong
+        report_module.report([str(run_dir)], output, str(tmp_path))
 
 
 def test_data_that_is_not_there_leaves_the_pictures_out(run_dir, tmp_path, capsys):

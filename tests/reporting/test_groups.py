@@ -1,5 +1,6 @@
 """Which runs are one group of a report, what it is called, and what is warned of."""
 
+import copy
 import json
 import pathlib
 
@@ -28,6 +29,27 @@ def test_seeds_become_one_group_with_an_interval(write):
     forgotten = group.metric("classifier", "forgetting")
     assert forgotten.values == (pytest.approx(0.2), pytest.approx(0.4))
     assert warnings(runs, [group]) == []
+
+
+def with_learned(run: dict, **changes) -> dict:
+    """A run whose last phase was learned afterwards, with other settings."""
+    settings = copy.deepcopy(run["settings"])
+    for name, value in changes.items():
+        group, key = name.split("__")
+        settings[group][key] = value
+    run["phases"][-1]["learned"] = {"settings": settings}
+    return run
+
+
+def test_runs_that_learned_further_classes_otherwise_stand_apart(write):
+    """With settings that have an effect; others are no difference."""
+    runs = [contents(), with_learned(contents()), with_learned(contents(), training__epochs=50)]
+    runs.append(with_learned(contents(1), training__epochs=50, adjustment__adjust_steps=3))
+    groups = group_runs(load_runs(write(*runs)))
+    assert [[run.seeds[0] for run in group.runs] for group in groups] == [[0], [0, 1]]
+    assert [group.name for group in groups] == ["lwf, herding", "lwf, herding, epochs (phase 1)=50"]
+    table = tables.settings(groups)
+    assert table.rows[0] == ("epochs (phase 1)", "null", "50")
 
 
 def test_three_seeds_have_an_interval(write):

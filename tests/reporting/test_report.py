@@ -1,6 +1,7 @@
 """The report: its command, its page, its tables."""
 
 import html.parser
+import json
 import os
 import pathlib
 import re
@@ -75,6 +76,22 @@ def test_the_table_beside_the_paper():
     assert row[3:7] == ("49.59", "+3.50", "52.44", "+0.65")
     assert row[7:] == ("23.88", "43.36", "-19.48")
     assert "with the balanced fine-tune; 20/12/15 epochs" in table.notes[-1]
+
+
+@pytest.mark.parametrize("change", ["base", "learned", "memory"])
+def test_runs_of_another_course_are_not_put_beside_the_paper(write, change):
+    run = json.loads((RESULTS / "cifar100_cpu_lwf.json").read_text())
+    if change == "base":
+        run["phases"][0]["num_seen"] -= 1
+    elif change == "learned":
+        run["phases"][-1]["learned"] = {"settings": run["settings"]}
+    else:
+        run["protocol"] |= {"exemplars_per_class": 40}
+    table = tables.beside_the_paper(group_runs(load_runs(write(run))))
+    if change == "memory":
+        assert "a memory of 40 a class, not 20 a class" in table.notes[-1]
+    else:
+        assert table is None
 
 
 def test_no_published_column_where_there_is_nothing_to_publish(tmp_path, write):

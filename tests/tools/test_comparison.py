@@ -104,3 +104,9 @@ def test_curves_of_what_is_no_run(tmp_path):
     run = write_run(tmp_path / "run", contents(0, (0.9, 0.6)))
     plot_runs.plot([f"a={run.root}"], str(picture), "nme")
     assert picture.stat().st_size
+
+
+def test_runs_that_share_a_name_are_not_drawn_as_one(tmp_path):
+    runs = [write_run(tmp_path / f"run{seed}", contents(seed, (0.9, 0.6))) for seed in range(2)]
+    with pytest.raises(UserError, match="run0 and .*run1 are both called 'a': give each a name"):
+        plot_runs.plot([f"a={run.root}" for run in runs], str(tmp_path / "x.png"), "nme")

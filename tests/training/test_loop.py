@@ -293,3 +293,36 @@ def test_a_graph_holds_no_data_of_a_stage_that_has_ended(images):
     loop.run_epoch(images, 0, "train", 0)
     gc.collect()
     assert not [o for o in gc.get_objects() if isinstance(o, ResidentFeed)]
+
+
+def test_training_without_momentum_is_saved_and_resumed(images):
+    """Keras makes no velocities then."""
+    settings = dataclasses.replace(SETTINGS, momentum=0.0)
+    whole, model = make_model(), make_model()
+    loop = make_loop(whole, settings=settings)
+    for epoch in range(2):
+        loop.run_epoch(images, epoch, "train", 0)
+    loop = make_loop(model, settings=settings)
+    loop.run_epoch(images, 0, "train", 0)
+    resumed, state = make_model(seed=1), loop.state()
+    resumed.set_state(model.state())
+    loop = make_loop(resumed, settings=settings)
+    loop.set_state(state)
+    loop.run_epoch(images, 1, "train", 0)
+    check_equal(resumed.state(), whole.state())
+
+
+@pytest.mark.slow
+def test_a_loss_need_not_use_the_logits(images):
+    def parts(batch, outputs, old_outputs):
+        return {"size": tf.reduce_mean(tf.square(outputs.features), axis=1)}
+
+    settings = dataclasses.replace(SETTINGS, weight_decay=0.0)
+    model = make_model()
+    before = model.state()
+    make_loop(model, parts, settings).run_epoch(images, 0, "train", 0)
+    after = model.state()
+    for name, value in before.items():
+        if name.startswith("classifier/"):
+            np.testing.assert_array_equal(after[name], value)
+    assert np.any(after["stem/kernel"] != before["stem/kernel"])
