@@ -1,10 +1,21 @@
-"""Arrays from elsewhere: whether they are what was expected."""
+"""Arrays: how far images have moved, and whether what comes from elsewhere is what was expected."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 from mnemonics_tf.errors import UserError
+
+
+def grey_levels_moved(start: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Returns how far images have moved, `[n]`: root mean square over an image, in grey levels.
+
+    Args:
+        start: uint8 `[n, h, w, c]`.
+        now: the same images later.
+    """
+    moved = now.astype(np.float32) - start
+    return np.sqrt(np.square(moved).mean(axis=(1, 2, 3)))
 
 
 def check_shapes(

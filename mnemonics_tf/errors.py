@@ -1,6 +1,7 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and the words that its messages are made of."""
 
 import os
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -46,3 +47,9 @@ def shortened(path: str | bytes | os.PathLike[str], most: int) -> str:
     """
     text = printable(path)
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
+def few(names: Sequence[str]) -> str:
+    """Returns the first names of a list, and how many more there are, for a message."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(printable, names[:5])) + more if names else "none"

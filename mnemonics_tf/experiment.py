@@ -335,7 +335,7 @@ class Experiment(OpenedRun):
         wanted = finetunes(self.settings.training, self.method, state.phase)
         return wanted and "before_finetune" not in state.metrics
 
-    def _accuracies(self, state: PhaseState) -> dict[str, float]:
+    def _accuracies(self, state: PhaseState) -> dict[str, float | None]:
         predictions = self.predict(state.phase, state.model, state.memory)[0]
         return evaluate.accuracies(predictions.summary(self.groups(state.phase)))
 

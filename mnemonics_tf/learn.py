@@ -70,11 +70,10 @@ def learn(request: Request, takes_back: bool = False) -> int:
         takes_back: whether the last learned phase is to go.
     """
     run = request.run
-    if not RunDirectory(run.run_dir).settings.exists():
-        raise UserError(f"--run_dir={run.run_dir} holds no run: settings.json is missing")
+    directory = RunDirectory(run.run_dir)
+    directory.require()
     if takes_back:
         log_before_run()
-        directory = RunDirectory(run.run_dir)
         with directory.locked():
             log_to(directory.log)
             try:

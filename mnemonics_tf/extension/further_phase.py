@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.devices import is_chief, spans_workers
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, few
 from mnemonics_tf.exemplars.budget import Budget, check_last_share, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
@@ -27,7 +27,7 @@ from mnemonics_tf.extension.images import (
     preprocessing_of_run,
     refuse_another_kind,
 )
-from mnemonics_tf.extension.wanted import Request, few, find_wanted
+from mnemonics_tf.extension.wanted import Request, find_wanted
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.checks import (
     check_further_phase,

@@ -7,9 +7,8 @@ import tensorflow as tf
 
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import open_source
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, few
 from mnemonics_tf.extension.images import find_base, find_learned, join, preprocessing_of_run
-from mnemonics_tf.extension.wanted import few
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.opened_run import OpenedRun
@@ -46,8 +45,7 @@ def open_run(run_dir: str, data_dir: str, named: Mapping[str, str], doing: str) 
     for option, path in (("--run_dir", run_dir), ("--data_dir", data_dir)):
         check_path(option, path)
     directory = RunDirectory(run_dir)
-    if not directory.settings.exists():
-        raise UserError(f"--run_dir={run_dir} holds no run: settings.json is missing")
+    directory.require()
     run = RunSettings(run_dir=run_dir, data_dir=data_dir or recorded_data_dir(directory))
     wanted = Settings.from_results_settings(read_settings(directory), run)
     _refuse_other_code(wanted, named)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import create
-from mnemonics_tf.errors import UserError, counted, printable
+from mnemonics_tf.errors import UserError, counted, few, printable
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
@@ -334,9 +334,3 @@ def _flags(values: Mapping[str, Any]) -> str:
         for n, v in values.items()
     }
     return flags_of(listed)
-
-
-def few(names: Sequence[str]) -> str:
-    """Returns the first names of classes, for a message."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(map(printable, names[:5])) + more

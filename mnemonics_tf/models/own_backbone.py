@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.errors import UserError, few, printable
 from mnemonics_tf.models.conversion import Converted, as_functional, convert, weights_of
 from mnemonics_tf.models.converted_layers import FromNormalized
 from mnemonics_tf.models.layers import BatchNormalization
@@ -134,12 +134,12 @@ class OwnBackbone:
             self._error,
         )
         if converted.kept:
-            LOGGER.info("weight transfer could not freeze its %s", _few(converted.kept))
+            LOGGER.info("weight transfer could not freeze its %s", few(converted.kept))
         if converted.not_used:
             LOGGER.warning(
                 "--backbone=%s: left out in training, where --weight_decay acts: %s",
                 self.name,
-                _few(converted.not_used),
+                few(converted.not_used),
             )
         rescales = any(isinstance(layer, keras.layers.Rescaling) for layer in self.source.layers)
         if rescales and settings.backbone_input == "normalized":
@@ -328,11 +328,6 @@ def _shape(tensor: Any) -> list[Any]:
 
 def _listed(shapes: Sequence[Sequence[Any]]) -> str:
     return ", ".join(f"[{', '.join(map(str, shape))}]" for shape in shapes)
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mnemonics_tf.arrays import grey_levels_moved
 from mnemonics_tf.bilevel.learner import Course
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
 from mnemonics_tf.evaluation.evaluator import Evaluator
@@ -62,12 +63,11 @@ def measure_change(
         ArrayImageSet(memory.images_at(rows), memory.labels[rows]) for memory in (before, after)
     )
     outputs_start, outputs_end = evaluator.outputs(start), evaluator.outputs(end)
-    pixels = end.images.astype(np.float32) - start.images
     features = unit_length(outputs_end.features) - unit_length(outputs_start.features)
     return Change(
         start,
         end,
-        np.sqrt(np.square(pixels).mean(axis=(1, 2, 3))),
+        grey_levels_moved(start.images, end.images),
         np.linalg.norm(features, axis=1),
         _margins(model, start.labels, outputs_start),
         _margins(model, end.labels, outputs_end),

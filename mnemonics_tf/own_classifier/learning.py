@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.arrays import grey_levels_moved
 from mnemonics_tf.bilevel.learner import Companions, Course, ExemplarLearner, Exemplars, OuterData
 from mnemonics_tf.bilevel.objectives import OBJECTIVES
 from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
@@ -200,14 +201,13 @@ class Learning:
             started: when, on the monotonic clock.
         """
         scores = dict(course.validations)
-        moved = learned.astype(np.float32) - self._images[rows]
         return Report(
             scores.get(0),
             scores.get(course.steps_kept),
             tuple(course.validations),
             tuple(course.meta_losses),
             course.steps_kept,
-            np.sqrt(np.square(moved).mean(axis=(1, 2, 3))),
+            grey_levels_moved(self._images[rows], learned),
             rows,
             course.stopped,
             time.monotonic() - started,

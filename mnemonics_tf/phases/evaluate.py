@@ -30,8 +30,8 @@ def predict(
     return evaluator.predict(test_set, means), means
 
 
-def accuracies(heads: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Returns each head's accuracy, from what `Predictions.summary` returns."""
+def accuracies(heads: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    """Returns each head's accuracy, from what `Predictions.summary` returns; None: not tested."""
     return {head: values["accuracy"] for head, values in heads.items()}
 
 

@@ -57,7 +57,7 @@ class PhaseExports:
         model: IncrementalModel,
         memory: ExemplarMemory,
         means: np.ndarray,
-        accuracies: dict[str, float],
+        accuracies: dict[str, float | None],
     ) -> None:
         """Writes the SavedModel of a phase.
 

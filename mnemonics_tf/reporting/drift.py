@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from mnemonics_tf.arrays import grey_levels_moved
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.registry import is_own
@@ -84,16 +85,5 @@ def pixel_drift(group: Group) -> list[float] | None:
         if memories is None:
             return None
         pairs = [since_birth(memories, group.num_classes, i) for i in range(len(memories))]
-        courses.append([float(distances(pair.birth, pair.now).mean()) for pair in pairs])
+        courses.append([float(grey_levels_moved(pair.birth, pair.now).mean()) for pair in pairs])
     return [float(value) for value in np.mean(courses, axis=0)]
-
-
-def distances(start: np.ndarray, now: np.ndarray) -> np.ndarray:
-    """Returns how far images have moved, `[n]`: root mean square over an image, in grey levels.
-
-    Args:
-        start: uint8 `[n, h, w, c]`.
-        now: the same images later.
-    """
-    moved = now.astype(np.float32) - start
-    return np.sqrt(np.square(moved).mean(axis=(1, 2, 3)))

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mnemonics_tf.arrays import grey_levels_moved
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.reporting.drift import distances, memories_of, since_birth
+from mnemonics_tf.reporting.drift import memories_of, since_birth
 from mnemonics_tf.reporting.groups import Group
 from mnemonics_tf.reporting.runs import Run
 
@@ -88,7 +89,14 @@ def gallery(group: Group) -> Gallery | None:
         apart = np.abs(now.astype(np.int16) - start)
         farthest = apart.max(axis=(1, 2, 3))
         cards.append(
-            Card(int(label), class_name(run, label), start, now, distances(start, now), farthest)
+            Card(
+                int(label),
+                class_name(run, label),
+                start,
+                now,
+                grey_levels_moved(start, now),
+                farthest,
+            )
         )
     largest = int(np.bincount(pair.labels).max())
     known = bool(starts) or not learned

@@ -16,7 +16,7 @@ from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.preprocessing import Preprocessing
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.data.source import PARTS, DataSource
-from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.errors import UserError, few, printable
 from mnemonics_tf.run import schema
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_json, write_json
@@ -288,7 +288,7 @@ def _other_names(then: Sequence[str], now: Sequence[str]) -> str | None:
     lost, new = (sorted(set(a) - set(b)) for a, b in ((then, now), (now, then)))
     if not lost and not new:
         return None
-    return f"classes that it had and are not found: {_few(lost)}; found and new: {_few(new)}"
+    return f"classes that it had and are not found: {few(lost)}; found and new: {few(new)}"
 
 
 def _other_phases(then: list[list[str]], now: list[list[str]]) -> str | None:
@@ -296,7 +296,7 @@ def _other_phases(then: list[list[str]], now: list[list[str]]) -> str | None:
     wrong = _other_names(*flat)
     if wrong or then == now:
         return wrong
-    listed = [" / ".join(_few(phase) for phase in phases[:5]) for phases in (then, now)]
+    listed = [" / ".join(few(phase) for phase in phases[:5]) for phases in (then, now)]
     return f"its phases were {listed[0]}, now they are {listed[1]}"
 
 
@@ -328,9 +328,3 @@ def _other_images(part: str, then: str, now: str) -> tuple[str | None, str | Non
         f"the {part} images are others under the same names (their digest was {printable(then)}, "
         f"is {now})"
     ), None
-
-
-def _few(names: Sequence[str]) -> str:
-    listed = [printable(name) for name in names]
-    more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
-    return ", ".join(listed[:5]) + more if listed else "none"

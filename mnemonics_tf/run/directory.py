@@ -36,6 +36,11 @@ class RunDirectory:
         self.export = self.root / "export"
         self.tensorboard = self.root / "tensorboard"
 
+    def require(self) -> None:
+        """Raises UserError unless a run has begun here."""
+        if not self.settings.exists():
+            raise UserError(f"--run_dir={self.root} holds no run: settings.json is missing")
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other processes from the run; the lock dies with its holder.

@@ -104,8 +104,7 @@ def read_history(directory: RunDirectory, run: RunSettings) -> History:
     Raises:
         UserError: if there is no run, it is not finished, damaged, or too old to tell its classes.
     """
-    if not directory.settings.exists():
-        raise UserError(f"--run_dir={run.run_dir} holds no run: settings.json is missing")
+    directory.require()
     settings = Settings.from_results_settings(read_settings(directory), run)
     facts = noted_facts(directory)
     if facts is None:
