@@ -173,3 +173,18 @@ def test_help_shows_how_a_run_is_named(program):
     done = command("--help", program=f"mnemonics_tf.{program}")
     for name in ("run_dir", "phase", "data_dir"):
         assert f"--{name}:" in done.stdout + done.stderr
+
+
+def test_a_place_that_digits_are_not_read_from_is_told_of(tmp_path, monkeypatch, capsys):
+    class StoppedError(Exception):
+        pass
+
+    def stop(wanted):
+        raise StoppedError
+
+    monkeypatch.setattr(train, "open_source", stop)
+    for data_dir in ("", "photos"):
+        with pytest.raises(StoppedError):
+            train.train(Settings().changed(run_dir=str(tmp_path / "run"), data_dir=data_dir))
+        told = "".join(capsys.readouterr())
+        assert ("--data_dir is not read" in told) == bool(data_dir)

@@ -1,14 +1,21 @@
 """Advice on exemplars: followed, it works, and at once."""
 
 import re
+import types
 
+import numpy as np
 import pytest
 
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.phases.asked_for import make_protocol, settle
-from mnemonics_tf.phases.checks import check_method, check_new_run, check_outer_step
+from mnemonics_tf.phases.checks import (
+    check_further_phase,
+    check_method,
+    check_new_run,
+    check_outer_step,
+)
 from mnemonics_tf.settings import RunSettings, Settings
 
 
@@ -137,3 +144,16 @@ def test_a_quality_goes_with_a_codec_that_has_one(source):
                 check_new(settings)
         else:
             check_new(settings)
+
+
+def test_more_exemplars_of_old_classes_are_to_be_had_in_another_run_alone():
+    """Of a run that learns further classes; images of new ones can be added."""
+    settings = Settings().changed(method="bic")
+    protocol = make_protocol(settings, 10)
+    method = METHODS["bic"](settings.training)
+    for few, told in (("old", "begin another run, which keeps more"), ("new", "give it more")):
+        counts = np.full(10, 9)
+        counts[0 if few == "old" else -1] = 1
+        source = types.SimpleNamespace(training_counts_of=lambda order, counts=counts: counts)
+        with pytest.raises(UserError, match=f"a class has no more than 1: {told}"):
+            check_further_phase(settings, method, protocol, source)
