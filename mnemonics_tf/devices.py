@@ -38,6 +38,8 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
         if gpus:
             return tf.distribute.MirroredStrategy(gpus)
         cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
+        if len(cpus) == 1:  # of one CPU nothing is mirrored, and XLA can't compile what mirrors
+            return tf.distribute.get_strategy()
         return tf.distribute.MirroredStrategy(cpus, tf.distribute.ReductionToOneDevice())
     if not _workers():
         raise UserError(

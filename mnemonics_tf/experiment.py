@@ -14,6 +14,7 @@ from mnemonics_tf.devices import is_chief
 from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.exemplars.budget import check_last_share, kept_within
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.models.own_backbone import OwnBackbone
 from mnemonics_tf.monitoring.outlook import Outlook
 from mnemonics_tf.monitoring.phase import show_phase
 from mnemonics_tf.monitoring.progress import LOGGER, log_to, stop_logging, waiting_for
@@ -41,7 +42,7 @@ from mnemonics_tf.run.history import read_history
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.run.learned import learned_phases, read_learned
 from mnemonics_tf.run.resume import claim_directory, read_record
-from mnemonics_tf.run.workers import any_worker, share_state
+from mnemonics_tf.run.workers import any_worker, chiefs_number, share_state
 
 #: the lines of Algorithm 1 between a phase's beginning and its test; each is resumable as a unit
 STAGES = ("train", "exemplars", "adjust", "trim", "finetune")
@@ -105,7 +106,8 @@ class Experiment(OpenedRun):
         last = self.settings.run.last_phase
         phases = self.protocol.phases[: last + 1 if last >= 0 else None]
         directory, facts = self.directory, self.class_facts()
-        if not directory.settings.exists():  # what was begun goes on as it began
+        # What was begun goes on as it began, also by workers whose directories are empty yet.
+        if not any_worker(self.strategy, directory.settings.exists()):
             check_new_run(self.settings, self.method, self.protocol, self.source)
             if donor := self.settings.run.phase0_from:
                 phase0.origin_of(RunDirectory(donor), self._fingerprint, self.settings)
@@ -127,6 +129,8 @@ class Experiment(OpenedRun):
                     self._look_after(phase)
             return self._results_with_learned()
         own = self.workshop.architecture.own
+        if own:
+            self._refuse_unlike_backbones(own)
         if own and chief:
             claim_backbone(
                 directory, self.settings, self.preprocessing, self.source, self.protocol, own
@@ -163,6 +167,15 @@ class Experiment(OpenedRun):
             return contents
         LOGGER.info("%s is made again from the records of all phases", directory.results)
         return write_results_of(history, self.summaries, self.strategy.num_replicas_in_sync)
+
+    def _refuse_unlike_backbones(self, own: OwnBackbone) -> None:
+        """Refuses to train where workers have opened other models: replicas begin as equals."""
+        number = int(results.hash_of(own.digests)[:15], 16)
+        if any_worker(self.strategy, chiefs_number(self.strategy, number) != number):
+            raise UserError(
+                f"--backbone={self.settings.model.backbone} is another model on some workers, or "
+                "has other weights: give all of them the same file, and code that draws by its seed"
+            )
 
     def _check_preprocessing(self) -> None:
         """Refuses to be a worker beside a chief that normalises otherwise."""

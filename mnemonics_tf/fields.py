@@ -117,7 +117,7 @@ def _items(kind: Any, flag: str, value: Any) -> Sequence[Any]:
     items = value if is_list and isinstance(value, tuple) else (value,)
     accepted = (int, float) if item_kind is float else (item_kind,)
     if isinstance(value, tuple) != is_list or not all(type(item) in accepted for item in items):
-        expected = f"{item_kind.__name__} values" if is_list else item_kind.__name__
+        expected = f"a tuple of {item_kind.__name__} values" if is_list else item_kind.__name__
         raise UserError(f"{flag}: expected {expected}")
     return items
 

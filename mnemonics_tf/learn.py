@@ -70,9 +70,9 @@ def learn(request: Request, takes_back: bool = False) -> int:
         takes_back: whether the last learned phase is to go.
     """
     run = request.run
-    directory = RunDirectory(run.run_dir)
-    directory.require()
     if takes_back:
+        directory = RunDirectory(run.run_dir)
+        directory.require()
         log_before_run()
         with directory.locked():
             log_to(directory.log)
@@ -89,6 +89,8 @@ def learn(request: Request, takes_back: bool = False) -> int:
 
 def _learn(request: Request, strategy: tf.distribute.Strategy) -> int:
     console = devices.is_chief(strategy)
+    if console:  # the others get what the chief has
+        RunDirectory(request.run.run_dir).require()
     log_before_run(console)
     extension = Extension(request, strategy)
     with extension.experiment.session(console):

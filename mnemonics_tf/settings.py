@@ -5,9 +5,12 @@ beside it (`fields.Facts`), and nowhere else.
 """
 
 import dataclasses
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.fields import check, setting
@@ -436,6 +439,21 @@ class AdjustmentSettings:
     )
 
 
+def _plain(kind: Any, value: Any) -> Any:
+    """Returns a value as a flag has it, for reports compare what is written.
+
+    Args:
+        kind: type of the setting.
+        value: of Python or NumPy; a list will do for a tuple, a whole number for any.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(kind, types.GenericAlias) and isinstance(value, list | tuple | np.ndarray):
+        item_kind = typing.get_args(kind)[0]
+        return tuple(_plain(item_kind, item) for item in value)
+    return float(value) if kind is float and type(value) is int else value
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """All settings of a run, in groups."""
@@ -466,9 +484,9 @@ class Settings:
             group = GROUP_OF.get(name)
             if group is None:
                 raise UserError(f"there is no setting {name}=, among {', '.join(GROUP_OF)}")
-            if _KINDS[name] is float and type(value) is int:
-                value = float(value)  # as a flag's is: reports compare what is written
-            groups[group] = dataclasses.replace(groups[group], **{name: value})
+            groups[group] = dataclasses.replace(
+                groups[group], **{name: _plain(_KINDS[name], value)}
+            )
         return Settings(**groups)
 
     def results_settings(self) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.flags import settings_from_flags
+from mnemonics_tf.models.resnet import Backbone
 from mnemonics_tf.phases import phase0
 from mnemonics_tf.phases.backbone import (
     note_backbone,
@@ -163,6 +164,16 @@ def test_transfer_of_what_can_not_be_frozen_is_refused(make, flags):
     ):
         make(backbone, *flags)
     make(backbone, flags[0] if flags[1:] else "--noweight_transfer")
+
+
+FAMILY = Backbone(lambda image_shape, depth, seed: model(seed=seed), lambda depth: None)
+
+
+def test_transfer_in_a_family_without_layers_for_it_is_refused(make):
+    backbone = f"--backbone={__name__}:FAMILY"
+    with pytest.raises(UserError, match="--weight_transfer with .*FAMILY: none of its layers"):
+        make(backbone, "--weight_transfer")
+    make(backbone)
 
 
 @pytest.mark.parametrize(("images", "warns"), [(64, True), (64 * 300, False)])

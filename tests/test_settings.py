@@ -3,6 +3,7 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from mnemonics_tf.errors import UserError
@@ -194,3 +195,14 @@ def test_every_setting_is_named_by_a_test_of_its_effect():
     names = {field.name for _, field, _ in all_fields(Settings())}
     # Of a boolean flag its opposite may be what is passed.
     assert {name for name in names if not {name, f"no{name}"} & words} == set()
+
+
+def test_numbers_and_lists_of_python_programs_are_taken():
+    settings = Settings().changed(
+        outer_learning_rate=np.float64(0.01), outer_steps=np.int64(20), class_order=[2, 0, 1]
+    )
+    assert settings == Settings().changed(
+        outer_learning_rate=0.01, outer_steps=20, class_order=(2, 0, 1)
+    )
+    assert type(settings.outer.outer_steps) is int
+    assert type(settings.outer.outer_learning_rate) is float

@@ -88,8 +88,16 @@ def inner_gradient(problem: BilevelProblem, parameters, images, labels, step_inp
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(parameters)
         loss = problem.inner_loss(parameters, images, labels, step_input)
-    # A parameter which the inner loss does not use just stays where it is.
-    return loss, tape.gradient(loss, parameters, unconnected_gradients="zero")
+    return loss, dense_gradient(tape, loss, parameters)
+
+
+def dense_gradient(tape: tf.GradientTape, loss: tf.Tensor, parameters) -> list[tf.Tensor]:
+    """Returns a gradient by parameters as tensors: those that a loss gathers have one of slices.
+
+    That of a parameter which the loss does not use is zero: it just stays where it is.
+    """
+    gradient = tape.gradient(loss, parameters, unconnected_gradients="zero")
+    return [tf.convert_to_tensor(part) for part in gradient]
 
 
 def traced(kind: str, function: Callable, jit_compile: bool) -> TracedFunction:

@@ -1,5 +1,8 @@
 """What an outer step of exemplar learning needs of memory, and whether it is there."""
 
+import itertools
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -7,6 +10,7 @@ from mnemonics_tf import devices
 from mnemonics_tf.bilevel.objectives import has_inner_loop
 from mnemonics_tf.bilevel.on_features import CHUNK_SIZE
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.models.conversion import as_functional
 from mnemonics_tf.settings import InnerSettings, OuterSettings
 
 #: peak bytes for each byte of layer outputs: a second-order step keeps the activations, their
@@ -99,13 +103,13 @@ def layer_bytes(model: keras.Model) -> int:
 
 
 def _layer_outputs(model: keras.Model) -> int:
+    graph: Any = as_functional(model)
     total = 0
-    for layer in model.layers:
-        # A layer that occurs several times has as many outputs.
-        outputs = [output for node in layer._inbound_nodes for output in node.outputs]
-        if getattr(layer, "layers", None):
-            total += len(outputs) * _layer_outputs(layer)
+    by_depth = graph._nodes_by_depth if graph else {}
+    for node in itertools.chain.from_iterable(by_depth.values()):  # one for each call of a layer
+        if getattr(node.operation, "layers", None):
+            total += _layer_outputs(node.operation)
         else:
-            shapes = [output.shape[1:] for output in outputs]
+            shapes = [output.shape[1:] for output in node.outputs]
             total += sum(int(np.prod(shape)) for shape in shapes if None not in shape)
     return total

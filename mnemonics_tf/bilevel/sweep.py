@@ -15,6 +15,7 @@ from mnemonics_tf.bilevel.base_level import (
     BaseLevel,
     InnerLoop,
     add_scaled,
+    dense_gradient,
     inner_gradient,
     traced,
 )
@@ -80,7 +81,7 @@ class Sweep(MetaGradient):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(parameters)
             loss = self._problem.outer_loss(parameters, outer_input)
-        adjoint = tape.gradient(loss, parameters, unconnected_gradients="zero")
+        adjoint = dense_gradient(tape, loss, parameters)
         return loss, [self._problem.gradient_scale * part for part in adjoint]
 
     def _take_reverse_step(
@@ -124,7 +125,7 @@ def exact_products(problem: BilevelProblem, parameters, images, labels, step_inp
     *hessian_product, mixed_product = tape.gradient(product, [*parameters, images])
     check_connected(mixed_product)
     hessian_product = [
-        tf.zeros_like(parameter) if part is None else part
+        tf.zeros_like(parameter) if part is None else tf.convert_to_tensor(part)
         for parameter, part in zip(parameters, hessian_product, strict=True)
     ]
     return hessian_product, mixed_product

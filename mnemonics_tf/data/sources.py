@@ -9,6 +9,9 @@ from mnemonics_tf.registry import find
 from mnemonics_tf.run.files import check_path
 from mnemonics_tf.settings import TFDS_PREFIX, DataSettings, Settings
 
+#: what PNG files and TensorFlow's pictures hold
+_MOST_CHANNELS = 4
+
 # The factories import late: naming a source must not cost the imports of all the others.
 
 
@@ -125,5 +128,10 @@ def open_source(settings: Settings) -> DataSource:
         raise UserError(
             f"--data_dir={run.data_dir} holds the class {printable(source.class_names[0])} alone: "
             "expected two at least"
+        )
+    if (channels := source.image_shape[-1]) > _MOST_CHANNELS:
+        raise UserError(
+            f"--dataset={settings.protocol.dataset} has images of {channels} channels: pictures "
+            f"and exports hold at most {_MOST_CHANNELS}; keep some of them, or mix them"
         )
     return source

@@ -9,12 +9,14 @@ which makes the phase the run's.
 """
 
 import gc
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.devices import is_chief, spans_workers
 from mnemonics_tf.errors import UserError, few
 from mnemonics_tf.exemplars.budget import Budget, check_last_share, make_budget
@@ -38,7 +40,7 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.history import History, read_history
 from mnemonics_tf.run.learned import read_learned
 from mnemonics_tf.run.resume import load_memory
-from mnemonics_tf.run.workers import share_state
+from mnemonics_tf.run.workers import any_worker, chiefs_number, share_state
 
 
 class Extension:
@@ -76,6 +78,7 @@ class Extension:
         memory = _memory(before, preprocessing.image_shape)
         kept = np.bincount(memory.labels, minlength=before.protocol().phases[-1].num_seen).tolist()
         learned = find_learned(before, request.passed)
+        self._refuse_unlike_finds([base, *learned])
         source = join(before, base, learned, preprocessing, kept, (wanted.phase, wanted.source))
         protocol = before.protocol([wanted.phase])
         experiment = Experiment(wanted.settings, source, self._strategy, protocol)
@@ -88,6 +91,15 @@ class Extension:
             check_last_share(memory, budget, num_classes, begun=False)
             _tell_of_budget(make_budget(before.last_settings.exemplar), budget, num_classes, kept)
         return experiment
+
+    def _refuse_unlike_finds(self, found: Sequence[DataSource | None]) -> None:
+        """Refuses to test what some workers find and others do not: they evaluate together."""
+        mine = sum(2**i for i, source in enumerate(found) if source)
+        if any_worker(self._strategy, chiefs_number(self._strategy, mine) != mine):
+            raise UserError(
+                "images of earlier phases are found by some workers and not by others: make the "
+                "run's data (--run_data_dir) and those of learned phases readable on all of them"
+            )
 
     def run(self) -> dict[str, Any]:
         """Learns the phase, or goes on with it; returns what results.json holds.

@@ -5,6 +5,7 @@ import dataclasses
 import keras
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.models.conversion import right_in_second_order
 from mnemonics_tf.models.own_backbone import OwnBackbone
 from mnemonics_tf.models.resnet import BACKBONES, Backbone
 from mnemonics_tf.registry import find
@@ -42,7 +43,7 @@ class Architecture:
         """
         if self.own is not None:
             return self.own.build()
-        return self.family.build(self.image_shape, self.depth, seed)
+        return right_in_second_order(self.family.build(self.image_shape, self.depth, seed))
 
     @property
     def family(self) -> Backbone:

@@ -108,6 +108,37 @@ def as_functional(model: keras.Model) -> keras.Model | None:
     return model if is_graph else None
 
 
+def right_in_second_order(model: keras.Model) -> keras.Model:
+    """Returns a model with layers whose gradient can be differentiated in the place of Keras' own.
+
+    The variance of Keras' layer and group normalisation has the right gradient and a wrong second
+    one. A model without them is returned as it is.
+
+    Args:
+        model: with its weights, which the other one gets too.
+
+    Raises:
+        UserError: if the model has no graph of layers in which others could take their place.
+    """
+    found = [layer for layer in model._flatten_layers() if type(layer) in _EXACT]
+    if not found:
+        return model
+    if as_functional(model) is None:
+        raise UserError(
+            f"model {model.name} holds {type(found[0]).__name__}, whose gradient can't be "
+            "differentiated as Keras has it, and no graph of layers in which another could take "
+            "its place: pass a functional or Sequential model"
+        )
+
+    def remade(layer: keras.layers.Layer) -> keras.layers.Layer:
+        kind: Any = _EXACT.get(type(layer), type(layer))
+        return kind.from_config(layer.get_config())
+
+    exact = keras.models.clone_model(model, clone_function=remade, recursive=True)
+    exact.set_weights(model.get_weights())
+    return exact
+
+
 class _Conversion:
     """One walk over a graph and the graphs nested in it."""
 

@@ -17,6 +17,7 @@ from mnemonics_tf.bilevel.cost import images_at_once, layer_bytes
 from mnemonics_tf.data.augmentation import Augmentation, ResizedCropMirror
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.models.conversion import right_in_second_order
 from mnemonics_tf.randomness import derive_seed, numpy_generator
 from mnemonics_tf.settings import InnerSettings
 
@@ -101,8 +102,8 @@ def make_network(
         seed: decides the weights of new classifiers.
 
     Raises:
-        UserError: if the model can't be cut, or its features are of another shape or have no
-            gradient by the pixels.
+        UserError: if the model can't be cut, its features are of another shape or have no gradient
+            by the pixels, or layers that are trained have no second one.
     """
     head, inputs = None, _inputs(pixels, examples)
     if encoder is None:
@@ -112,6 +113,8 @@ def make_network(
             "inner_scope='all' trains the encoder, which must be a keras.Model then, got a "
             f"{type(encoder).__name__}; or leave inner_scope at 'classifier'"
         )
+    if settings.inner_scope == "all":
+        encoder = right_in_second_order(encoder)
     num_features = _num_features(functools.partial(_features, encoder, pixels), examples)
     if settings.inner_start == "model":
         head = _columns(model, head, classes)
@@ -143,6 +146,7 @@ def make_untrained_network(
     """
     inputs = _inputs(pixels, examples)
     encoder, _ = _cut(build(derive_seed(seed, "untrained")), inputs)
+    encoder = right_in_second_order(encoder)
     num_features = _num_features(functools.partial(_features, encoder, pixels), examples)
     shapes = [tuple(variable.shape) for variable in encoder.trainable_variables]
 

@@ -17,10 +17,13 @@ from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.conversion import set_weights, weights_of
+from mnemonics_tf.models.converted_layers import ScaledLayer
+from mnemonics_tf.models.layers import WeightTransferConvolution
 from mnemonics_tf.models.own_backbone import OwnBackbone, digest_of, opens_own, read_source
+from mnemonics_tf.models.resnet import BACKBONES, Backbone
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
-from mnemonics_tf.registry import is_own
+from mnemonics_tf.registry import find, is_own
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_text
 from mnemonics_tf.settings import KERAS_APPLICATIONS, Settings
@@ -50,6 +53,8 @@ def open_backbone(
                 f"--backbone_weights={settings.run.backbone_weights} with --backbone="
                 f"{settings.model.backbone}: it is for a model of your own; leave it out"
             )
+        if not directory.settings.exists():  # what was begun goes on as it began
+            _refuse_transfer_of_nothing(settings, preprocessing)
         return None
     noted = _noted(directory)
     if noted is None or _is_code(settings):
@@ -230,14 +235,35 @@ def _damaged(directory: RunDirectory, reason: str) -> str:
     )
 
 
-def _refuse_transfer(settings: Settings, own: OwnBackbone) -> None:
-    """Refuses weight transfer, in the model or in exemplar learning, that could not freeze all."""
+def _refuse_transfer_of_nothing(settings: Settings, preprocessing: Preprocessing) -> None:
+    """Refuses weight transfer in a family of backbones that has no layers for it."""
+    wanted, name = _asks_for_transfer(settings), settings.model.backbone
+    family = find(BACKBONES, name, "backbone")
+    if not wanted or not is_own(name) or not isinstance(family, Backbone):
+        return
+    model = family.build(preprocessing.image_shape, settings.model.depth, 0)
+    if not any(isinstance(one, WeightTransferConvolution | ScaledLayer) for one in model.layers):
+        raise UserError(
+            f"{' and '.join(wanted)} with --backbone={name}: none of its layers can be frozen and "
+            "scaled; leave that out, or pass a function that builds the model, whose Conv2D, "
+            "DepthwiseConv2D and Dense layers then can (docs/own_backbone.md)"
+        )
+
+
+def _asks_for_transfer(settings: Settings) -> list[str]:
+    """Returns the flags that ask for weight transfer, in the model or in exemplar learning."""
     learns = settings.exemplar.exemplars == "mnemonics" or settings.adjustment.adjust_old_exemplars
     wanted = []
     if settings.model.weight_transfer:
         wanted.append("--weight_transfer")
     if learns and settings.inner.inner_scope == "transfer":
         wanted.append("--inner_scope=transfer")
+    return wanted
+
+
+def _refuse_transfer(settings: Settings, own: OwnBackbone) -> None:
+    """Refuses weight transfer that could not freeze all."""
+    wanted = _asks_for_transfer(settings)
     if own.kept and wanted:
         raise UserError(
             f"{' and '.join(wanted)} with --backbone={own.name}: these layers have weights that "

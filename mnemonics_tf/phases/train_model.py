@@ -158,7 +158,7 @@ def run_epochs(
     if resumed := stage.resumed:
         first_epoch, first_step = divmod(resumed.position, steps)
         totals = resumed.groups["epoch"]["totals"]
-        loop.set_state(resumed.groups["optimizer"])
+        loop.set_state(resumed.groups.get("optimizer", {}))  # without momentum there is none
     start = first_epoch + first_step / steps
     progress = stage.progress(epochs, start)
     key = (stage.name, phase.index)

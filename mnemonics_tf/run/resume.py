@@ -122,7 +122,8 @@ def _phases_left(directory: RunDirectory, phases: Sequence[Phase]) -> list[Phase
         if phase.index in done:
             records.append(read_record(directory, phase))
             # Only the last one's are needed to go on, and workers beside the chief have no others.
-            lost = {"model.npz", "exemplars.npz"} - traces if phase.index == done[-1] else set()
+            last = phase.index == done[-1] and not directory.record(phase.index + 1).exists()
+            lost = {"model.npz", "exemplars.npz"} - traces if last else set()
         else:
             left.append(phase)
             # These are written once the phase's last checkpoint is safe.

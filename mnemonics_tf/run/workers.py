@@ -69,7 +69,7 @@ def share_state(strategy: tf.distribute.Strategy, directory: RunDirectory) -> No
 
 
 def _packed(directory: RunDirectory) -> bytes:
-    """Returns settings, records, the last phase's model and exemplars, and checkpoints."""
+    """Returns settings, an own backbone, records, the last phase's model, memory, checkpoints."""
     found = directory.root.glob("phases/*/phase.json")
     records = sorted(found, key=lambda path: in_order_of_numbers(path.parent.name))
     last = (
@@ -77,7 +77,8 @@ def _packed(directory: RunDirectory) -> bytes:
     )
     others = [*directory.root.glob("phases/*/learned.json")]
     others += directory.root.glob("phases/*/checkpoint-*.npz")
-    said = (directory.flags, directory.settings, directory.classes)
+    said = [directory.flags, directory.settings, directory.classes]
+    said += [directory.backbone, directory.backbone_weights]
     files = (*said, *records, *last, *others)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:

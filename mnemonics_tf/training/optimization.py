@@ -49,7 +49,9 @@ def make_optimizer(settings: OptimizationSettings, variables: Sequence[keras.Var
     makes it about ten times weaker than the L2 of the paper's reference code; `l2_gradients` adds
     that one.
     """
-    optimizer = keras.optimizers.SGD(settings.learning_rate, momentum=settings.momentum)
+    optimizer = keras.optimizers.SGD(
+        float(settings.learning_rate), momentum=float(settings.momentum)
+    )
     optimizer.build(list(variables))
     return optimizer
 

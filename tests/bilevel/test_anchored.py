@@ -98,3 +98,16 @@ def test_the_others_are_measured_on_a_phase():
     assert on_originals("anchored")
     assert not on_originals("unrolled_training")
     assert not on_originals("class_means")
+
+
+def test_exemplars_may_be_measured_some_at_a_time():
+    exemplars, originals = make_data()
+    outer = {"image": tf.constant(originals)}
+    whole = measure(make_objective(), exemplars, outer)
+    network = Tanh()
+    network.images_at_once = 2
+    objective = OBJECTIVES["anchored"](
+        network, InnerSettings(), OuterSettings(gradient_scale=1.0), 0
+    )
+    for one, other in zip(measure(objective, exemplars, outer), whole, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)

@@ -52,6 +52,11 @@ def test_all_outputs_of_layers_count():
     inputs = keras.Input((8, 8, 1))
     twice = keras.Model(inputs, keras.layers.Add()([backbone(inputs), backbone(inputs)]))
     assert layer_bytes(twice) == 2 * IMAGE_BYTES + 4 * 64 + 4 * 64
+    added, listed = keras.Sequential(), []
+    for layer in (keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)):
+        added.add(layer)
+        listed.append(layer)
+    assert layer_bytes(added) == layer_bytes(keras.Sequential(listed))
 
 
 def test_what_is_not_known_counts_nothing():

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.models.conversion import convert
+from mnemonics_tf.models.conversion import convert, right_in_second_order
 from mnemonics_tf.models.converted_layers import FromNormalized, ScaledLayer
 from mnemonics_tf.models.layers import BatchNormalization
 from tests.models.small_models import SHAPE, mixed, plain
@@ -191,3 +191,35 @@ def test_normalisation_of_one_image_is_right_in_second_order(layer, double_preci
     expected = (slope(x + step * direction) - slope(x - step * direction)) / (2 * step)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     np.testing.assert_allclose(model(x), source(x), atol=1e-10)
+
+
+def test_layers_wrong_in_second_order_are_replaced_and_nothing_else(images):
+    inputs = keras.Input(SHAPE)
+    inner = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(4, 3, padding="same"),
+                              layers.GroupNormalization(2)])  # fmt: skip
+    outputs = layers.Flatten()(layers.LayerNormalization()(inner(inputs)))
+    source = keras.Model(inputs, outputs)
+    for variable in source.variables:
+        variable.assign(variable + 0.1)
+    exact = right_in_second_order(source)
+    kinds = [type(layer) for layer in exact._flatten_layers(include_self=False, recursive=True)]
+    assert layers.LayerNormalization not in kinds
+    assert layers.GroupNormalization not in kinds
+    np.testing.assert_allclose(exact(images), source(images), atol=1e-5)
+    assert [v.shape for v in exact.trainable_variables] == [
+        v.shape for v in source.trainable_variables
+    ]
+    assert not set(map(id, exact.variables)) & set(map(id, source.variables))
+    plain_model = keras.Sequential([keras.Input(SHAPE), layers.Flatten()])
+    assert right_in_second_order(plain_model) is plain_model
+
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.normalization = layers.LayerNormalization()
+
+        def call(self, inputs):
+            return self.normalization(inputs)
+
+    with pytest.raises(UserError, match="holds LayerNormalization, whose gradient can't be"):
+        right_in_second_order(Subclassed())

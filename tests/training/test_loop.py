@@ -304,6 +304,7 @@ def test_training_without_momentum_is_saved_and_resumed(images):
         loop.run_epoch(images, epoch, "train", 0)
     loop = make_loop(model, settings=settings)
     loop.run_epoch(images, 0, "train", 0)
+    assert loop.state() == {}
     resumed, state = make_model(seed=1), loop.state()
     resumed.set_state(model.state())
     loop = make_loop(resumed, settings=settings)
