@@ -10,7 +10,6 @@ from mnemonics_tf import devices
 from mnemonics_tf.bilevel.objectives import has_inner_loop
 from mnemonics_tf.bilevel.on_features import CHUNK_SIZE
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.models.conversion import as_functional
 from mnemonics_tf.settings import InnerSettings, OuterSettings
 
 #: peak bytes for each byte of layer outputs: a second-order step keeps the activations, their
@@ -103,9 +102,9 @@ def layer_bytes(model: keras.Model) -> int:
 
 
 def _layer_outputs(model: keras.Model) -> int:
-    graph: Any = as_functional(model)
+    graph: Any = getattr(model, "_functional", None) or model  # that of a Sequential model
+    by_depth = getattr(graph, "_nodes_by_depth", {})  # a subclassed model has no graph
     total = 0
-    by_depth = graph._nodes_by_depth if graph else {}
     for node in itertools.chain.from_iterable(by_depth.values()):  # one for each call of a layer
         if getattr(node.operation, "layers", None):
             total += _layer_outputs(node.operation)
