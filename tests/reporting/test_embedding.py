@@ -193,14 +193,19 @@ def other_pixels(facts: dict) -> None:
 
 @pytest.mark.parametrize("change", [other_names, other_pixels])
 def test_other_data_are_refused_where_no_run_is_of_it(run_dir, copy, change, capsys):
+    """Where they were passed; what lies where the run had its own leaves the t-SNE out."""
     facts = read_json(copy.classes)
     change(facts)
     write_json(copy.classes, facts)
     results = read_json(copy.results)
     results["class_names"] = [name for phase in facts["phases"] for name in phase]
     write_json(copy.results, results | {"data_digests": facts["data_digests"]})
+    output = copy.root / "report.html"
     with pytest.raises(UserError, match="holds a run on other data: .*leave the t-SNE out"):
-        report(copy)
+        report_module.report([str(copy.root)], output, str(copy.root))
+    assert report(copy) == 0
+    assert "t-SNE left out: " in (told := capsys.readouterr().err)
+    assert "holds a run on other data" in told
     assert report(copy, RunDirectory(run_dir)) == 0
     assert "left out" not in capsys.readouterr().err
 
