@@ -89,8 +89,6 @@ def learn(request: Request, takes_back: bool = False) -> int:
 
 def _learn(request: Request, strategy: tf.distribute.Strategy) -> int:
     console = devices.is_chief(strategy)
-    if console:  # the others get what the chief has
-        RunDirectory(request.run.run_dir).require()
     log_before_run(console)
     extension = Extension(request, strategy)
     with extension.experiment.session(console):

@@ -101,8 +101,8 @@ def report(paths: Sequence[str], output: pathlib.Path, data_dir: str) -> int:
 def _check_output(output: pathlib.Path) -> None:
     """Refuses what the page can't be written to, before any work.
 
-    What it would replace is no file of another kind: a page's own name was passed, and those of its
-    tables follow from it.
+    The names of its tables follow from the page's: files of these names that no report wrote are
+    not replaced.
     """
     if output.suffix != ".html":
         raise UserError(f"--output={printable(output)}: pass a name that ends in .html")

@@ -25,7 +25,6 @@ _CHUNK_BYTES = 2 * 2**30
 
 def check_footprint(
     bytes_per_image: int,
-    images_at_once: int,
     inner: InnerSettings,
     outer: OuterSettings,
     num_exemplars: int,
@@ -34,8 +33,8 @@ def check_footprint(
     """Refuses an outer step whose activations can't fit into the memory of GPU or machine.
 
     Args:
-        bytes_per_image: of all layers' outputs for one image (`layer_bytes`).
-        images_at_once: how many pass an encoder at a time that is not trained.
+        bytes_per_image: of all layers' outputs for one image (`layer_bytes`); 0: not known, and
+            nothing is refused.
         inner: of the base level.
         outer: of the meta level.
         num_exemplars: how many there are.
@@ -59,7 +58,7 @@ def check_footprint(
             + (", or --meta_gradient=sweep" if inner.meta_gradient == "unroll" else "")
         )
     else:
-        needed = _FIRST_ORDER * bytes_per_image * min(exemplars, images_at_once)
+        needed = _FIRST_ORDER * bytes_per_image * min(exemplars, images_at_once(bytes_per_image))
         remedy = "end what else takes memory, or take a smaller model, or a machine with more"
     if needed > available:
         raise UserError(

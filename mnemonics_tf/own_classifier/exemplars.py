@@ -129,11 +129,8 @@ def learn_exemplars(
     else:
         network = make_untrained_network(build, pixels, examples, len(classes), inner, seed)
         encoded = make_network(model, encoder, pixels, examples, classes, InnerSettings(), seed)
-    if network.bytes_per_image:
-        check_footprint(
-            *(network.bytes_per_image, network.images_at_once, inner, wanted.outer),
-            *(per_class * len(classes), len(images)),
-        )
+    num_exemplars = per_class * len(classes)
+    check_footprint(network.bytes_per_image, inner, wanted.outer, num_exemplars, len(images))
     with shown() if progress else contextlib.nullcontext():
         work = Learning(
             encoded.encode,

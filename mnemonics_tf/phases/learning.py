@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.bilevel.cost import check_footprint, images_at_once, layer_bytes
+from mnemonics_tf.bilevel.cost import check_footprint, layer_bytes
 from mnemonics_tf.bilevel.learner import Companions, ExemplarLearner, Exemplars
 from mnemonics_tf.errors import counted
 from mnemonics_tf.exemplars.codecs import loses_nothing
@@ -42,9 +42,8 @@ def learner(
     Raises:
         UserError: if the memory of GPU or machine is too small.
     """
-    per_image = layer_bytes(network.backbone)
     inner = workshop.settings.inner
-    check_footprint(per_image, images_at_once(per_image), inner, outer, num_rows, num_outer)
+    check_footprint(layer_bytes(network.backbone), inner, outer, num_rows, num_outer)
     objective = InTurn(workshop.objective(network), network, members)
     validation = workshop.settings.validation
     return ExemplarLearner(

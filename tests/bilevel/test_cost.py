@@ -29,7 +29,7 @@ def inner(scope="all", estimator="sweep", batch_size=10) -> InnerSettings:
 def check(base: InnerSettings, exemplars: int = 50, outer_batch: int = 30, **outer) -> None:
     """Asks for the footprint of ResNet-8."""
     wanted = OuterSettings(exemplars_per_step=exemplars, outer_batch_size=outer_batch, **outer)
-    check_footprint(IMAGE_BYTES, 256, base, wanted, 10**9, 10**9)
+    check_footprint(IMAGE_BYTES, base, wanted, 10**9, 10**9)
 
 
 @pytest.fixture
