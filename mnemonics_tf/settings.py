@@ -230,6 +230,11 @@ class TrainingSettings:
     finetune_learning_rate: float = setting(
         0.01, "Learning rate of the balanced fine-tune.", above=0
     )
+    finetune_old_classes: bool = setting(
+        True,
+        "LUCIR: whether the fine-tune also trains the classifier's weights of old classes, which "
+        "stay frozen while new classes are learned.",
+    )
     finetune_base_phase: bool = setting(
         False, "Fine-tune in phase 0 too, as Algorithm 1 is printed; its data is balanced as it is."
     )
@@ -568,7 +573,7 @@ def by_name(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 #: what versions did that lacked a setting, where its default is another now
-BEFORE = {"max_shift": 255.0}
+BEFORE = {"max_shift": 255.0, "finetune_old_classes": False}
 
 
 def of_any_version(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Fixtures that several test files share."""
 
-import logging
 import os
 
 import mnemonics_tf  # isort: skip  # noqa: F401 (first: it chooses TensorFlow's kernels, as in runs)
@@ -8,6 +7,8 @@ import keras
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+
+from mnemonics_tf.monitoring.progress import stop_logging
 
 #: What takes longest by far goes first: whoever got one of these last would be waited for.
 LONGEST = {
@@ -49,13 +50,10 @@ def _no_waiting_for_the_disk():
 
 @pytest.fixture(autouse=True)
 def _own_log():
-    """Undoes what a run does to the log: handlers on streams and files of one test only."""
-    logger = logging.getLogger("mnemonics_tf")
-    logger.propagate = True
+    """No test hears of what a run before it, or a fixture's, did to the log."""
+    stop_logging()
     yield
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
+    stop_logging()
 
 
 @pytest.fixture(scope="session")

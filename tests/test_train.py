@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from mnemonics_tf import train
-from mnemonics_tf.monitoring.progress import stop_logging
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.settings import Settings
 
@@ -185,10 +184,7 @@ def test_a_place_that_digits_are_not_read_from_is_told_of(tmp_path, monkeypatch,
 
     monkeypatch.setattr(train, "open_source", stop)
     for data_dir in ("", "photos"):
-        try:
-            with pytest.raises(StoppedError):
-                train.train(Settings().changed(run_dir=str(tmp_path / "run"), data_dir=data_dir))
-        finally:
-            stop_logging()
+        with pytest.raises(StoppedError):
+            train.train(Settings().changed(run_dir=str(tmp_path / "run"), data_dir=data_dir))
         told = "".join(capsys.readouterr())
         assert ("--data_dir is not read" in told) == bool(data_dir)

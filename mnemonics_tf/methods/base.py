@@ -36,7 +36,8 @@ class Method:
         keeps_past_data: whether training data of earlier phases stays in reach (the upper bound
             only).
         corrects_logits: whether its models hold a correction of the logits for each class.
-        freezes_old_classes: whether the classifier's weights of old classes are not trained.
+        freezes_old_classes: whether the classifier's weights of old classes are not trained but by
+            the fine-tune.
     """
 
     classifier: str = "linear"

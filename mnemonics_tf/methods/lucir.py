@@ -14,7 +14,8 @@ class LUCIR(Method):
     L = L_c + lambda (1 - cos(f_old, f)) + L_mr, with lambda = lambda_base sqrt(old / new classes);
     L_mr = 1 / K sum_{k in top K new classes} max(0, m - cos(w_y, f) + cos(w_k, f)), averaged over
     the batch's images of old classes. New class weights start at the mean feature of their images,
-    scaled to the mean norm of the old weights; weights of old classes stay frozen.
+    scaled to the mean norm of the old weights; weights of old classes stay frozen but for the
+    fine-tune (`finetune_old_classes`).
 
     Source: Hou et al., Learning a Unified Classifier Incrementally via Rebalancing, CVPR 2019,
     Eq. 6 to 8 and the authors' release for imprinting and freezing.

@@ -1,6 +1,7 @@
 """Classifiers with room for more classes than they have seen, and what corrects their logits."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -89,9 +90,21 @@ class GrowingClassifier(keras.layers.Layer):
         self._mark_trained()
 
     def freeze_old(self) -> None:
-        """Takes the old classes' weights out of training, now and in later phases (LUCIR)."""
+        """Takes the old classes' weights out of training, now and in later phases (LUCIR).
+
+        Those who balance a classifier that has been trained work within `all_trained`.
+        """
         self._freezes_old = True
         self._mark_trained()
+
+    @contextlib.contextmanager
+    def all_trained(self) -> Iterator[None]:
+        """Within it the old classes' weights take part in training, frozen or not."""
+        self.first_trained.assign(0.0)
+        try:
+            yield
+        finally:
+            self._mark_trained()
 
     def _mark_trained(self) -> None:
         self.first_trained.assign(float(self.num_old if self._freezes_old else 0))

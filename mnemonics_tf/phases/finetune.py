@@ -1,5 +1,7 @@
 """The balanced fine-tune of a phase on exemplars only (Algorithm 1, line 18)."""
 
+import contextlib
+
 from mnemonics_tf.data.draw import balanced
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import Phase
@@ -17,7 +19,13 @@ def finetune_model(
 ) -> dict[str, float]:
     """Fine-tunes Theta_i on the exemplars only, as many of each class.
 
-    Where classes hold different numbers, each epoch draws as many of each.
+    Where classes hold different numbers, each epoch draws as many of each. All of Theta_i is
+    trained (Section 4.3), also what a method froze while it learned new classes, LUCIR's weights of
+    old classes: its authors' release balances a classifier with all of them. With
+    `finetune_old_classes` off they stay frozen here too.
+
+    Departure from Section 5.1, where the fine-tune has the temporary model's gradient descent: the
+    optimiser is that of the model level, with its momentum and L2, and images are augmented.
 
     Args:
         workshop: of the run.
@@ -36,7 +44,9 @@ def finetune_model(
     earlier = phase.index if training.finetune_base_phase else phase.index - 1
     draw = balanced(exemplars.labels, training.replay_per_class)
     before = earlier * training.finetune_epochs
-    return run_epochs(workshop, phase, exemplars, loop, stage, before, draw)
+    all_classes = training.finetune_old_classes
+    with model.classifier.all_trained() if all_classes else contextlib.nullcontext():
+        return run_epochs(workshop, phase, exemplars, loop, stage, before, draw)
 
 
 def finetunes(training: TrainingSettings, method: Method, phase: Phase) -> bool:

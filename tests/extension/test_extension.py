@@ -139,6 +139,7 @@ def test_what_old_classes_have_is_counted_and_not_estimated(mine, tmp_path, capl
 
     more = save(tmp_path / "more.npz", [4], ["four"])
     same = {"adjust_old_exemplars": False}
+    caplog.clear()
     with caplog.at_level("INFO", logger="mnemonics_tf"):
         extension(mine.root, more, **same)
         assert "budget" not in caplog.text  # it is the last phase's
