@@ -105,11 +105,19 @@ def available_bytes() -> int | None:
 
 
 def _gpu_memory() -> int | None:
-    """Returns all bytes of the smallest GPU: of those in use TensorFlow holds most itself."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    """Returns all bytes of the smallest GPU: of those in use TensorFlow holds most itself.
+
+    The machine may have others, which TensorFlow does not see; nvidia-smi numbers them otherwise.
+    """
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    seen = {told.get("device_name") for told in details}
     try:
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        return min(int(line) for line in told.split()) * 2**20
+        lines = [line.rpartition(", ") for line in told.splitlines()]
+        sizes = [(name, int(size)) for name, _, size in lines]
+        known = [size for name, size in sizes if name in seen]
+        return min(known or [size for _, size in sizes]) * 2**20
     except (OSError, subprocess.CalledProcessError, ValueError):
         return None  # no check is better than a wrong one
 

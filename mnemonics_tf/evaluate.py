@@ -65,6 +65,7 @@ def evaluate(
         UserError: if there is no such run or phase, the data has other classes, or the run would
             import code that was not named.
     """
+    passing("reading the data ...")
     opened = open_run(run_dir, data_dir, own or {}, "scoring it")
     directory = opened.directory
     differs = False
@@ -116,13 +117,16 @@ def _predict_by_export(opened: OpenedRun, phase: Phase) -> Predictions:
     test_set = opened.data.test_set(phase)
     export = Export(opened.exports.path(phase), test_set.image_shape)
     batch_size = opened.settings.training.evaluation_batch_size
-    batches = [
-        test_set.subset(np.arange(start, min(start + batch_size, len(test_set)))).load_all()
-        for start in range(0, len(test_set), batch_size)
-    ]
+    signatures = {"classifier": "serving_default", "nme": "nme"}
+    answers: dict[str, list[np.ndarray]] = {head: [] for head in signatures}
+    for first in range(0, len(test_set), batch_size):
+        rows = np.arange(first, min(first + batch_size, len(test_set)))
+        batch = test_set.subset(rows).load_all()
+        for head, signature in signatures.items():
+            answers[head].append(export.class_ids(signature, batch))
     heads = {}
-    for head, signature in (("classifier", "serving_default"), ("nme", "nme")):
-        ids = export.class_ids(signature, batches)
+    for head, found in answers.items():
+        ids = np.concatenate(found)
         unknown = np.setdiff1d(ids, opened.protocol.original_ids(phase.seen_classes))
         if len(unknown):
             raise UserError(

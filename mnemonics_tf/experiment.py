@@ -17,7 +17,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.own_backbone import OwnBackbone
 from mnemonics_tf.monitoring.outlook import Outlook
 from mnemonics_tf.monitoring.phase import show_phase
-from mnemonics_tf.monitoring.progress import LOGGER, log_to, stop_logging, waiting_for
+from mnemonics_tf.monitoring.progress import LOGGER, is_logging, log_to, stop_logging, waiting_for
 from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
@@ -54,10 +54,12 @@ _TEST = "test"
 class Experiment(OpenedRun):
     """One class-incremental run, from the first phase to results.json.
 
-    Arguments, attributes and what is refused are those of `OpenedRun`.
+    Arguments and attributes are those of `OpenedRun`. What else a run should not begin with is
+    refused by `session` and `run`, before any work starts.
     """
 
     _told = False  # whether the plan was
+    _may_begin = False  # whether it was asked
     _transfer_told = ""  # what was said last of weight transfer
 
     @functools.cached_property
@@ -81,10 +83,12 @@ class Experiment(OpenedRun):
             console: whether messages go to standard output too.
 
         Raises:
-            UserError: if another process works on the run, or its directory can't be written.
+            UserError: if a run can't begin as it is asked for, another process works on it, or its
+                directory can't be written.
         """
+        self._check_begin()
         with self.directory.locked():
-            told = bool(LOGGER.handlers)  # a command opens its log before it reads the data
+            told = is_logging()  # a command opens its log before it reads the data
             log_to(self.directory.log, console)
             if not told:
                 LOGGER.info("%s", described(self.source))
@@ -102,15 +106,14 @@ class Experiment(OpenedRun):
 
         Raises:
             RunInterruptedError: if `stop` asked for it; the same call goes on later.
+            UserError: if the run was begun with other settings or data, if what is asked for does
+                not go together, or if files or the disk fail; names the way out.
+            FloatingPointError: if a loss is not finite.
         """
         last = self.settings.run.last_phase
         phases = self.protocol.phases[: last + 1 if last >= 0 else None]
         directory, facts = self.directory, self.class_facts()
-        # What was begun goes on as it began, also by workers whose directories are empty yet.
-        if not any_worker(self.strategy, directory.settings.exists()):
-            check_new_run(self.settings, self.method, self.protocol, self.source)
-            if donor := self.settings.run.phase0_from:
-                phase0.origin_of(RunDirectory(donor), self._fingerprint, self.settings)
+        self._check_begin()
         chief = is_chief(self.strategy)
         left = claim_directory(directory, self.settings, facts, phases) if chief else []
         share_state(self.strategy, directory)
@@ -128,6 +131,8 @@ class Experiment(OpenedRun):
                 for phase in phases:
                     self._look_after(phase)
             return self._results_with_learned()
+        if chief and (donor := self.settings.run.phase0_from):
+            phase0.tell_of_another(directory, RunDirectory(donor))
         own = self.workshop.architecture.own
         if own:
             self._refuse_unlike_backbones(own)
@@ -152,6 +157,16 @@ class Experiment(OpenedRun):
             self.protocol.phases[len(phases) :],
         )
         return self.write_results([*phases, *done], self.settings)
+
+    def _check_begin(self) -> None:
+        """Refuses what a run should not begin with; one that was begun goes on as it began."""
+        # Also by workers whose directories are empty yet.
+        if self._may_begin or any_worker(self.strategy, self.directory.settings.exists()):
+            return
+        check_new_run(self.settings, self.method, self.protocol, self.source)
+        if donor := self.settings.run.phase0_from:
+            phase0.origin_of(RunDirectory(donor), self._fingerprint, self.settings)
+        self._may_begin = True
 
     def _look_after(self, phase: Phase) -> None:
         """Finishes what a kill left of a phase that is done, and looks after its export."""

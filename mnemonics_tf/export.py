@@ -19,6 +19,7 @@ from mnemonics_tf.extension.reopened import open_run
 from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.program import program, refuse_arguments, start
 from mnemonics_tf.run.learned import read_learned
+from mnemonics_tf.terminal import passing
 
 
 def define_flags() -> None:
@@ -52,7 +53,9 @@ def export(
         UserError: if there is no such run or phase, another process works on it, the data has other
             classes or is not found, or the run would import code that was not named.
     """
+    passing("reading the data ...")
     opened = open_run(run_dir, data_dir, own or {}, "exporting it")
+    passing("")
     source = opened.source
     if source.fit_image is None and source.fitting != DataSource.fitting:
         raise UserError(
@@ -74,11 +77,14 @@ def _export(opened: OpenedRun, phase: Phase) -> bool:
     elif not trouble:
         print(f"phase {phase.index}: {path} is whole")
     else:
+        passing(f"exporting phase {phase.index} ...")
         try:
             opened.export(phase)
         except UserError as error:
+            passing("")
             print(f"phase {phase.index}: {path} {trouble}: it can't be made again: {error}")
             return False
+        passing("")
         print(f"phase {phase.index}: {path} {trouble}: it is made again")
     return True
 

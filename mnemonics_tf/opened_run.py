@@ -24,7 +24,7 @@ from mnemonics_tf.monitoring.summaries import Summaries
 from mnemonics_tf.phases import evaluate
 from mnemonics_tf.phases.asked_for import make_protocol, settle
 from mnemonics_tf.phases.backbone import open_backbone
-from mnemonics_tf.phases.checks import check_method, warn_of_small_classes
+from mnemonics_tf.phases.checks import check_settings
 from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.phases.run_models import RunModels
 from mnemonics_tf.phases.workshop import Workshop
@@ -62,7 +62,7 @@ class OpenedRun:
         exports: the SavedModels of the phases.
 
     Raises:
-        UserError: if settings and data do not fit together, before any work starts.
+        UserError: if settings do not go together, or name what the data do not have.
     """
 
     def __init__(
@@ -109,8 +109,7 @@ class OpenedRun:
         protocol = make_protocol(
             settings, len(source.class_names), source.class_names, source.original_ids
         )
-        check_method(settings, self.method, protocol, source)
-        warn_of_small_classes(settings, protocol, source, protocol.phases)
+        check_settings(settings, self.method, protocol)
         return protocol
 
     def load_model(self, phase_index: int) -> IncrementalModel:
@@ -153,10 +152,15 @@ class OpenedRun:
         """
         done = [p for p in self.protocol.phases if self.directory.record(p.index).exists()]
         chosen = [phase for phase in done if index in (-1, phase.index)]
+        if not done:
+            raise UserError(
+                f"no phase of {self.directory.root} is done yet: go on with "
+                "python -m mnemonics_tf.train first"
+            )
         if not chosen:
             raise UserError(
                 f"--phase={index} is not done in {self.directory.root}; done: "
-                f"{', '.join(str(phase.index) for phase in done) or 'none'}"
+                f"{', '.join(str(phase.index) for phase in done)}"
             )
         return chosen
 

@@ -27,7 +27,11 @@ _MAX_DEPTH = 1202  # the deepest network that the paper of ResNets trains
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """Where and how to run; nothing here changes what a run computes, but for rounding."""
+    """Where and how to run.
+
+    Nothing here changes what a run computes, but for rounding, the weights that it begins with
+    (`phase0_from`, `backbone_weights`) and where it ends (`last_phase`).
+    """
 
     run_dir: str = setting(
         "",

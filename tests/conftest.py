@@ -66,11 +66,12 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
-def without_exports(monkeypatch):
-    """Exports have tests of their own, and take more time than a short run's training."""
-    from mnemonics_tf.phases.exports import PhaseExports
+def quick_runs():
+    """Runs without exports and pictures."""
+    from tests.quick_runs import nothing_to_look_at
 
-    monkeypatch.setattr(PhaseExports, "write", lambda *arguments: None)
+    with nothing_to_look_at():
+        yield
 
 
 @pytest.fixture

@@ -20,10 +20,8 @@ SHORT = DEMO | {
     "epochs": 1,
     "finetune_epochs": 1,
     "exemplars_per_class": 3,
-    "outer_steps": 2,
-    "adjust_steps": 2,
-    "inner_steps": 2,
-    "validation_every": 1,
+    "exemplars": "herding",  # exemplars that learn are for the long form
+    "adjust_old_exemplars": False,
 }
 
 
@@ -63,18 +61,20 @@ def test_kills_spread_over_all_stages(seed):
 def test_the_table_says_what_was_not_survived():
     good = {"name": "SIGKILL", "moment": "phase 0 train 1", "outcome": "died", "expected": True}
     bad = {"name": "full disk", "moment": "phase 1 train 1", "outcome": "a | b", "expected": False}
+    untried = {"name": "read-only", "moment": "-", "outcome": "not tried", "expected": None}
     report = {
         "flags": ["--epochs=1"],
         "seed": 3,
         "survived": 1,
         "differences": {"killed run": [], "other run": ["summary", "export 1: logits"]},
         "kills": [good],
-        "faults": [bad],
+        "faults": [bad, untried],
         "packages": {"tensorflow": "2.21.0"},
     }
     lines = table(report).splitlines()
     assert "| SIGKILL | phase 0 train 1 | died | yes |" in lines
     assert "| full disk | phase 1 train 1 | a \\| b | **no** |" in lines
+    assert "| read-only | - | not tried | - |" in lines
     assert "- killed run: the same, bit for bit" in lines
     assert "- other run: summary; export 1: logits" in lines
     assert "1 of 2 faults went as they should" in "\n".join(lines)

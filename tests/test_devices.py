@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -10,17 +11,25 @@ import tensorflow as tf
 
 from mnemonics_tf import devices
 from mnemonics_tf.errors import UserError
-from tests.two_devices import TASKS
+from tests.two_devices import LONGER_TASKS, TASKS
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory) -> dict[str, np.ndarray]:
-    """What one device and two computed, by `task:one|two:name`."""
-    path = tmp_path_factory.mktemp("two_devices") / "arrays.npz"
+    return compute(tmp_path_factory.mktemp("two_devices") / "arrays.npz", TASKS)
+
+
+@pytest.fixture(scope="module")
+def computed_longer(tmp_path_factory) -> dict[str, np.ndarray]:
+    return compute(tmp_path_factory.mktemp("two_devices") / "longer.npz", LONGER_TASKS)
+
+
+def compute(path: pathlib.Path, tasks: Iterable[str]) -> dict[str, np.ndarray]:
+    """Returns what one device and two computed, by `task:one|two:name`."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.two_devices", str(path)],
+        [sys.executable, "-m", "tests.two_devices", str(path), *tasks],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -30,9 +39,26 @@ def computed(tmp_path_factory) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-@pytest.mark.parametrize("task", [name for name in TASKS if name != "train_float16"])
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.slow
 def test_two_devices_compute_what_one_does(computed, task):
+    compare(computed, task)
+
+
+@pytest.mark.slow
+def test_two_devices_train_and_freeze_the_same_classes(computed):
+    for count in ("one", "two"):
+        for name, expected in (("frozen", [0] * 3), ("within", [1] * 3), ("afterwards", [0] * 3)):
+            assert computed[f"trained:{count}:{name}"].tolist() == [*expected, 1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_two_devices_differentiate_statistics_alike(computed_longer):
+    compare(computed_longer, "meta_step_statistics")
+
+
+def compare(computed: dict[str, np.ndarray], task: str) -> None:
     names = [key.split(":", 2)[2] for key in computed if key.startswith(f"{task}:one:")]
     assert names
     for name in names:
@@ -41,12 +67,13 @@ def test_two_devices_compute_what_one_does(computed, task):
 
 
 @pytest.mark.slow
-def test_two_devices_scale_the_loss_together(computed):
+@pytest.mark.exhaustive
+def test_two_devices_scale_the_loss_together(computed_longer):
     """In float16 rounding differs much more; which steps are left out must not differ."""
     one, two = (
         {
             key.split(":", 2)[2]: value
-            for key, value in computed.items()
+            for key, value in computed_longer.items()
             if key.startswith(f"train_float16:{count}:")
         }
         for count in ("one", "two")
@@ -103,15 +130,28 @@ def test_this_machine_has_some_available_memory():
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"), [("143771\n81559\n", 81559 * 2**20), ("[N/A]\n", None), (None, None)]
+    ("told", "seen", "expected"),
+    [
+        ("A, 143771\nA, 81559\n", ["A", "A"], 81559 * 2**20),
+        ("Quadro, 4096\nA, 81559\n", ["A"], 81559 * 2**20),
+        ("A, 143771\nB, 81559\n", ["A, in parts"], 81559 * 2**20),
+        ("[N/A]\n", ["A"], None),
+        ("", ["A"], None),
+        (None, ["A"], None),
+    ],
 )
-def test_with_gpus_the_smallest_one_counts(monkeypatch, told, expected):
+def test_with_gpus_the_smallest_one_that_is_seen_counts(monkeypatch, told, seen, expected):
     def run(command, **_):
         assert command[0] == "nvidia-smi"
         if told is None:
             raise FileNotFoundError(command[0])
         return subprocess.CompletedProcess(command, 0, stdout=told)
 
-    monkeypatch.setattr(devices.tf.config, "list_logical_devices", lambda kind: ["GPU:0", "GPU:1"])
+    config = devices.tf.config
+    monkeypatch.setattr(config, "list_logical_devices", lambda kind: ["GPU:0", "GPU:1"])
+    monkeypatch.setattr(config, "list_physical_devices", lambda kind: seen)
+    monkeypatch.setattr(
+        config.experimental, "get_device_details", lambda name: {"device_name": name}
+    )
     monkeypatch.setattr(devices.subprocess, "run", run)
     assert devices.available_bytes() == expected

@@ -119,7 +119,7 @@ def small_classes(tmp_path) -> pathlib.Path:
     return make_folder(tmp_path / "images", {**folders, **{f"val/{n}": 2 for n in counts}})
 
 
-@pytest.mark.usefixtures("without_exports")
+@pytest.mark.usefixtures("quick_runs")
 def test_small_classes_are_kept_whole(small_classes, tmp_path, caplog):
     """Through learning, BiC's held-out images, adjustment and explicit phases."""
     (tmp_path / "phases.txt").write_text("a, b, c\nf\nd, e\n")
@@ -130,6 +130,7 @@ def test_small_classes_are_kept_whole(small_classes, tmp_path, caplog):
         exemplars="mnemonics",
         outer_batch_size=9,
         adjust_old_exemplars=True,
+        adjust_steps=2,
         method="bic",
         base_epochs=1,
         finetune_epochs=1,

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnemonics_tf import experiment
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.source import InMemorySource
 from mnemonics_tf.experiment import Experiment
@@ -13,7 +12,8 @@ from mnemonics_tf.run.files import read_arrays
 from mnemonics_tf.settings import RunSettings, Settings
 from mnemonics_tf.tracing import TRACES
 
-pytestmark = pytest.mark.slow
+# Exports trace by their nature.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_runs")]
 
 LEARNED = {
     "exemplars": "mnemonics",
@@ -26,10 +26,12 @@ LEARNED = {
     "adjust_steps": 2,
 }
 CASES = {
-    "lwf": {"method": "lwf"},
-    "icarl in float16": {"method": "icarl", "mixed_precision": "float16"},
     "bic with transfer": {"method": "bic", "weight_transfer": True},
     "lucir with transfer and a pool": {"method": "lucir", "weight_transfer": True, **LEARNED},
+}
+MORE_CASES = {
+    "lwf": {"method": "lwf"},
+    "icarl in float16": {"method": "icarl", "mixed_precision": "float16"},
     "joint": {"method": "joint"},
 }
 
@@ -55,12 +57,6 @@ class TinySource(InMemorySource):
         super().__init__(training, test, [f"class {k}" for k in classes])
 
 
-@pytest.fixture(autouse=True)
-def nothing_to_look_at(monkeypatch, without_exports):
-    """Exports and pictures have tests of their own; exports trace by their nature."""
-    monkeypatch.setattr(experiment, "show_phase", lambda *arguments: None)
-
-
 def settings_of(run_dir, values: dict, num_phases: int, **more) -> Settings:
     return Settings(RunSettings(str(run_dir))).changed(
         base_classes=2,
@@ -79,9 +75,11 @@ def run(settings: Settings, source) -> RunDirectory:
     return RunDirectory(settings.run.run_dir)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [*CASES, *(pytest.param(case, marks=pytest.mark.exhaustive) for case in MORE_CASES)]
+)
 def test_one_process_equals_a_new_one_for_every_phase(tmp_path, case):
-    values = CASES[case]
+    values = (CASES | MORE_CASES)[case]
     whole = run(settings_of(tmp_path / "whole", values, 2), TinySource(4))
     for phase in range(3):
         settings = settings_of(tmp_path / "apart", values, 2, last_phase=phase)
@@ -119,7 +117,7 @@ def test_25_phases_trace_no_more_than_one(tmp_path, jit_compile):
 def test_learned_exemplars_of_later_phases_share_their_graphs(tmp_path):
     learned = {**LEARNED, "inner_start": "fresh_head"}
     few, many = (
-        traced_by(settings_of(tmp_path / str(n), learned, n), TinySource(n + 2)) for n in (3, 6)
+        traced_by(settings_of(tmp_path / str(n), learned, n), TinySource(n + 2)) for n in (3, 5)
     )
     assert many == few
 

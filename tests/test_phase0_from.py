@@ -52,7 +52,7 @@ def test_what_a_stranger_s_settings_say_of_phase_0_is_cut_short(finished, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_exports")
+@pytest.mark.usefixtures("quick_runs")
 def test_phase_0_of_another_seed_or_precision_is_taken(finished, tmp_path):
     """Also by a run that takes it from one that took it."""
     donor, taken = finished.directory, []
@@ -74,6 +74,24 @@ def test_phase_0_of_another_seed_or_precision_is_taken(finished, tmp_path):
     for arrays in taken:
         for name, array in first.items():
             np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_another_model_than_that_of_a_phase_0_that_is_done_is_told_of(finished, tmp_path, caplog):
+    """The same command again is silent, and so is it where the model is gone by now."""
+    donor = finished.copied_to(tmp_path / "donor").directory
+    phase0.tell_of_another(finished.directory, donor)
+    phase0.tell_of_another(finished.directory, RunDirectory(tmp_path / "none"))
+    torn = finished.copied_to(tmp_path / "torn").directory
+    torn.base_model.write_bytes(torn.base_model.read_bytes()[:1000])
+    phase0.tell_of_another(finished.directory, torn)
+    assert not caplog.text
+    arrays = read_arrays(donor.base_model)
+    name = next(name for name in arrays if name.endswith("kernel"))
+    write_arrays(donor.base_model, arrays | {name: arrays[name] + 1})
+    run = {"phase0_from": str(donor.root)}
+    taker = finished.copied_to(tmp_path / "taker")
+    make(changed(taker.settings, run=run)).run()
+    assert f"--phase0_from={donor.root} is not used: " in caplog.text
 
 
 def test_phase_0_of_no_run(tmp_path):

@@ -1,4 +1,4 @@
-"""Computes the same on one device and on two: python -m tests.two_devices OUT.npz.
+"""Computes the same on one device and on two: python -m tests.two_devices OUT.npz TASK ...
 
 A process of its own: logical devices are configured before TensorFlow's first operation.
 """
@@ -46,6 +46,7 @@ def make_models(strategy):
 def train(strategy, mixed_precision: str) -> dict[str, np.ndarray]:
     """Two epochs in batches of 8, 8 and 1: the last leaves a replica without images of its own.
 
+
     In float32 with LUCIR's loss, which counts the old images of all replicas.
     """
     model, old = make_models(strategy)
@@ -76,6 +77,21 @@ def evaluate(strategy) -> dict[str, np.ndarray]:
     return {"features": outputs.features, "logits": outputs.logits}
 
 
+def trained(strategy) -> dict[str, np.ndarray]:
+    """Which classes' weights are trained, in the mean over replicas."""
+    model, _ = make_models(strategy)
+    model.classifier.freeze_old()
+    found = {"frozen": _trained_columns(strategy, model)}
+    with model.classifier.all_trained():
+        found["within"] = _trained_columns(strategy, model)
+    return {**found, "afterwards": _trained_columns(strategy, model)}
+
+
+def _trained_columns(strategy, model: IncrementalModel) -> np.ndarray:
+    columns = tf.function(lambda: strategy.run(model.classifier.trained_columns))()
+    return strategy.reduce(tf.distribute.ReduceOp.MEAN, columns, axis=None).numpy()[:5]
+
+
 def meta_step(
     strategy, scope: str, batch_statistics: bool = False, name: str = "unrolled_training"
 ) -> dict[str, np.ndarray]:
@@ -104,13 +120,16 @@ def meta_step(
 
 TASKS = {
     "train": lambda strategy: train(strategy, "off"),
-    "train_float16": lambda strategy: train(strategy, "float16"),
+    "trained": trained,
     "evaluate": evaluate,
     "meta_step_all": lambda strategy: meta_step(strategy, "all"),
-    "meta_step_statistics": lambda strategy: meta_step(strategy, "all", batch_statistics=True),
     "meta_step_classifier": lambda strategy: meta_step(strategy, "classifier"),
     "class_means": lambda strategy: meta_step(strategy, "all", name="class_means"),
     "anchored": lambda strategy: meta_step(strategy, "all", name="anchored"),
+}
+LONGER_TASKS = {
+    "train_float16": lambda strategy: train(strategy, "float16"),
+    "meta_step_statistics": lambda strategy: meta_step(strategy, "all", batch_statistics=True),
 }
 
 
@@ -121,8 +140,8 @@ def main(path: str, *tasks: str) -> None:
     assert strategies["two"].num_replicas_in_sync == 2
     arrays = {
         f"{task}:{name}:{key}": value
-        for task, compute in TASKS.items()
-        if task in tasks or not tasks
+        for task, compute in (TASKS | LONGER_TASKS).items()
+        if task in tasks
         for name, strategy in strategies.items()
         for key, value in compute(strategy).items()
     }

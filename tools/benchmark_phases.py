@@ -107,7 +107,14 @@ def main(arguments: list[str]) -> int:
     refuse_arguments(arguments)
     checkouts = {"this": _REPOSITORY}
     if flags.FLAGS.against:
-        checkouts["other"] = user_path(flags.FLAGS.against).resolve()
+        other = user_path(flags.FLAGS.against).resolve()
+        if not (
+            other / "mnemonics_tf" / "train.py"
+        ).is_file():  # Python would take what is installed
+            raise app.UsageError(
+                f"--against={other} holds no mnemonics_tf/train.py: name a checkout of this project"
+            )
+        checkouts["other"] = other
     figures: dict[str, dict] = {
         "hardware": describe_hardware(),
         "packages": describe_packages(),

@@ -67,13 +67,13 @@ class Fault:
         name: what was done.
         moment: where the run was.
         outcome: what the program did.
-        expected: whether that is what it should do.
+        expected: whether that is what it should do; None where it was not tried.
     """
 
     name: str
     moment: str
     outcome: str
-    expected: bool
+    expected: bool | None
 
 
 # Kills
@@ -193,15 +193,16 @@ def meet_faults(runner: Runner, disk: Disk) -> list[Fault]:
     for name, trial in trials.items():
         try:
             moment, outcome, expected = trial()
-        except RuntimeError as error:  # the run did not get where the fault was to meet it
+        # The run did not get where the fault was to meet it, or hangs.
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
             moment, outcome, expected = reached(runner.directory), str(error)[-500:], False
         faults.append(Fault(name, str(moment), outcome, expected))
         print(faults[-1], flush=True)
     return faults
 
 
-#: where the run was, what the program did, whether it should
-_Seen = tuple[Moment, str, bool]
+#: where the run was, what the program did, whether it should; None where it was not tried
+_Seen = tuple[Moment, str, bool | None]
 
 
 def _stop(runner: Runner, number: signal.Signals, moment: Moment) -> _Seen:
@@ -248,7 +249,7 @@ def _flip(path: pathlib.Path) -> None:
 
 def _full_disk(runner: Runner, disk: Disk, moment: Moment) -> _Seen:
     if not disk.is_mounted:
-        return moment, f"not tried ({disk.reason})", True
+        return moment, f"not tried ({disk.reason})", None
     already = len(runner.printed())
     with runner.until(moment) as process, disk.full():
         status = process.wait(PATIENCE_SECONDS)
@@ -266,7 +267,7 @@ def _file_size_limit(runner: Runner) -> _Seen:
 def _read_only(runner: Runner, disk: Disk) -> _Seen:
     moment = reached(runner.directory)
     if not disk.is_mounted:
-        return moment, f"not tried ({disk.reason})", True
+        return moment, f"not tried ({disk.reason})", None
     with disk.read_only():
         status, printed = runner.finish()
     line = error_line(printed)
@@ -327,6 +328,8 @@ def _jumping_clock(runner: Runner, moment: Moment) -> _Seen:
 
 def table(report: dict[str, Any]) -> str:
     """Returns the report as Markdown."""
+    faults = [*report["kills"], *report["faults"]]
+    tried = [fault for fault in faults if fault["expected"] is not None]
     lines = [
         "# Faults tried and survived",
         "",
@@ -336,7 +339,7 @@ def table(report: dict[str, Any]) -> str:
         "",
         f"`{' '.join(report['flags'])}`",
         "",
-        f"{report['survived']} of {len(report['kills']) + len(report['faults'])} faults went as "
+        f"{report['survived']} of {len(tried)} faults went as "
         "they should. Results (times apart), models, exemplars, predictions and the outputs of all "
         "exported signatures, beside those of the run left alone:",
         "",
@@ -347,7 +350,7 @@ def table(report: dict[str, Any]) -> str:
         lines += ["", f"## {title}", "", "| fault | the run was at | what it did | as it should |"]
         lines.append("| --- | --- | --- | --- |")
         for fault in report[key]:
-            verdict = "yes" if fault["expected"] else "**no**"
+            verdict = {True: "yes", False: "**no**", None: "-"}[fault["expected"]]
             outcome = fault["outcome"].replace("|", "\\|")
             lines.append(f"| {fault['name']} | {fault['moment']} | {outcome} | {verdict} |")
     packages = ", ".join(f"{name} {version}" for name, version in report["packages"].items())
@@ -358,7 +361,8 @@ def define_flags() -> None:
     """Defines this program's flags; a function, for a test imports this module."""
     flags.DEFINE_string("output", None, "Path to write, without .md and .json.", required=True)
     flags.DEFINE_string("work_dir", "", "Directory for the runs; by default a temporary one.")
-    flags.DEFINE_integer("kills", 20, "How often a run is killed.", lower_bound=1)
+    most = len(moments(DEMO))
+    flags.DEFINE_integer("kills", 20, "How often a run is killed.", lower_bound=1, upper_bound=most)
     flags.DEFINE_integer("kill_seed", 0, "Seed of the moments.")
 
 
@@ -397,7 +401,7 @@ def main(arguments: list[str]) -> int:
     report = {
         "flags": [f"--{name}={value}" for name, value in DEMO.items()],
         "seed": values.kill_seed,
-        "survived": sum(fault.expected for fault in rows),
+        "survived": sum(fault.expected is True for fault in rows),
         "differences": different,
         "kills": [dataclasses.asdict(fault) for fault in kills],
         "faults": [dataclasses.asdict(fault) for fault in faults],

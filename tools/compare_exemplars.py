@@ -50,7 +50,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to
 from mnemonics_tf.paths import user_path
-from mnemonics_tf.phases.checks import check_bytes, check_outer_step
+from mnemonics_tf.phases.checks import check_enough, check_outer_step, warn_of_small_classes
 from mnemonics_tf.phases.evaluate import best_constant
 from mnemonics_tf.phases.finetune import finetune_model
 from mnemonics_tf.phases.make_exemplars import make_exemplars
@@ -98,7 +98,8 @@ def _compare() -> None:
     donor = Experiment(wanted, source, tf.distribute.get_strategy())
     check_next_phase(next_phases, len(donor.protocol.phases))
     check_outer_step(wanted, donor.protocol.phases[: 2 if next_phases else 1])
-    check_bytes(wanted, donor.method, donor.protocol, source)
+    check_enough(wanted, donor.method, donor.protocol, source)
+    warn_of_small_classes(wanted, donor.protocol, source, donor.protocol.phases)
     directory = donor.directory
     with user_error_on_disk_trouble(directory.root):
         directory.root.mkdir(parents=True)

@@ -42,7 +42,7 @@ LEVELS: tuple[dict[str, tuple[str, ...]], ...] = (
         # What a run says of itself needs metrics and exemplars; how it lies on disk does not.
         "results of a run": (
             *("run.results", "run.resume", "run.records", "run.data_facts"),
-            *("run.learned", "run.history", "run.naming"),
+            *("run.learned", "run.history", "run.naming", "run.effects"),
         ),
     },
     {"models": ("models",), "data": ("data",)},

@@ -27,6 +27,7 @@ import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import pathlib
 import shlex
 import statistics
+import sys
 from collections.abc import Sequence
 
 from absl import app, flags
@@ -157,13 +158,19 @@ def _reproduce() -> int:
     print(text_table(rows, beside))
     if _MARKDOWN.value:
         write_markdown(user_path(_MARKDOWN.value), rows, beside)
-    if _PICTURE.value:
-        write_picture(user_path(_PICTURE.value), rows, beside)
     for run in failed:
         print(f"failed: {run.name}\n  see {printed(run)}")
+    status = 1 if failed else 0
     if signals.requested and not all(run.is_done() for run in runs):
-        return EXIT_STATUS
-    return 1 if failed else 0
+        status = EXIT_STATUS
+    if _PICTURE.value:
+        try:
+            write_picture(user_path(_PICTURE.value), rows, beside)
+        except UserError as error:
+            if not status:
+                raise
+            print(f"no picture: {error}", file=sys.stderr)
+    return status
 
 
 def _schedule() -> list[str]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.methods import METHODS
-from mnemonics_tf.reporting.effects import has_effect
+from mnemonics_tf.reporting.published import Published
 from mnemonics_tf.run import results
 from mnemonics_tf.run.data_facts import DIGESTS
 from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.effects import has_effect
 from mnemonics_tf.run.files import read_json, write_json
 from mnemonics_tf.settings import BEFORE, GROUP_OF, Settings, by_name, of_any_version
 from tools.reproduce_cells import PER_CLASS, TIMES, Cell
@@ -21,6 +22,7 @@ from tools.reproduce_flags import in_type_of, values
 _DECISIVE = (
     *("codec", "exemplars_per_class", "exemplars_total", "exemplar_bytes_per_class"),
     *("exemplar_bytes_total", "replay_per_class", "objective", "max_shift", "mixed_precision"),
+    "finetune_old_classes",
 )
 
 #: what results of any version tell
@@ -127,6 +129,12 @@ class Run:
         """The phase it ends with: N, or what the schedule's --last_phase says."""
         last = int(values(self.place.schedule).get("last_phase", -1))
         return self.num_phases if last < 0 else min(last, self.num_phases)
+
+    def paper(self) -> Published | None:
+        """Returns the paper's figures; None where it has none, or of more phases than the run."""
+        if self.last_phase < self.num_phases:
+            return None
+        return self.cell.published(self.place.dataset, self.num_phases)
 
     def is_done(self) -> bool:
         """Whether its results are written, here to the last phase or in the published folder."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
+from mnemonics_tf.reporting.published import Published
 from tools.reproduce_cells import Cell
 from tools.reproduce_results import Figures, Run, refuse_other_data
 
@@ -135,14 +136,14 @@ def rows(runs: Sequence[Run], beside: Sequence[Run] = ()) -> list[Row]:
         group = groups.setdefault((run.cell, run.num_phases), {})
         if run.is_done():
             group[run.seed] = run.figures()
-    dataset = runs[0].place.dataset if runs else ""
+    papers = {(run.cell, run.num_phases): run.paper() for run in runs}
     return [
         _row(
-            *(cell, num_phases, dataset, groups[cell, num_phases]),
+            *(cell, num_phases, papers[cell, num_phases], groups[cell, num_phases]),
             _difference(groups, cell, num_phases, cell.compares_with),
             _difference(groups, cell, num_phases, cell.begins_as),
         )
-        for cell, num_phases in dict.fromkeys((run.cell, run.num_phases) for run in runs)
+        for cell, num_phases in papers
     ]
 
 
@@ -187,7 +188,7 @@ def _difference(
 def _row(
     cell: Cell,
     num_phases: int,
-    dataset: str,
+    paper: Published | None,
     by_seed: dict[int, Figures],
     over_herding: Difference,
     over_chosen: Difference,
@@ -197,13 +198,12 @@ def _row(
     Args:
         cell: of the table.
         num_phases: N.
-        dataset: value of --dataset.
+        paper: its figures, if it has some.
         by_seed: figures of its runs that are done.
         over_herding: as in the row.
         over_chosen: as in the row.
     """
     figures = list(by_seed.values())
-    paper = cell.published(dataset, num_phases)
     return Row(
         name=cell.name,
         num_phases=num_phases,

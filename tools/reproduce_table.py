@@ -23,7 +23,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
     lines = [
         f"ours: mean over the seeds, with its 95% interval from {FEWEST_FOR_INTERVAL} seeds on"
     ]
-    if any(run.cell.published(run.place.dataset, run.num_phases) for run in runs):
+    if any(run.paper() for run in runs):
         lines.append(
             "paper: the conference version; later: what the authors reported afterwards (their "
             "README and, for LUCIR, a later paper)"

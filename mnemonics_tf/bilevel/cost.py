@@ -29,6 +29,7 @@ def check_footprint(
     outer: OuterSettings,
     num_exemplars: int,
     num_outer: int,
+    begun: bool = False,
 ) -> None:
     """Refuses an outer step whose activations can't fit into the memory of GPU or machine.
 
@@ -39,6 +40,7 @@ def check_footprint(
         outer: of the meta level.
         num_exemplars: how many there are.
         num_outer: how many images there are to measure them on.
+        begun: whether a run has begun, whose settings stay as they are.
 
     Raises:
         UserError: names what would make it fit.
@@ -52,9 +54,14 @@ def check_footprint(
     if trains_encoder:
         needed = _trained_bytes(bytes_per_image, inner, exemplars, outer_batch)
         batch = min(inner.inner_batch_size or exemplars, exemplars)
+        # Settings of a run stay as they are; those of a phase that is learned afterwards need not.
+        elsewhere = (
+            "in another run, which takes this one's phase 0 by --phase0_from (or, while further "
+            "classes are learned, after --undo), "
+        ) * begun
         remedy = (
-            f"lower --inner_batch_size (now {batch}) or --outer_batch_size (now {outer_batch}), or "
-            "use --inner_scope=classifier"
+            f"{elsewhere}lower --inner_batch_size (now {batch}) or --outer_batch_size (now "
+            f"{outer_batch}), or use --inner_scope=classifier"
             + (", or --meta_gradient=sweep" if inner.meta_gradient == "unroll" else "")
         )
     else:

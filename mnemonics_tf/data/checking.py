@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from mnemonics_tf.data import caches
 from mnemonics_tf.data.decoding import examine
-from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.errors import UserError, counted, printable
 from mnemonics_tf.monitoring.progress import LOGGER, duration
 
 #: how many broken files a message names
@@ -107,7 +107,8 @@ def examined(
                 left = (now - started) / done * (len(rows) - done)
                 LOGGER.info("checked %d of %d images, %s left", done, len(rows), duration(left))
     LOGGER.info(
-        "checked %d images %s in %s", len(rows), place, duration(time.monotonic() - started)
+        "checked %s %s in %s",
+        *(counted(len(rows), "image"), place, duration(time.monotonic() - started)),
     )
 
 

@@ -115,7 +115,7 @@ def _list_classes(
     folders = class_folders(part)
     missing = sorted(set(wanted) - set(folders))
     for name in sorted(set(folders) - set(synsets())):
-        left_out.add("folders of no class of ImageNet", f"{part.name}/{name}")
+        left_out.add("folder(s) of no class of ImageNet", f"{part.name}/{name}")
     listed = []
     for synset in wanted:
         listed.append(list_images(root, f"{part.name}/{synset}", left_out))

@@ -41,7 +41,7 @@ class LeftOut:
         """Notes one thing that is not read.
 
         Args:
-            kind: of things, in the plural.
+            kind: of things; "(s)" in it where the plural has an s.
             path: where it is, below the root.
         """
         self._counts[kind] += 1
@@ -49,7 +49,8 @@ class LeftOut:
 
     def __str__(self) -> str:
         return "; ".join(
-            f"{count} {kind} (first: {printable(self._examples[kind])})"
+            f"{count} {kind.replace('(s)', 's' * (count > 1), 1)} "
+            f"(first: {printable(self._examples[kind])})"
             for kind, count in self._counts.items()
         )
 
@@ -199,21 +200,23 @@ def list_images(root: pathlib.Path, folder: str, left_out: LeftOut) -> list[str]
         if entry.name.startswith("."):
             _note_hidden(root, path, left_out)
         elif _is_broken_link(entry):
-            left_out.add("broken links", path)
+            left_out.add("broken link(s)", path)
         elif entry.is_dir():
             folders.append(path)
         elif not entry.is_file():
-            left_out.add("files that are no regular ones", path)
+            left_out.add("file(s) of no regular kind", path)
         elif entry.name.lower().endswith(SUFFIXES):
             images.append(path)
         else:
             suffix = os.path.splitext(entry.name)[1].lower()
-            left_out.add(f"{printable(suffix)} files" if suffix else "files without suffix", path)
+            left_out.add(
+                f"{printable(suffix)} file(s)" if suffix else "file(s) without suffix", path
+            )
     if not images and f"{folder}/{_IMAGES}" in folders:
         folders.remove(f"{folder}/{_IMAGES}")
         images = list_images(root, f"{folder}/{_IMAGES}", left_out)
     for path in folders:
-        _note_images_within(root, path, "image files in sub-folders of class folders", left_out)
+        _note_images_within(root, path, "image file(s) in sub-folders of class folders", left_out)
     return images
 
 
@@ -221,9 +224,9 @@ def _note_hidden(root: pathlib.Path, path: str, left_out: LeftOut) -> None:
     """Notes images that programs hide; what Macs leave beside a file, ._NAME, is none."""
     name = os.path.basename(path)
     if os.path.isdir(root / path):  # what may not be looked at is left out all the same
-        _note_images_within(root, path, "image files in hidden folders", left_out)
+        _note_images_within(root, path, "image file(s) in hidden folders", left_out)
     elif name.lower().endswith(SUFFIXES) and not name.startswith("._"):
-        left_out.add("hidden image files", path)
+        left_out.add("hidden image file(s)", path)
 
 
 def _note_images_within(root: pathlib.Path, folder: str, kind: str, left_out: LeftOut) -> None:
@@ -254,11 +257,13 @@ def note_loose_files(
             if entry.name.startswith("."):
                 _note_hidden(root, path, left_out)
             elif _is_broken_link(entry):
-                left_out.add("broken links", path)
+                left_out.add("broken link(s)", path)
             elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
-                left_out.add("image files in no class's folder", path)
+                left_out.add("image file(s) in no class's folder", path)
             elif parts and folder == root and entry.is_dir() and entry.name not in part_names:
-                kind = f"image files in {printable(path)}/ (the parts are {', '.join(part_names)})"
+                kind = (
+                    f"image file(s) in {printable(path)}/ (the parts are {', '.join(part_names)})"
+                )
                 _note_images_within(root, path, kind, left_out)
 
 

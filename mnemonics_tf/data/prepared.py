@@ -28,7 +28,7 @@ from mnemonics_tf.data.tfds_folder import (
     prepare,
     what_was_looked_for,
 )
-from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.errors import UserError, counted, printable
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 
@@ -196,7 +196,8 @@ def _check_labels(name: str, split: str, labels: np.ndarray, names: Sequence[str
         )
     without = int(np.sum(labels < 0))
     if without:
-        LOGGER.warning("%d examples of %s/%s have no label: left out", without, name, split)
+        told = counted(without, "example")
+        LOGGER.warning("left out, for they have no label: %s of %s/%s", told, name, split)
 
 
 def _with_images(

@@ -23,7 +23,7 @@ from mnemonics_tf.data.checking import DECODERS, examined, report_broken
 from mnemonics_tf.data.decoding import examine, reason
 from mnemonics_tf.data.storage import Storage
 from mnemonics_tf.errors import UserError, printable
-from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.monitoring.progress import LOGGER, watched
 
 #: of a TFRecord: length (8 bytes) and its checksum before the data, a checksum after it
 _HEADER, _FOOTER = 12, 4
@@ -169,7 +169,8 @@ def index_records(files: Sequence[str], split: str) -> Records:
     LOGGER.info("reading the records of %s once, to verify them and know their classes", split)
     places: list[tuple[int, int, int, int]] = []
     labels = []
-    for number, file in enumerate(files):
+    told = f"reading the records of {split}: file"
+    for number, file in enumerate(watched(files, len(files), told)):
         before, found = len(places), _records(file)
         for offset, record, checksum in found:
             places.append((number, offset, len(record), checksum))

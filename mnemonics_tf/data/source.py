@@ -5,13 +5,17 @@ import copy
 import functools
 import hashlib
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
+from typing import Generic, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
 from mnemonics_tf.errors import UserError, printable
+
+Held = TypeVar("Held", bound=Sized)
+Images = TypeVar("Images", bound=ImageSet)
 
 #: of every data set
 PARTS = ("training", "test")
@@ -173,7 +177,48 @@ class DataSource(abc.ABC):
             )
 
 
-class InMemorySource(DataSource):
+class HoldingSource(DataSource, Generic[Held, Images]):
+    """A source that holds what it has of each class apart from all others', and can forget it.
+
+    Args:
+        training: original class id -> what is held of its training images; their number is its
+            length.
+        test: the same for the test part.
+    """
+
+    def __init__(self, training: Mapping[int, Held], test: Mapping[int, Held]):
+        self._original_ids = tuple(sorted(training))
+        self._held = {"training": dict(training), "test": dict(test)}
+        self._training_counts = {c: len(held) for c, held in training.items()}
+
+    def training_counts(self) -> np.ndarray:
+        return np.array([self._training_counts[c] for c in self.original_ids])
+
+    def test_counts(self) -> np.ndarray:
+        return np.array([len(self._held["test"][c]) for c in self.original_ids])
+
+    def training_set(self, classes: Sequence[int]) -> Images:
+        self._check_known(classes)
+        released = [c for c in classes if c not in self._held["training"]]
+        if released:
+            raise LookupError(f"the training images of classes {released} were released")
+        return self._gather("training", classes)
+
+    def test_set(self, classes: Sequence[int]) -> Images:
+        self._check_known(classes)
+        return self._gather("test", classes)
+
+    def release(self, classes: Sequence[int]) -> None:
+        self._check_known(classes)
+        for c in classes:
+            self._held["training"].pop(c, None)
+
+    @abc.abstractmethod
+    def _gather(self, part: str, classes: Sequence[int]) -> Images:
+        """Returns the images of classes that are there, sorted by class in the order given."""
+
+
+class InMemorySource(HoldingSource[np.ndarray, ArrayImageSet]):
     """A source whose images all lie decoded in memory.
 
     Every class owns its array, so that releasing a class frees its memory.
@@ -190,50 +235,25 @@ class InMemorySource(DataSource):
         test: Mapping[int, np.ndarray],
         class_names: Sequence[str],
     ):
+        super().__init__(training, test)
         self.class_names = tuple(class_names)
-        self._original_ids = tuple(sorted(training))
-        self.image_shape = tuple(training[self._original_ids[0]].shape[1:])
-        self._training = dict(training)
-        self._test = dict(test)
-        self._training_counts = {c: len(images) for c, images in training.items()}
-
-    def training_counts(self) -> np.ndarray:
-        return np.array([self._training_counts[c] for c in self.original_ids])
-
-    def test_counts(self) -> np.ndarray:
-        return np.array([len(self._test[c]) for c in self.original_ids])
+        self.image_shape = tuple(training[self.original_ids[0]].shape[1:])
 
     def _digest(self, part: str) -> str:
         """Returns a hash of every pixel, class by class: nothing is missed."""
-        images = {"training": self._training, "test": self._test}[part]
+        images = self._held[part]
         hasher = hashlib.blake2b(digest_size=16)
         for c in self.original_ids:
             hasher.update(f"{c}:{images[c].shape};".encode())
             hasher.update(np.ascontiguousarray(images[c]).reshape(-1).data)
         return f"pixels-{hasher.hexdigest()}"
 
-    def training_set(self, classes: Sequence[int]) -> ArrayImageSet:
-        self._check_known(classes)
-        released = [c for c in classes if c not in self._training]
-        if released:
-            raise LookupError(f"the training images of classes {released} were released")
-        return self._gather(self._training, classes)
-
-    def test_set(self, classes: Sequence[int]) -> ArrayImageSet:
-        self._check_known(classes)
-        return self._gather(self._test, classes)
-
-    def release(self, classes: Sequence[int]) -> None:
-        self._check_known(classes)
-        for c in classes:
-            self._training.pop(c, None)
-
-    def _gather(self, images: Mapping[int, np.ndarray], classes: Sequence[int]) -> ArrayImageSet:
+    def _gather(self, part: str, classes: Sequence[int]) -> ArrayImageSet:
         if not len(classes):
             return ArrayImageSet(np.empty((0, *self.image_shape), np.uint8), np.empty(0, np.int32))
+        images = [self._held[part][c] for c in classes]
         # A copy even for a single class: a set that is still alive must not keep a released array.
-        gathered = np.concatenate([images[c] for c in classes])
-        return ArrayImageSet(gathered, np.repeat(classes, [len(images[c]) for c in classes]))
+        return ArrayImageSet(np.concatenate(images), np.repeat(classes, [len(i) for i in images]))
 
 
 def split_by_class(images: np.ndarray, labels: np.ndarray) -> dict[int, np.ndarray]:

@@ -120,7 +120,8 @@ def open_source(settings: Settings) -> DataSource:
     """Opens the data source of a run.
 
     Raises:
-        UserError: if there is no such source, its data is missing or damaged, or it has one class.
+        UserError: if there is no such source, its data is missing or damaged, it has one class, or
+            images of more than four channels.
     """
     run = settings.run
     source = create(settings.protocol.dataset, run.data_dir, run.download, settings.data)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mnemonics_tf.data.encoded import CENTRE_CROP, EncodedImageSet, View
-from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.source import HoldingSource
 from mnemonics_tf.data.storage import Storage
 
 #: of x / 255 over ImageNet's training images: the constants that LUCIR and most others use
@@ -41,7 +41,7 @@ class Files:
         return len(self.by_pillow)
 
 
-class StreamedSource(DataSource):
+class StreamedSource(HoldingSource[Files, EncodedImageSet]):
     """A source that knows where its images are and decodes them when they are used.
 
     Args:
@@ -60,9 +60,9 @@ class StreamedSource(DataSource):
         test: tuple[Storage, Mapping[int, Files]],
         view: View,
     ):
+        super().__init__(training[1], test[1])
         self.name = name
         self.class_names = tuple(class_names)
-        self._original_ids = tuple(sorted(training[1]))
         self.image_shape = view.image_shape
         colour = view.channels == 3
         self.channel_mean = IMAGENET_MEAN if colour else (float(np.mean(IMAGENET_MEAN)),)
@@ -74,19 +74,11 @@ class StreamedSource(DataSource):
         self.fit_image = view.fit
         self.fitting = f"the middle {view.centre:.1%} of images of any size"
         self._view = view
-        self._training = (training[0], dict(training[1]))
-        self._test = (test[0], dict(test[1]))
-        self._training_counts = {c: len(files) for c, files in training[1].items()}
-
-    def training_counts(self) -> np.ndarray:
-        return np.array([self._training_counts[c] for c in self.original_ids])
-
-    def test_counts(self) -> np.ndarray:
-        return np.array([len(self._test[1][c]) for c in self.original_ids])
+        self._storage = {"training": training[0], "test": test[0]}
 
     def _digest(self, part: str) -> str:
         """Returns a hash of what the storage tells of each class; it says what that can miss."""
-        storage, files = {"training": self._training, "test": self._test}[part]
+        storage, files = self._storage[part], self._held[part]
         sampled = -(-_SAMPLED // len(self.original_ids))
         hasher = hashlib.blake2b(digest_size=16)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -95,28 +87,10 @@ class StreamedSource(DataSource):
                 hasher.update(digest)
         return f"{storage.digest_kind}-{hasher.hexdigest()}"
 
-    def training_set(self, classes: Sequence[int]) -> EncodedImageSet:
-        self._check_known(classes)
-        released = [c for c in classes if c not in self._training[1]]
-        if released:
-            raise LookupError(f"the training images of classes {released} were released")
-        return self._gather(*self._training, classes)
-
-    def test_set(self, classes: Sequence[int]) -> EncodedImageSet:
-        self._check_known(classes)
-        return self._gather(*self._test, classes)
-
-    def release(self, classes: Sequence[int]) -> None:
-        self._check_known(classes)
-        for c in classes:
-            self._training[1].pop(c, None)
-
-    def _gather(
-        self, storage: Storage, files: Mapping[int, Files], classes: Sequence[int]
-    ) -> EncodedImageSet:
-        chosen = [files[c] for c in classes]
+    def _gather(self, part: str, classes: Sequence[int]) -> EncodedImageSet:
+        chosen = [self._held[part][c] for c in classes]
         return EncodedImageSet(
-            storage,
+            self._storage[part],
             np.concatenate([f.keys for f in chosen]) if chosen else np.empty(0, "S1"),
             np.repeat(np.asarray(classes, np.int32), [len(f) for f in chosen]),
             self._view,

@@ -261,7 +261,8 @@ def _replaced(codec: Codec, code: Any, images: np.ndarray, places: np.ndarray) -
     if new_head != head:
         raise UserError(
             "exemplars of a class can't be stored beside those that it has: the codec writes other "
-            "tables than before; pass the --codec and quality that the run began with"
+            "tables than it did then; go on with the version of Pillow (or of your own codec) that "
+            "the run began with"
         )
     for place, stream in zip(places, new_streams, strict=True):
         streams[place] = stream

@@ -8,6 +8,7 @@ export and record. What a run directory holds besides is not touched before the 
 which makes the phase the run's.
 """
 
+import dataclasses
 import gc
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +19,7 @@ import tensorflow as tf
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.devices import is_chief, spans_workers
-from mnemonics_tf.errors import UserError, few
+from mnemonics_tf.errors import UserError, counted, few
 from mnemonics_tf.exemplars.budget import Budget, check_last_share, make_budget
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
@@ -109,7 +110,10 @@ class Extension:
             UserError: if the run has learned something else since this was made.
         """
         wanted, experiment = self._wanted, self.experiment
-        if read_history(experiment.directory, self._run) != self._history:
+        history = read_history(experiment.directory, self._run)
+        if history.unfinished == wanted.phase:  # begun by an earlier call
+            history = dataclasses.replace(history, unfinished=self._history.unfinished)
+        if history != self._history:
             raise UserError(
                 f"{experiment.directory.root} has changed while the new images were read: start "
                 "the command again"
@@ -166,13 +170,13 @@ def _tell_of_budget(before: Budget, now: Budget, num_seen: int, kept: list[int])
     quota, fewest, most = now.quota(num_seen), min(kept), max(kept)
     if most < quota:
         LOGGER.info(
-            "the budget of %d exemplars a class serves new classes: of old ones %s are kept, and "
+            "the budget of %s a class serves new classes: of old ones %s are kept, and "
             "what was trimmed or never kept stays lost",
-            *(quota, fewest if fewest == most else f"{fewest} to {most}"),
+            *(counted(quota, "exemplar"), fewest if fewest == most else f"{fewest} to {most}"),
         )
     elif most > quota:
         LOGGER.info(
-            "the budget of %d exemplars a class leaves fewer of old classes, which have up to %d: "
+            "the budget of %s a class leaves fewer of old classes, which have up to %d: "
             "the others are lost",
-            *(quota, most),
+            *(counted(quota, "exemplar"), most),
         )

@@ -19,6 +19,7 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.history import History, read_history
 from mnemonics_tf.run.learned import (
+    finish_removal,
     learned_phases,
     recorded_data_dir,
     remove_export,
@@ -102,6 +103,14 @@ def undo(run: RunSettings, named: Container[str] = ()) -> None:
         UserError: if the run has learned no further phase.
     """
     directory = RunDirectory(run.run_dir)
+    gone = finish_removal(directory)
+    if gone is not None:
+        LOGGER.info(
+            "phase %d had been taken back by a call that was stopped; what it left is removed, and "
+            "all else stays: call again to take one more back",
+            gone,
+        )
+        return
     history = read_history(directory, run)
     phase = history.unfinished or (history.learned[-1] if history.learned else None)
     if phase is None:

@@ -148,6 +148,7 @@ def _as_begun(history: History, request: Request) -> Request:
             f"phase {unfinished.index} was begun with data of code of its own: if you trust it, "
             f"pass {flags_of({'dataset': unfinished.dataset})} too"
         )
+    unfinished.settings_with(history.settings.run)  # refuses what this version does not know
     settings = of_any_version(unfinished.settings)
     groups = ("protocol", "data", "run")
     noted = {name: value for name, value in settings.items() if GROUP_OF.get(name) not in groups}

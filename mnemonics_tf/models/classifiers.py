@@ -19,6 +19,11 @@ def capacity_for(num_classes: int) -> int:
     return -(-num_classes // _CAPACITY_STEP) * _CAPACITY_STEP
 
 
+def first_bound(dimension: int) -> float:
+    """Returns how far from zero a classifier's first weights are drawn, 1 / sqrt(d)."""
+    return float(1.0 / np.sqrt(dimension))
+
+
 def seen_columns(num_seen: tf.Tensor | float, capacity: int) -> tf.Tensor:
     """Returns which of a classifier's columns stand for classes seen so far, bool `[capacity]`."""
     return tf.range(capacity, dtype=tf.float32) < num_seen
@@ -121,7 +126,7 @@ class GrowingClassifier(keras.layers.Layer):
         Args:
             seed: they depend on it and on their number alone.
         """
-        bound = 1.0 / np.sqrt(self.dimension)
+        bound = first_bound(self.dimension)
         uniform = keras.initializers.RandomUniform(-bound, bound, seed=seed)
         drawn = uniform((self.dimension, self.num_new), dtype=self.kernel.dtype)
         kernel = self.kernel.value.numpy().copy()

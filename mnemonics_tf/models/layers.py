@@ -184,7 +184,9 @@ class WeightTransferConvolution(keras.layers.Layer):
     Ordinary training moves W and leaves s alone; weight transfer freezes W and moves s, so that the
     switch leaves the outputs, and a graph that computes them, as they are. The shift of weight
     transfer, one number per output channel, is the normalisation's beta: a bias in front of a batch
-    normalisation would be cancelled by its mean.
+    normalisation would be cancelled by its mean. Where W is 1 x 1, as in shortcuts, s has as many
+    numbers as W, so that nothing of it stays frozen in effect; the authors' code does the same
+    (layers that are converted, `ScaledLayer`, have one scale for each output channel there).
 
     In inference the normalisation is folded into the kernel, y = conv(x, W * s * a) + b, which is
     faster than two steps and takes less memory inside the unrolled inner loop.

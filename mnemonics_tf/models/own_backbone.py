@@ -24,7 +24,7 @@ from mnemonics_tf.models.resnet import BACKBONES, Backbone
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.randomness import derive_seed
-from mnemonics_tf.registry import imported, is_own
+from mnemonics_tf.registry import find, imported
 from mnemonics_tf.run.files import check_regular
 from mnemonics_tf.settings import KERAS_APPLICATIONS, KERAS_FILE, ModelSettings
 
@@ -154,13 +154,14 @@ def opens_own(settings: ModelSettings) -> bool:
     """Whether the backbone is a model of the user's own.
 
     Raises:
-        UserError: if it is not, and settings are there that only those have.
+        UserError: if there is none of that name; or if it is not, and settings are there that only
+            those have.
     """
     name = settings.backbone
     if name not in BACKBONES:
-        if _is_from_keras(name) or not is_own(name):
+        if _is_from_keras(name):
             return True
-        if not isinstance(imported(name, "backbone"), Backbone):
+        if not isinstance(find(BACKBONES, name, "backbone"), Backbone):
             return True
     if settings.backbone_input != ModelSettings().backbone_input:
         raise UserError(

@@ -3,6 +3,9 @@
 Both follow the variants of LUCIR, whose protocol the paper uses: 1x1 convolutions with batch
 normalisation as shortcuts where the shape changes, and no ReLU after the last block, so that
 features keep their sign for the cosine classifier.
+
+Departure from LUCIR's release: its iCaRL, with a linear classifier, has a ReLU there. Here all
+methods have one network, so that what differs between them is the method; the paper does not say.
 """
 
 import dataclasses

@@ -19,6 +19,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MOST_NAMED = 40
 _LONGEST_NAME = 18
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_LINE_STYLES = ("-", "--", ":")
 
 
 def can_draw() -> bool:
@@ -68,6 +69,7 @@ def accuracy_curves(
             accuracies,
             color=_COLOURS[i % len(_COLOURS)],
             marker=_MARKERS[i % len(_MARKERS)],
+            linestyle=_LINE_STYLES[i // len(_COLOURS) % len(_LINE_STYLES)],
             label=f"{name} (average {average:.2f})",
         )
     axes.set_xlabel("Number of classes")

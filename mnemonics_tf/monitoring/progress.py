@@ -18,6 +18,11 @@ from mnemonics_tf.tracing import TRACES
 
 LOGGER = logging.getLogger("mnemonics_tf")
 
+#: what a run has put on the logger
+_HANDLERS: list[logging.Handler] = []
+#: level and propagation of the logger before a run changed them
+_BEFORE: list[tuple[int, bool]] = []
+
 Item = TypeVar("Item")
 
 #: messages that are held for a log file
@@ -35,7 +40,7 @@ def log_before_run(console: bool = True) -> None:
     """
     _begin(console)
     held = logging.handlers.MemoryHandler(_HELD, logging.CRITICAL + 1, flushOnClose=False)
-    LOGGER.addHandler(held)
+    _add(held)
 
 
 def log_to(path: pathlib.Path, console: bool = True) -> None:
@@ -45,33 +50,52 @@ def log_to(path: pathlib.Path, console: bool = True) -> None:
         path: the log file; begins with what `log_before_run` held.
         console: whether they go to standard output.
     """
-    earlier = [h for h in LOGGER.handlers if isinstance(h, logging.handlers.MemoryHandler)]
+    earlier = [h for h in _HANDLERS if isinstance(h, logging.handlers.MemoryHandler)]
     messages = [message for handler in earlier for message in handler.buffer]
     _begin(console)
     with user_error_on_disk_trouble(path):
         file = _LogFile(path, messages)
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    LOGGER.addHandler(file)
+    _add(file)
 
 
 def stop_logging() -> None:
     """Undoes `log_to`: the log file is closed, and messages go where the program has them go."""
-    _begin(console=False)
-    LOGGER.setLevel(logging.NOTSET)
-    LOGGER.propagate = True
+    _close()
+    if _BEFORE:
+        level, LOGGER.propagate = _BEFORE.pop()
+        LOGGER.setLevel(level)
+
+
+def is_logging() -> bool:
+    """Whether messages go where a run has them go."""
+    return bool(_HANDLERS)
 
 
 def _begin(console: bool) -> None:
+    if not _BEFORE:
+        _BEFORE.append((LOGGER.level, LOGGER.propagate))
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
-    for handler in list(LOGGER.handlers):
-        LOGGER.removeHandler(handler)
-        handler.close()
+    _close()
     if console:
         stream = _Console(sys.stdout)
         # A message takes the place of the progress line that may stand on a terminal.
         stream.setFormatter(logging.Formatter(f"{ERASE_LINE * is_terminal()}%(message)s"))
-        LOGGER.addHandler(stream)
+        _add(stream)
+
+
+def _add(handler: logging.Handler) -> None:
+    _HANDLERS.append(handler)
+    LOGGER.addHandler(handler)
+
+
+def _close() -> None:
+    """Takes back the run's handlers; a program's own stay."""
+    while _HANDLERS:
+        handler = _HANDLERS.pop()
+        LOGGER.removeHandler(handler)
+        handler.close()
 
 
 class _Console(logging.StreamHandler):
@@ -128,7 +152,7 @@ class _LogFile(logging.FileHandler):
 
 def waiting_for(text: str) -> None:
     """Shows on a terminal that has the messages what they wait for, until the next one comes."""
-    if any(isinstance(handler, _Console) for handler in LOGGER.handlers):
+    if any(isinstance(handler, _Console) for handler in _HANDLERS):
         passing(f"{text} ...")
 
 

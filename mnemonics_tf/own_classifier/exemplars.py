@@ -103,7 +103,9 @@ def learn_exemplars(
 
     Raises:
         UserError: if the arguments do not fit together, before any work; a message names a setting
-            as the flag it is in a run, `--outer_steps` for `outer_steps`.
+            as the flag it is in a run, `--outer_steps` for `outer_steps`. Once the model has run:
+            if its features are not finite, or `checkpoint` is of other arguments. While exemplars
+            learn: if `build` makes models of another shape, or the disk is full.
 
     Source: Liu et al., "Mnemonics Training: Multi-Class Incremental Learning without Forgetting",
     CVPR 2020, Section 4.3; the classifier alone is trained, from a fresh start in every outer step,

@@ -17,6 +17,7 @@ from mnemonics_tf.bilevel.cost import images_at_once, layer_bytes
 from mnemonics_tf.data.augmentation import Augmentation, ResizedCropMirror
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.models.classifiers import first_bound
 from mnemonics_tf.models.conversion import right_in_second_order
 from mnemonics_tf.randomness import derive_seed, numpy_generator
 from mnemonics_tf.settings import InnerSettings
@@ -76,7 +77,7 @@ class Head:
     @classmethod
     def fresh(cls, shape: tuple[int, int], generator: np.random.Generator) -> "Head":
         """Returns a new classifier of `[d, classes]`, as the project's own models draw theirs."""
-        bound = 1.0 / np.sqrt(shape[0])
+        bound = first_bound(shape[0])
         kernel = generator.uniform(-bound, bound, shape).astype(np.float32)
         return cls(kernel, np.zeros(shape[1], np.float32))
 

@@ -61,9 +61,8 @@ def adjust_exemplars(
     check_adjustment(wanted, fewest)
     if fewest < wanted.adjust_subsets:
         LOGGER.warning(
-            "adjustment left out: a class has %d exemplars for %d subsets",
-            fewest,
-            wanted.adjust_subsets,
+            "adjustment left out: a class has %s for %d subsets",
+            *(counted(fewest, "exemplar"), wanted.adjust_subsets),
         )
         return memory, None
     # Old exemplars alone, as Eq. 10 has it: with E_i beside them, adjusting cost more accuracy.

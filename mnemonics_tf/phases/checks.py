@@ -22,8 +22,9 @@ from mnemonics_tf.phases.coded_share import coded_share
 from mnemonics_tf.phases.learn_new import learns_beside_old
 from mnemonics_tf.phases.quotas import ExpectedQuotas, expected_quotas, larger_budget, total_of
 from mnemonics_tf.phases.train_model import check_held_out
+from mnemonics_tf.registry import find, imported
 from mnemonics_tf.run.checkpoints import Snapshot
-from mnemonics_tf.settings import ExemplarSettings, Settings
+from mnemonics_tf.settings import ExemplarSettings, Settings, all_fields
 
 #: exemplars of a class; what so many are not enough for, no number is
 _MANY = 1000
@@ -66,10 +67,13 @@ def warn_of_small_classes(
             )
 
 
-def check_method(
+def check_enough(
     settings: Settings, method: Method, protocol: ClassIncrementalProtocol, source: DataSource
 ) -> None:
-    """Refuses what a method could not do with exemplars, or would do in vain.
+    """Refuses a budget that leaves a method or the adjustment too few exemplars in some phase.
+
+    How many a budget in bytes holds is an estimate; `check_exemplars` asks again once they are
+    encoded.
 
     Args:
         settings: of the run.
@@ -80,27 +84,6 @@ def check_method(
     Raises:
         UserError: names the flags to pass instead.
     """
-    _check_settings(settings, method, protocol)
-    if not make_budget(settings.exemplar).counts_bytes:
-        _check_enough(settings, method, protocol, source)
-
-
-def check_bytes(
-    settings: Settings, method: Method, protocol: ClassIncrementalProtocol, source: DataSource
-) -> None:
-    """Refuses a budget in bytes that, by an estimate, holds fewer exemplars than a method needs.
-
-    It is asked before a run begins; `check_exemplars` asks again once they are encoded. Arguments
-    and what is raised are those of `check_method`.
-    """
-    if make_budget(settings.exemplar).counts_bytes:
-        _check_enough(settings, method, protocol, source)
-
-
-def _check_enough(
-    settings: Settings, method: Method, protocol: ClassIncrementalProtocol, source: DataSource
-) -> None:
-    """Refuses a budget that leaves a method or the adjustment too few exemplars in some phase."""
     counts = source.training_counts_of(protocol.order)
     # The exemplars of the last phase's classes serve no later one.
     quotas = expected_quotas(settings, protocol, source, protocol.phases[:-1] or protocol.phases)
@@ -129,7 +112,8 @@ def check_further_phase(
     Raises:
         UserError: names the flags to pass instead. No budget brings back what was not kept.
     """
-    _check_settings(settings, method, protocol)
+    check_settings(settings, method, protocol)
+    _check_names(settings)
     counts = source.training_counts_of(protocol.order)
     before, phase = protocol.phases[-2:]
     fewest, kept = (int(min(counts[one.seen_classes])) for one in (phase, before))
@@ -138,8 +122,17 @@ def check_further_phase(
     check_adjustment(settings.adjustment, kept)
 
 
-def _check_settings(settings: Settings, method: Method, protocol: ClassIncrementalProtocol) -> None:
-    """Refuses settings that do not go together, whatever the data."""
+def check_settings(settings: Settings, method: Method, protocol: ClassIncrementalProtocol) -> None:
+    """Refuses settings that do not go together, whatever the data.
+
+    Args:
+        settings: of the run.
+        method: how the model learns.
+        protocol: what is learned when.
+
+    Raises:
+        UserError: names the flags to pass instead.
+    """
     name = settings.training.method
     in_vain = [
         flag
@@ -231,8 +224,26 @@ def check_new_run(
             f"--jpeg_quality={stored.jpeg_quality} with --codec={stored.codec}, which has no "
             "quality: pass --codec=jpeg with it, or leave it out"
         )
+    _check_names(settings)
+    # An image of its own may be too large for a codec, or have other channels than it takes.
+    make_codec(stored.codec, stored.jpeg_quality).encode(
+        np.zeros((1, *source.image_shape), np.uint8)
+    )
     check_outer_step(settings, protocol.phases)
-    check_bytes(settings, method, protocol, source)
+    check_enough(settings, method, protocol, source)
+    warn_of_small_classes(settings, protocol, source, protocol.phases)
+
+
+def _check_names(settings: Settings) -> None:
+    """Refuses names that stand for nothing, also those that are first looked up in a late stage.
+
+    The source is open by now: what its name stands for is nobody's question any more.
+    """
+    for _, field, value in all_fields(settings):
+        facts = field.metadata["facts"]
+        known = value in facts.choices or facts.is_elsewhere(value) or field.name == "dataset"
+        if facts.registry and not known:
+            find(imported(facts.registry, field.name), value, field.name)
 
 
 def check_outer_step(settings: Settings, phases: Sequence[Phase]) -> None:

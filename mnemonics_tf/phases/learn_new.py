@@ -62,8 +62,8 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
     in the inner batches and beside D_i in the outer ones, and do not learn: that is Problem 4b.
 
     So it is too where a phase brings one or two classes and `few_new_classes` asks for it: E_i
-    alone would have next to nothing to discriminate (one class has a loss of zero), and exemplars
-    are validated beside old ones.
+    alone would have next to nothing to discriminate, and exemplars are validated beside old
+    ones.
 
     Where a codec loses something, exemplars learn from what they were before it, and through it as
     far as it has a derivative. Some objectives take them for measure, too.

@@ -43,7 +43,7 @@ def learner(
         UserError: if the memory of GPU or machine is too small.
     """
     inner = workshop.settings.inner
-    check_footprint(layer_bytes(network.backbone), inner, outer, num_rows, num_outer)
+    check_footprint(layer_bytes(network.backbone), inner, outer, num_rows, num_outer, begun=True)
     objective = InTurn(workshop.objective(network), network, members)
     validation = workshop.settings.validation
     return ExemplarLearner(

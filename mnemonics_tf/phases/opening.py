@@ -44,13 +44,13 @@ def tell_plan(
         f"{parameters:,}",
     )
     kinds = [device.device_type for device in tf.config.list_logical_devices()]
-    device = f"{kinds.count('GPU')} GPU" if "GPU" in kinds else "CPU"
-    free = available_bytes()
+    on_gpu = "GPU" in kinds
+    memory = available_bytes()
     LOGGER.info(
         "on %d x %s%s, in %s",
         strategy.num_replicas_in_sync,
-        device,
-        f" with {free / 2**30:.1f} GiB free" if free else "",
+        "GPU" if on_gpu else "CPU",
+        f" with {memory / 2**30:.1f} GiB{'' if on_gpu else ' free'}" if memory else "",
         directory.root,
     )
 
@@ -58,7 +58,7 @@ def tell_plan(
 def outlook_of(
     settings: Settings, method: Method, protocol: ClassIncrementalProtocol, source: DataSource
 ) -> Outlook:
-    """Returns how many images will pass in training, stage by stage.
+    """Returns how many images will pass in training, stage by stage, to the last phase asked for.
 
     A method that keeps past data sees all of it. Exemplars count where their number is a setting;
     with a budget in bytes it turns out later.
@@ -66,7 +66,8 @@ def outlook_of(
     training = settings.training
     budget = make_budget(settings.exemplar)
     images: dict[tuple[str, int], int] = {}
-    for phase in protocol.phases:
+    last = settings.run.last_phase
+    for phase in protocol.phases[: last + 1 if last >= 0 else None]:
         classes = phase.seen_classes if method.keeps_past_data else phase.new_classes
         images_of = int(source.training_counts_of(protocol.original_ids(classes)).sum())
         of_a_class = 0

@@ -203,6 +203,27 @@ def take_over(
     return origin
 
 
+def tell_of_another(own: RunDirectory, other: RunDirectory) -> None:
+    """Warns where the model of a phase 0 that is done is not the one that is asked for.
+
+    Args:
+        own: this run's directory.
+        other: of the run that --phase0_from names; its model may be gone or damaged by now, which
+            costs this run nothing.
+    """
+    try:
+        ours, theirs = (read_arrays(run.base_model) for run in (own, other))
+    except UserError:
+        return
+    shared = (ours.keys() & theirs.keys()) - set(_NOTES)
+    if not all(np.array_equal(ours[name], theirs[name]) for name in shared):
+        LOGGER.warning(
+            "--phase0_from=%s is not used: %s has trained phase 0, to another model; pass another "
+            "--run_dir to begin with that one",
+            *(other.root, own.root),
+        )
+
+
 def _difference(settings: Settings, other: RunDirectory) -> str:
     """Returns in words which settings of another run's phase 0 are unlike those of this one."""
     theirs = by_name(read_settings(other)) if other.settings.exists() else {}

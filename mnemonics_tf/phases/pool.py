@@ -30,7 +30,8 @@ def drifted_copies(
     """Returns the weights of Theta_i and of copies that have gone through parts of a fine-tune.
 
     Copy k = 1..size - 1 gets a fresh classifier and k / (size - 1) of the fine-tune's epochs, on
-    `quota` random images of each new class and those old exemplars that take part in learning.
+    `quota` random images of each new class and those old exemplars that take part in learning; one
+    epoch at least, also where a run has no fine-tune.
     Its features are then such as exemplars meet while they fine-tune a model.
 
     The paper starts from Theta_i alone (Section 4.3); a pool is this project's addition.

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from mnemonics_tf.bilevel.cost import images_at_once, layer_bytes
 from mnemonics_tf.data.augmentation import Augmentation
-from mnemonics_tf.models.classifiers import CosineClassifier
+from mnemonics_tf.models.classifiers import CosineClassifier, first_bound
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.settings import InnerSettings
@@ -104,7 +104,7 @@ def fresh_weights(variable, generator: np.random.Generator, classifier) -> tf.Te
     if variable.name == "bias":
         return tf.zeros(variable.shape, variable.dtype)
     dimension, capacity = variable.shape
-    bound = 1.0 / np.sqrt(dimension)
+    bound = first_bound(dimension)
     parts = [
         generator.uniform(-bound, bound, (dimension, count))
         for count in (classifier.num_old, classifier.num_new)

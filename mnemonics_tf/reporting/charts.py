@@ -9,6 +9,10 @@ import numpy as np
 
 #: how many colours the style sheet has, `--c0` and so on; markers and dashes tell more apart
 NUM_COLOURS = 7
+#: points of accuracy, within which all values are a flat line
+_FLAT = 1.0
+#: half the length of the stroke that stands for a seed's line of one point
+_STROKE = 5
 _DASHES = ("", "7 3", "2 3")
 _WIDTH, _HEIGHT = 440, 300
 _RIGHT, _TOP, _BOTTOM = 14, 12, 48
@@ -105,8 +109,10 @@ def line_chart(
     """
     floor, ceiling = (0.0, 100.0) if percentages else (-np.inf, np.inf)
     bands = [_band(line, floor, ceiling) for line in series]
-    y_ticks = ticks(
-        float(min(np.min(low) for low, _ in bands)), float(max(np.max(high) for _, high in bands))
+    y_ticks = _y_ticks(
+        float(min(np.min(low) for low, _ in bands)),
+        float(max(np.max(high) for _, high in bands)),
+        percentages,
     )
     xs = sorted({x for line in series for x in line.x})
     left = _LINE + 10 + _DIGIT * max(len(f"{tick:g}") for tick in y_ticks)
@@ -114,7 +120,11 @@ def line_chart(
     scale_y = _scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
     parts = [_frame(_thinned(xs), y_ticks, scale_x, scale_y, left, x_label, y_label)]
     for line, (low, high) in zip(series, bands, strict=True):
-        if line.half_widths:
+        if line.half_widths and len(line.x) == 1:  # a ribbon of one point would have no width
+            px, paint = scale_x(line.x[0]), colour(line.index)
+            stroke = f"M{px:.1f} {scale_y(low[0]):.1f}V{scale_y(high[0]):.1f}"
+            parts.append(f'<path class="line" style="stroke:{paint}" d="{stroke}"/>')
+        elif line.half_widths:
             edge = [*zip(line.x, high, strict=True), *zip(line.x[::-1], low[::-1], strict=True)]
             outline = _path([(scale_x(x), scale_y(y)) for x, y in edge])
             paint = f"fill:{colour(line.index)}"
@@ -122,6 +132,13 @@ def line_chart(
     # The lines of all series lie above all ribbons.
     parts += [_drawn(line, scale_x, scale_y, unit) for line in series]
     return _svg(parts, description, _WIDTH, _HEIGHT)
+
+
+def _y_ticks(low: float, high: float, percentages: bool) -> list[float]:
+    """Returns the ticks of the vertical axis, which show more than a line that is flat."""
+    if percentages and high - low < _FLAT:
+        low, high = max(low - _FLAT, 0.0), min(high + _FLAT, 100.0)
+    return ticks(low, high)
 
 
 def _band(line: Series, floor: float, ceiling: float) -> tuple[np.ndarray, np.ndarray]:
@@ -139,6 +156,8 @@ def _drawn(line: Series, scale_x, scale_y, unit: str) -> str:
     parts = []
     for member in line.members:
         points = [(scale_x(x), scale_y(y)) for x, y in zip(line.x, member, strict=True)]
+        if len(points) == 1:  # a short stroke, for a line of one point can't be seen
+            points = [(points[0][0] + side, points[0][1]) for side in (-_STROKE, _STROKE)]
         parts.append(f'<path class="member" style="stroke:{paint}" d="{_path(points)}"/>')
     points = [(scale_x(x), scale_y(y)) for x, y in zip(line.x, line.y, strict=True)]
     dash = _DASHES[line.index // NUM_COLOURS % len(_DASHES)]
@@ -219,9 +238,16 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _thinned(xs: Sequence[float], most: int = 8) -> list[float]:
-    """Returns at most about `most` of the positions, the last one among them."""
-    step = -(-len(xs) // most)
-    return list(xs[::-1][::step])[::-1]
+    """Returns at most about `most` of the positions, in order, far enough apart to be written.
+
+    The last one is among them.
+    """
+    least = (xs[-1] - xs[0]) / most
+    taken = [xs[-1]]
+    for x in xs[-2::-1]:
+        if taken[-1] - x >= least:
+            taken.append(x)
+    return taken[::-1]
 
 
 def _frame(xs, y_ticks, scale_x, scale_y, left: float, x_label: str, y_label: str) -> str:

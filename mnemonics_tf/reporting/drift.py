@@ -1,7 +1,5 @@
 """How far stored exemplars have moved since they were first stored, from a run's directory."""
 
-import dataclasses
-
 import numpy as np
 
 from mnemonics_tf.arrays import grey_levels_moved
@@ -13,37 +11,28 @@ from mnemonics_tf.reporting.runs import Run
 from mnemonics_tf.run.resume import check_memory
 
 
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """Exemplars when they were first stored and as they are in a later phase, row by row.
+def since_birth(
+    memories: list[ExemplarMemory], num_seen: list[int], phase: int, label: int, most: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns exemplars of a class as they were first stored, and as they are in a later phase.
 
-    Attributes:
-        labels: `[n]`.
-        birth: uint8 `[n, h, w, c]`.
-        now: the same exemplars.
-    """
-
-    labels: np.ndarray
-    birth: np.ndarray
-    now: np.ndarray
-
-
-def since_birth(memories: list[ExemplarMemory], num_seen: list[int], phase: int) -> Pair:
-    """Returns the exemplars of a phase beside their first versions.
+    One class, for all of them at once are many gigabytes where images are large.
 
     Args:
         memories: at the end of each phase, up to `phase` or further.
         num_seen: classes seen after each phase.
         phase: whose exemplars are asked for.
+        label: of the class.
+        most: so many of them at most; 0: all.
+
+    Returns:
+        Twice uint8 `[n, h, w, c]`, row by row the same exemplars.
     """
-    now = memories[phase]
-    births = []
-    for label in np.unique(now.labels):
-        first = memories[int(np.searchsorted(num_seen, label, side="right"))]
-        # A class gives up its last exemplars, so that the first ones remain in their order.
-        rows = np.flatnonzero(first.labels == label)[: np.sum(now.labels == label)]
-        births.append(first.images_at(rows))
-    return Pair(now.labels, np.concatenate(births), now.images)
+    rows = np.flatnonzero(memories[phase].labels == label)[: most or None]
+    first = memories[int(np.searchsorted(num_seen, label, side="right"))]
+    # A class gives up its last exemplars, so that the first ones remain in their order.
+    birth = np.flatnonzero(first.labels == label)[: len(rows)]
+    return first.images_at(birth), memories[phase].images_at(rows)
 
 
 def memories_of(run: Run) -> list[ExemplarMemory] | None:
@@ -84,6 +73,14 @@ def pixel_drift(group: Group) -> list[float] | None:
         memories = memories_of(run)
         if memories is None:
             return None
-        pairs = [since_birth(memories, group.num_classes, i) for i in range(len(memories))]
-        courses.append([float(grey_levels_moved(pair.birth, pair.now).mean()) for pair in pairs])
+        courses.append([_mean_drift(memories, group.num_classes, i) for i in range(len(memories))])
     return [float(value) for value in np.mean(courses, axis=0)]
+
+
+def _mean_drift(memories: list[ExemplarMemory], num_seen: list[int], phase: int) -> float:
+    """Returns the mean distance of a phase's exemplars from their first versions."""
+    moved = [
+        grey_levels_moved(*since_birth(memories, num_seen, phase, label))
+        for label in np.unique(memories[phase].labels)
+    ]
+    return float(np.concatenate(moved).mean())

@@ -76,16 +76,16 @@ def gallery(group: Group) -> Gallery | None:
     memories = memories_of(run)
     if memories is None:
         return None
-    pair = since_birth(memories, group.num_classes, len(run.phases) - 1)
+    held, last = memories[-1].labels, len(run.phases) - 1
     learned = run.settings["exemplars"] == "mnemonics"
     starts = _starts(run, memories[-1].image_shape) if learned else {}
-    labels = np.array(sorted(starts)) if starts else np.unique(pair.labels)
+    labels = np.array(sorted(starts)) if starts else np.unique(held)
     labels = labels[np.linspace(0, len(labels) - 1, min(_CLASSES, len(labels))).astype(int)]
     cards = []
     for label in labels:
-        rows = np.flatnonzero(pair.labels == label)[:_PER_CLASS]
-        start = starts.get(int(label), pair.birth[rows])[: len(rows)]
-        now = pair.now[rows][: len(start)]
+        birth, now = since_birth(memories, group.num_classes, last, label, _PER_CLASS)
+        start = starts.get(int(label), birth)[: len(now)]
+        now = now[: len(start)]
         apart = np.abs(now.astype(np.int16) - start)
         farthest = apart.max(axis=(1, 2, 3))
         cards.append(
@@ -98,7 +98,7 @@ def gallery(group: Group) -> Gallery | None:
                 farthest,
             )
         )
-    largest = int(np.bincount(pair.labels).max())
+    largest = int(np.bincount(held).max())
     known = bool(starts) or not learned
     return Gallery(tuple(cards), run.phases[-1]["num_seen"], largest, known, _amplification(cards))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.reporting.groups import Group
+from mnemonics_tf.reporting.runs import seeds_in_words
 
 #: the first line of the file
 TITLE = "run,seed,head,phase,classes_seen,class_group,accuracy"
@@ -18,9 +19,10 @@ def as_csv(groups: Sequence[Group]) -> str:
     stream.write(f"{TITLE}\n")
     for group in groups:
         for run in group.runs:
+            seeds = seeds_in_words(run.seeds)
             for record in run.phases:
                 for head in HEADS:
                     for index, accuracy in enumerate(record["heads"][head]["group_accuracies"]):
                         place = (record["phase"], record["num_seen"], index)
-                        writer.writerow((group.name, run.seeds[0], head, *place, accuracy))
+                        writer.writerow((group.name, seeds, head, *place, accuracy))
     return stream.getvalue()

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from mnemonics_tf.errors import counted
 from mnemonics_tf.reporting.charts import escape
 from mnemonics_tf.reporting.gallery import Card, Gallery, difference, gallery
 from mnemonics_tf.reporting.groups import Group
+from mnemonics_tf.reporting.runs import seeds_in_words
 
 #: longest side of a picture in the page, in pixels; larger images are shrunk
 _SIDE = 96
@@ -47,7 +49,7 @@ def _gallery(group: Group, shown: Gallery) -> str:
         cards = cards[:_OPEN]
     else:
         unfolded = ""
-    seed = group.first.seeds[0]
+    seed = seeds_in_words(group.first.seeds)
     return (
         f"<h3>{escape(group.name)}, seed {escape(seed)}</h3><p>{escape(_told(shown))}</p>"
         f'<div class="cards">{"".join(cards)}</div>{unfolded}'
@@ -75,7 +77,7 @@ def _told(shown: Gallery) -> str:
     if len(shown.cards) < shown.num_classes or count < shown.num_exemplars:
         parts.append(
             f"Shown: {len(shown.cards)} of {shown.num_classes} classes, of each {count} of "
-            f"{shown.num_exemplars} exemplars."
+            f"{counted(shown.num_exemplars, 'exemplar')}."
         )
     return " ".join(parts)
 

@@ -13,10 +13,10 @@ from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.exemplars.budget import Budget
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.reporting.contents import trouble
-from mnemonics_tf.reporting.effects import has_effect
 from mnemonics_tf.run import results
 from mnemonics_tf.run.data_facts import noted_facts
 from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.effects import has_effect
 from mnemonics_tf.run.files import check_path, read_json
 from mnemonics_tf.run.learned import learned_phases
 from mnemonics_tf.run.records import refuse_contradictions
@@ -24,6 +24,15 @@ from mnemonics_tf.settings import GROUP_OF, of_any_version
 
 #: settings in which the runs of one group may differ
 _SEEDS = ("seed", "exemplar_seed")
+
+
+def seeds_in_words(seeds: tuple[Any, ...]) -> str:
+    """Returns `Run.seeds` as readers are told them: `0`, or `0/2` with a seed of exemplars."""
+    seed, exemplar_seed = seeds
+    own = isinstance(exemplar_seed, int) and exemplar_seed >= 0
+    return f"{seed}/{exemplar_seed}" if own else str(seed)
+
+
 #: what a protocol notes of the memory, and what `Budget` calls it; the first that is set counts
 _BUDGETS = {
     "exemplar_bytes_total": "bytes_total",

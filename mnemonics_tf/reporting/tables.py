@@ -13,6 +13,7 @@ from mnemonics_tf.exemplars.budget import Budget
 from mnemonics_tf.monitoring.progress import duration
 from mnemonics_tf.reporting.groups import Group
 from mnemonics_tf.reporting.published import EPOCHS, published_values
+from mnemonics_tf.reporting.runs import seeds_in_words
 
 #: for a figure that does not exist
 NOTHING = "–"
@@ -119,7 +120,7 @@ def paired(groups: Sequence[Group]) -> Table | None:
                 each = ", ".join(f"{100 * value:+.2f}" for value in differences.values)
                 several = len(seeds) > 1 and not math.isnan(differences.mean)
                 cells.append(percent(differences, signed=True) + f"\n{each}" * several)
-            numbers = ", ".join(str(seed[0]) for seed in seeds)
+            numbers = ", ".join(map(seeds_in_words, seeds))
             rows.append((group.name, head, numbers, *cells))
     if not rows:
         return None
@@ -312,7 +313,7 @@ def learning(group: Group) -> Table | None:
 
 
 def _seed_text(group: Group) -> str:
-    return f"seed {group.first.seeds[0]}"
+    return f"seed {seeds_in_words(group.first.seeds)}"
 
 
 def _held_out(scores: Any) -> str:
@@ -348,7 +349,7 @@ def _learning_cells(figures: dict[str, Any]) -> tuple[str, ...]:
 def runs(groups: Sequence[Group]) -> Table:
     """Returns where the runs behind each name lie."""
     rows: list[tuple[str, ...]] = [
-        (group.name, str(run.seeds[0]), str(len(run.phases)), printable(run.path))
+        (group.name, seeds_in_words(run.seeds), str(len(run.phases)), printable(run.path))
         for group in groups
         for run in group.runs
     ]
@@ -361,7 +362,7 @@ def fingerprints(groups: Sequence[Group]) -> Table:
     rows: list[tuple[str, ...]] = []
     for group in groups:
         protocol = group.first.protocol
-        seeds = ", ".join(str(run.seeds[0]) for run in group.runs)
+        seeds = ", ".join(seeds_in_words(run.seeds) for run in group.runs)
         hashes = ", ".join(str(run.contents["protocol"].get("hash", NOTHING)) for run in group.runs)
         rows.append((group.name, *(str(protocol.get(key, NOTHING)) for key in keys), seeds, hashes))
     return Table(

@@ -171,12 +171,12 @@ def user_error_on_disk_trouble(path: pathlib.Path, option: str = "--run_dir") ->
         if error.errno in _FULL:
             raise UserError(
                 f"the disk is full (or a quota or file size limit is reached): could not write "
-                f"{path}; free some space and start the same command again, it goes on where it "
-                "stopped"
+                f"{path}; free some space and start the same command again"
             ) from error
         if error.errno in _NOT_WRITABLE:
             raise UserError(
-                f"{path} can't be written ({error.strerror}); pass a writable directory as {option}"
+                f"{path} can't be written ({error.strerror}); pass a place that can be written as "
+                f"{option}"
             ) from error
         raise
 
@@ -291,9 +291,7 @@ def read_json(path: pathlib.Path) -> Any:
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, text or numbers
-        raise UserError(
-            f"{path} is damaged ({error}); restore it or use another --run_dir"
-        ) from error
+        raise UserError(f"{path} is damaged ({error}); restore it, or take another run") from error
 
 
 def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:

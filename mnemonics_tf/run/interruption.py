@@ -50,8 +50,10 @@ class StopRequest:
     def listening(self) -> Iterator[None]:
         """Within it SIGTERM and SIGINT ask to stop; afterwards they act as they did before.
 
-        Signals reach Python's main thread only: in another one nothing is listened for.
+        What was asked for before is over: who enters again goes on. Signals reach Python's main
+        thread only: in another one nothing is listened for.
         """
+        self.requested = False
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -170,6 +170,24 @@ def remove_phase(directory: RunDirectory, index: int) -> None:
     _remove(directory.phase(index), directory.root / f".undone-{index}")
 
 
+def finish_removal(directory: RunDirectory) -> int | None:
+    """Finishes what a killed process left of `remove_phase`.
+
+    Returns:
+        The phase that is gone since, and has not been learned again; None if there is none.
+    """
+    gone = None
+    for aside in sorted(directory.root.glob(".undone-*")):
+        index = aside.name.removeprefix(".undone-")
+        if not index.isdecimal():  # none of ours
+            continue
+        if not directory.phase(int(index)).exists():
+            gone = int(index)
+        with user_error_on_disk_trouble(aside):
+            remove_tree(aside)
+    return gone
+
+
 def remove_export(published: pathlib.Path) -> None:
     """Takes an export away from servers, at once and for good."""
     _remove(published, published.with_name(f".undone-{published.name}"))

@@ -122,18 +122,22 @@ class Export:
         if found.as_list() != expected:
             raise self._error(f"takes images {found.as_list()}, and the data has {expected}")
 
-    def class_ids(self, signature: str, batches: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns the original ids of the classes that a signature says, for batches of images.
+    def class_ids(self, signature: str, images: np.ndarray) -> np.ndarray:
+        """Returns the original ids of the classes that a signature says of images, `[n]`.
+
+        Args:
+            signature: its name.
+            images: uint8 `[n, h, w, c]`.
 
         Raises:
             UserError: if the export has no such signature, or fails.
         """
         predict = self._signature(signature)
         try:
-            answers = [predict(images=tf.constant(batch))["class_id"].numpy() for batch in batches]
+            answer: np.ndarray = predict(images=tf.constant(images))["class_id"].numpy()
         except (KeyError, TypeError, ValueError, tf.errors.OpError) as error:
             raise self._error(f"fails ({' '.join(str(error).split())[:200]})") from error
-        return np.concatenate(answers)
+        return answer
 
     def _signature(self, name: str) -> Any:
         try:

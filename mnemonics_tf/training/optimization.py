@@ -47,7 +47,7 @@ def make_optimizer(settings: OptimizationSettings, variables: Sequence[keras.Var
 
     Its own `weight_decay` stays unused: Keras decouples it from momentum, which at momentum 0.9
     makes it about ten times weaker than the L2 of the paper's reference code; `l2_gradients` adds
-    that one.
+    that one, which there acts on batch normalisation's scale and offset too.
     """
     optimizer = keras.optimizers.SGD(
         float(settings.learning_rate), momentum=float(settings.momentum)
@@ -63,6 +63,9 @@ def l2_gradients(
     replicas: int = 1,
 ) -> list[tf.Tensor]:
     """Returns gradients + weight_decay * variables, where L2 applies.
+
+    Departure from the releases of LUCIR and of the paper, which decay all weights: the scale and
+    offset of batch normalisation are spared unless `decay_normalization` is set.
 
     Args:
         gradients: one per variable.

@@ -115,6 +115,8 @@ def test_the_refusal_names_what_helps(free):
     assert "--meta_gradient" not in str(error.value)
     with pytest.raises(UserError, match="--meta_gradient=sweep"):
         check(inner(estimator="unroll"))
+    with pytest.raises(UserError, match="in another run, .* by --phase0_from .*, lower --inner_b"):
+        check_footprint(IMAGE_BYTES, inner(), OuterSettings(), 10**9, 10**9, begun=True)
     with pytest.raises(UserError, match="a smaller model") as error:
         check(inner("classifier"))
     assert "--" not in str(error.value)  # no flag would help

@@ -54,7 +54,9 @@ def resnet_case(scope):
     )
 
 
-@pytest.mark.parametrize("scope", ["all", "transfer", "classifier"])
+@pytest.mark.parametrize(
+    "scope", ["all", pytest.param("transfer", marks=pytest.mark.exhaustive), "classifier"]
+)
 @pytest.mark.slow
 def test_resnet_matches_finite_differences(scope, double_precision):
     case = resnet_case(scope)

@@ -81,7 +81,7 @@ def test_images_of_imagenet_that_are_left_out_are_told_of(tmp_path, few, caplog)
     load_imagenet("imagenet_subset", str(tmp_path), 32)
     assert "3 image files in sub-folders of class folders" in caplog.text
     assert "4 image files in test/ (the parts are train, val)" in caplog.text
-    assert "1 folders of no class of ImageNet (first: val/n05)" in caplog.text
+    assert "1 folder of no class of ImageNet (first: val/n05)" in caplog.text
 
 
 def test_classes_that_are_missing_are_named(tmp_path, few):

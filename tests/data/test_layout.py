@@ -26,10 +26,10 @@ def test_what_is_left_out_is_counted(tmp_path, caplog):
     for words in (
         "5 image files in sub-folders of class folders (first: a/more/000.JPEG)",
         "2 broken links (first: c)",
-        "1 files that are no regular ones (first: b/pipe.jpg)",
-        "1 .tif files (first: b/scan.TIF)",
-        "1 image files in no class's folder (first: loose.png)",
-        "1 hidden image files (first: a/.hidden.png)",
+        "1 file of no regular kind (first: b/pipe.jpg)",
+        "1 .tif file (first: b/scan.TIF)",
+        "1 image file in no class's folder (first: loose.png)",
+        "1 hidden image file (first: a/.hidden.png)",
         "2 image files in hidden folders (first: .c/000.JPEG)",
         f"folder: {source.training_counts().sum()} training and 2 test images of 2 classes, "
         f"16 x 16 pixels, from the class folders of {root}",

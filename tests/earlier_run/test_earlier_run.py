@@ -61,9 +61,13 @@ CHOSEN = {
     "validation_every": 3,
     "adjust_old_exemplars": True,
     "adjust_steps": 3,
-    "max_shift": 255,  # which that version did not have: nothing was bounded
+    # Which that version did not have: nothing was bounded, and old classes stayed frozen.
+    **{"max_shift": 255, "finetune_old_classes": False},
 }
-FLAGS = [f"--{name}" if value is True else f"--{name}={value}" for name, value in CHOSEN.items()]
+FLAGS = [
+    f"--{'no' * (value is False)}{name}" if isinstance(value, bool) else f"--{name}={value}"
+    for name, value in CHOSEN.items()
+]
 
 
 @pytest.fixture(scope="module")

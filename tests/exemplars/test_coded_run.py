@@ -10,13 +10,13 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json
 from mnemonics_tf.settings import RunSettings, Settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_exports")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_runs")]
 
 
 def run(path, last_phase: int = -1, **values) -> RunDirectory:
     chosen = {
         "base_classes": 6,
-        "num_phases": 2,
+        "num_phases": 1,
         "base_epochs": 1,
         "epochs": 1,
         "finetune_epochs": 1,
@@ -38,12 +38,12 @@ def test_a_lossless_codec_changes_bytes_alone(tmp_path):
     run(tmp_path / "coded", last_phase=0, codec="webp_lossless", **total)
     # From another process's exemplars:
     coded = run(tmp_path / "coded", codec="webp_lossless", **total)
-    for phase in range(3):
+    for phase in range(2):
         for kind in (RunDirectory.model, RunDirectory.predictions):
             ours, expected = (read_arrays(kind(each, phase)) for each in (coded, plain))
             for name, array in expected.items():
                 np.testing.assert_array_equal(ours[name], array, err_msg=f"{phase} {name}")
-    assert "images" not in read_arrays(coded.exemplars(2))
+    assert "images" not in read_arrays(coded.exemplars(1))
 
 
 @pytest.mark.exhaustive
@@ -51,7 +51,7 @@ def test_a_run_keeps_within_its_bytes_and_goes_on(tmp_path):
     """Numbers differ by class; each phase's budget holds, to the byte of what is on the disk."""
     wanted = {
         **{"codec": "jpeg", "exemplar_bytes_total": 9000, "replay_per_class": 8},
-        **{"num_phases": 1, "adjust_steps": 1},
+        "adjust_steps": 1,
     }
     run(tmp_path / "run", last_phase=0, **wanted)
     directory = run(tmp_path / "run", **wanted)

@@ -5,18 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from mnemonics_tf import experiment
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json
 from tests.extension.tiny_runs import extension, learn, save, settings_for, train
 
-pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
-
-
-@pytest.fixture(autouse=True)
-def nothing_to_look_at(monkeypatch, without_exports):
-    monkeypatch.setattr(experiment, "show_phase", lambda *arguments: None)
+pytestmark = [
+    *(pytest.mark.slow, pytest.mark.exhaustive),
+    pytest.mark.usefixtures("quick_runs"),
+]
 
 
 def test_beyond_64_classes(tmp_path):

@@ -15,6 +15,7 @@ from mnemonics_tf.extension.images import find_base
 from mnemonics_tf.extension.reopened import undo
 from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.report import report
+from mnemonics_tf.run import learned as learned_module
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json, write_json
@@ -131,7 +132,10 @@ def test_a_larger_budget_serves_new_classes(extended, mine, caplog):
 
 def test_what_old_classes_have_is_counted_and_not_estimated(mine, tmp_path, caplog):
     """Each has four exemplars until the phase ends with the smaller budget that it is given."""
-    adjusts = {"adjust_old_exemplars": True, "skip_adjustment_if_too_few": False}
+    adjusts = {
+        **{"adjust_old_exemplars": True, "adjust_steps": 2},
+        **{"skip_adjustment_if_too_few": False},
+    }
     learn(mine.root, mine.one, exemplar_bytes_per_class=64, **adjusts)
     memory = read_arrays(mine.directory.exemplars(2))
     assert np.bincount(memory["labels"]).tolist() == [1] * 5
@@ -231,6 +235,18 @@ def test_a_phase_is_taken_back(finished, mine_extended):
         undo(RunSettings(run_dir=str(mine_extended.root)))
 
 
+def test_what_a_kill_leaves_of_a_phase_that_is_taken_back(finished, mine_extended, caplog):
+    """Called again, --undo does not take the phase before as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learned_module, "remove_tree", lambda path: None)
+        undo(RunSettings(run_dir=str(mine_extended.root)))
+    assert (mine_extended.root / ".undone-2").exists()
+    with caplog.at_level("INFO", logger="mnemonics_tf"):
+        undo(RunSettings(run_dir=str(mine_extended.root)))
+    assert "phase 2 had been taken back by a call that was stopped" in caplog.text
+    assert files_of(mine_extended.root) == files_of(finished.root)
+
+
 def test_a_phase_that_can_not_be_taken_back_stays_whole(mine_extended):
     before = files_of(mine_extended.root)
     with pytest.raises(UserError, match="has been exported as"):
@@ -320,6 +336,26 @@ def test_an_interrupted_phase_leaves_the_run_as_it_was_and_goes_on(finished, beg
         ours, theirs = (read_arrays(kind(p.directory, 2)) for p in (begun, extended))
         for name, array in theirs.items():
             np.testing.assert_array_equal(ours[name], array, err_msg=name)
+
+
+def test_the_same_request_goes_on(mine, extended):
+    """As in a notebook, which holds it."""
+    request = extension(mine.root, mine.one, exemplars_per_class=6)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, "exemplars")
+        with pytest.raises(RunInterruptedError):
+            request.run()
+    contents = request.run()
+    assert without_times(contents) == without_times(read_json(extended.directory.results))
+
+
+def test_a_setting_that_this_version_does_not_have_is_refused(begun):
+    path = begun.directory.learned(2)
+    noted = read_json(path)
+    noted["settings"]["training"]["sharpness"] = 0.5
+    write_json(path, noted)
+    with pytest.raises(UserError, match="learned.json"):
+        extension(begun.root, "")
 
 
 def test_a_phase_that_was_begun_is_given_up(finished, begun):

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnemonics_tf import experiment
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json
 from mnemonics_tf.settings import RunSettings, Settings
+from tests.quick_runs import nothing_to_look_at
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
@@ -76,9 +75,7 @@ def settings_for(data_dir: pathlib.Path, run_dir: pathlib.Path, **more) -> Setti
 
 
 def train(settings: Settings) -> RunDirectory:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PhaseExports, "write", lambda *arguments: None)
-        patch.setattr(experiment, "show_phase", lambda *arguments: None)
+    with nothing_to_look_at():
         Experiment(settings, open_source(settings), tf.distribute.get_strategy()).run()
     return RunDirectory(settings.run.run_dir)
 

@@ -23,6 +23,7 @@ from mnemonics_tf.settings import (
     TrainingSettings,
 )
 from mnemonics_tf.training.loop import TrainingLoop
+from tests.quick_runs import nothing_to_look_at
 from tests.serving.serving_support import ServedModel
 from tools.check_against_pytorch import NORMALIZATION, make_case
 
@@ -204,7 +205,7 @@ def run(tmp_path_factory) -> Run:
         fits.append(Fit(seen["trained"], seen["asked"], labels, logits))
         after_training(method, model, phase, labels, logits)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with nothing_to_look_at(exports=True), pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingLoop, "run", watched_epochs)
         patch.setattr(Evaluator, "outputs", watched_outputs)
         patch.setattr(BiC, "after_training", watched_fit)

@@ -75,6 +75,7 @@ def prepare(digits, tmp_path, **values) -> Experiment:
     values = {"base_classes": 8, "num_phases": 2} | values
     settings = Settings(RunSettings(run_dir=str(tmp_path / "run"))).changed(**values)
     experiment = Experiment(settings, digits, tf.distribute.get_strategy())
+    experiment._check_begin()
     assert not (tmp_path / "run").exists()
     return experiment
 

@@ -160,6 +160,11 @@ def test_a_file_runs_no_code(tmp_path):
         read(str(tmp_path / "torn.keras"))
 
 
+def test_a_name_that_stands_for_nothing():
+    with pytest.raises(UserError, match="--backbone=resnet_imgenet: known are resnet_cifar, resn"):
+        opens_own(ModelSettings(backbone="resnet_imgenet", depth=18))
+
+
 def test_names_that_are_files_or_applications_are_no_code():
     for name in ("keras.applications:MobileNetV3Small", "a.b/c:d.keras", f"{__name__}:build"):
         assert opens_own(ModelSettings(backbone=name))

@@ -267,3 +267,24 @@ def test_what_ends_early_is_not_told_to_be_done(stream, clock):
         if item == "c":
             break
     assert "took" not in stream.getvalue()
+
+
+def test_a_program_s_own_log_stays(tmp_path, capsys):
+    """Its handlers get the run's messages too, and its level is what it was."""
+    own = logging.StreamHandler(messages := io.StringIO())
+    LOGGER.addHandler(own)
+    LOGGER.setLevel(logging.WARNING)
+    try:
+        for name in ("first", "second"):
+            log_to(tmp_path / "log.txt", console=False)
+            LOGGER.info("%s run", name)
+            progress.stop_logging()
+            LOGGER.info("not asked for")
+        LOGGER.warning("afterwards")
+        assert LOGGER.level == logging.WARNING
+        assert LOGGER.propagate
+    finally:
+        LOGGER.removeHandler(own)
+        LOGGER.setLevel(logging.NOTSET)
+    assert messages.getvalue().splitlines() == ["first run", "second run", "afterwards"]
+    assert capsys.readouterr().out == ""

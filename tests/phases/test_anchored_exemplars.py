@@ -6,7 +6,7 @@ import pytest
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.phases.checks import check_method
+from mnemonics_tf.phases.checks import check_settings
 from mnemonics_tf.phases.make_exemplars import make_exemplars
 from tests.phases.exemplar_stages import make
 
@@ -127,4 +127,4 @@ def test_what_can_not_be_is_refused_before_a_run(stage, values, told):
     experiment = stage.experiment
     settings = experiment.settings.changed(**({"exemplars": "mnemonics"} | ANCHORED | values))
     with pytest.raises(UserError, match=told):
-        check_method(settings, experiment.method, experiment.protocol, experiment.source)
+        check_settings(settings, experiment.method, experiment.protocol)

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 
 from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.data.source import InMemorySource
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.methods import METHODS
+from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.phases.asked_for import make_protocol, settle
 from mnemonics_tf.phases.checks import (
+    check_enough,
     check_further_phase,
-    check_method,
     check_new_run,
     check_outer_step,
+    check_settings,
 )
 from mnemonics_tf.settings import RunSettings, Settings
 
@@ -49,7 +52,9 @@ def source():
 def check(source, **values):
     settings = Settings().changed(**values)
     method = METHODS[settings.training.method](settings.training)
-    check_method(settings, method, make_protocol(settings, 10), source)
+    protocol = make_protocol(settings, 10)
+    check_settings(settings, method, protocol)
+    check_enough(settings, method, protocol, source)
 
 
 def check_step(learned=slice(None), **values):
@@ -157,3 +162,58 @@ def test_more_exemplars_of_old_classes_are_to_be_had_in_another_run_alone():
         source = types.SimpleNamespace(training_counts_of=lambda order, counts=counts: counts)
         with pytest.raises(UserError, match=f"a class has no more than 1: {told}"):
             check_further_phase(settings, method, protocol, source)
+
+
+class Blanks(InMemorySource):
+    """Ten classes of black images, as many for training as for test."""
+
+    name, augmentation = "blanks", "none"
+    channel_mean = channel_std = (0.5,)
+
+    def __init__(self, count: int, channels: int):
+        images = {k: np.zeros((count, 8, 8, channels), np.uint8) for k in range(10)}
+        super().__init__(images, images, list("abcdefghij"))
+
+
+def begin(source, **values):
+    settings = Settings().changed(**values)
+    method = METHODS[settings.training.method](settings.training)
+    protocol = make_protocol(settings, len(source.class_names))
+    check_new_run(settings, method, protocol, source)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("exemplars", "herdng", "--exemplars=herdng: known are random, herding"),
+        ("mnemonics_start", "herdng", "--mnemonics_start=herdng: known are"),
+        ("meta_gradient", "swep", "--meta_gradient=swep: known are sweep"),
+        ("objective", f"{__name__}:Nothing", "--objective=.*:Nothing: .* has no Nothing"),
+    ],
+)
+def test_a_name_that_stands_for_nothing_is_refused_before_work(source, name, value, told):
+    with pytest.raises(UserError, match=told):
+        begin(source, **{name: value})
+
+
+def test_the_source_that_is_open_is_not_looked_up_again(source):
+    """Its code may be a stranger's, whom `learn` need not trust, or a label of one's own."""
+    begin(source, dataset="no.such:Source")
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "webp_lossless"])
+def test_images_that_a_codec_can_not_store_are_refused_before_work(codec):
+    begin(Blanks(2, channels=4))
+    with pytest.raises(UserError, match=f"--codec={codec} can't store .* 4 channels"):
+        begin(Blanks(2, channels=4), codec=codec)
+
+
+def test_a_run_that_is_done_is_opened_with_fewer_images_than_it_learned_from(tmp_path):
+    """Only who begins one needs them."""
+    few = Blanks(1, channels=1)
+    settings = Settings(RunSettings(run_dir=str(tmp_path))).changed(method="bic")
+    opened = OpenedRun(settings, few)
+    with pytest.raises(UserError, match="--method=bic holds out 1 images of each class"):
+        begin(few, method="bic")
+    with pytest.raises(UserError, match="no phase of .* is done yet: go on with"):
+        opened.phases_done()

@@ -17,7 +17,7 @@ from mnemonics_tf.methods import METHODS
 from mnemonics_tf.phases import finetune as finetune_module
 from mnemonics_tf.phases import train_model as train_model_module
 from mnemonics_tf.phases.asked_for import make_protocol
-from mnemonics_tf.phases.checks import check_method
+from mnemonics_tf.phases.checks import check_settings
 from mnemonics_tf.phases.coded_share import coded_share, partly_coded
 from mnemonics_tf.phases.finetune import finetune_model
 from mnemonics_tf.phases.train_model import train_model
@@ -110,7 +110,7 @@ def test_what_a_method_without_exemplars_would_not_do(flag, values):
     settings = Settings().changed(method="joint", **values)
     method = METHODS["joint"](settings.training)
     with pytest.raises(UserError, match=f"{flag}: this method .* in vain"):
-        check_method(settings, method, make_protocol(settings, 10), load_digits())
+        check_settings(settings, method, make_protocol(settings, 10))
 
 
 # What an epoch sees

@@ -12,6 +12,7 @@ from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.export import export
 from mnemonics_tf.settings import Settings
+from tests.quick_runs import nothing_to_look_at
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +33,8 @@ def experiment(directory) -> Experiment:
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("exports") / "run[seed=0]"
-    experiment(directory).run()
+    with nothing_to_look_at(exports=True):
+        experiment(directory).run()
     return directory
 
 

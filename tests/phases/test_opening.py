@@ -1,5 +1,7 @@
 """What a run says of itself before it begins."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.phases import opening
 from mnemonics_tf.phases.asked_for import make_protocol
+from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.settings import Settings
 
 
@@ -25,3 +28,23 @@ def test_the_outlook_counts_what_a_method_sees(name, monkeypatch):
     monkeypatch.setattr(opening, "Outlook", dict)
     images = opening.outlook_of(settings, method, protocol, source)
     assert [images["train", phase] for phase in range(6)] == expected.tolist()
+    first = opening.outlook_of(settings.changed(last_phase=1), method, protocol, source)
+    assert first == {("train", phase): expected[phase] for phase in range(2)}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "told"), [(["CPU"], "on 1 x CPU with 3.0 GiB free"), (["GPU"] * 2, "1 x GPU with 3")]
+)
+def test_devices_are_counted_once(kinds, told, monkeypatch, caplog):
+    """As README says that the log tells them."""
+    devices = [types.SimpleNamespace(device_type=kind) for kind in kinds]
+    monkeypatch.setattr(opening.tf.config, "list_logical_devices", lambda: devices)
+    monkeypatch.setattr(opening, "available_bytes", lambda: 3 * 2**30)
+    settings = Settings()
+    model = types.SimpleNamespace(backbone=types.SimpleNamespace(variables=[]))
+    strategy = types.SimpleNamespace(num_replicas_in_sync=1)
+    with caplog.at_level("INFO", logger="mnemonics_tf"):
+        opening.tell_plan(
+            settings, make_protocol(settings, 10), model, strategy, RunDirectory("run")
+        )
+    assert told in caplog.text

@@ -16,9 +16,8 @@ from mnemonics_tf.methods import METHODS
 from mnemonics_tf.phases.asked_for import make_protocol
 from mnemonics_tf.phases.checks import (
     check_exemplars,
-    check_method,
     check_new_run,
-    warn_of_small_classes,
+    check_settings,
 )
 from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.phases.quotas import Cost, Room, expected_quotas
@@ -153,8 +152,7 @@ def check(**values):
     settings = Settings().changed(codec="jpeg", **values)
     method, protocol = method_of(settings), make_protocol(settings, 10)
     source = load_digits()
-    check_method(settings, method, protocol, source)
-    warn_of_small_classes(settings, protocol, source, protocol.phases)
+    check_settings(settings, method, protocol)
     check_new_run(settings, method, protocol, source)
 
 

@@ -28,6 +28,7 @@ from mnemonics_tf.settings import (
     Settings,
     TrainingSettings,
 )
+from tests.quick_runs import nothing_to_look_at
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +50,8 @@ def run_dir(tmp_path_factory) -> pathlib.Path:
         training=TrainingSettings(base_epochs=3, epochs=1, finetune_epochs=0),
         exemplar=ExemplarSettings(exemplars_per_class=4),
     )
-    Experiment(settings, load_digits(), tf.distribute.get_strategy()).run()
+    with nothing_to_look_at(exports=True):
+        Experiment(settings, load_digits(), tf.distribute.get_strategy()).run()
     return directory
 
 

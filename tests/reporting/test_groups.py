@@ -10,7 +10,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.reporting import tables
 from mnemonics_tf.reporting.comparability import warnings
 from mnemonics_tf.reporting.groups import group_runs
-from mnemonics_tf.reporting.runs import load_runs
+from mnemonics_tf.reporting.runs import load_runs, seeds_in_words
 from tests.reporting.report_runs import contents
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -129,6 +129,9 @@ def test_names_hold_three_differences_that_matter(write):
         ({}, {"outer__max_shift": 255.0}),
         ({}, {"validation__validation_every": 3}),
         ({}, {"training__ranking_margin": 0.1}),
+        ({}, {"training__finetune_old_classes": False}),
+        ({"training__method": "bic"}, {"training__classification_weight": 0.9}),
+        ({"training__method": "lucir"}, {"training__temperature": 3.0}),
         ({}, {"exemplar__jpeg_quality": 70}),
         ({}, {"training__evaluation_batch_size": 7}),
     ],
@@ -137,7 +140,7 @@ def test_settings_without_effect_part_no_groups(write, shared, other):
     runs = load_runs(write(contents(0, **shared), contents(1, **shared, **other)))
     (group,) = group_runs(runs)
     assert len(group.runs) == 2
-    assert group.name == "lwf, herding"
+    assert group.name == f"{shared.get('training__method', 'lwf')}, herding"
 
 
 @pytest.mark.parametrize(
@@ -146,6 +149,9 @@ def test_settings_without_effect_part_no_groups(write, shared, other):
         ({"exemplar__exemplars": "mnemonics"}, {"outer__max_shift": 255.0}),
         ({"adjustment__adjust_old_exemplars": True}, {"outer__max_shift": 255.0}),
         ({"training__method": "lucir"}, {"training__ranking_margin": 0.1}),
+        ({"training__method": "lucir"}, {"training__finetune_old_classes": False}),
+        ({}, {"training__classification_weight": 0.9}),
+        ({"training__method": "bic"}, {"training__temperature": 3.0}),
         ({"exemplar__codec": "jpeg"}, {"exemplar__jpeg_quality": 70}),
         ({}, {"exemplar__exemplars_per_class": 7}),
     ],
@@ -153,6 +159,16 @@ def test_settings_without_effect_part_no_groups(write, shared, other):
 def test_the_same_settings_part_groups_where_they_have_one(write, shared, other):
     runs = load_runs(write(contents(0, **shared), contents(1, **shared, **other)))
     assert len(group_runs(runs)) == 2
+
+
+def test_seeds_of_exemplars_tell_runs_apart(write):
+    """They form a group, as other seeds do, and each is told."""
+    (group,) = group_runs(
+        load_runs(write(*(contents(0, exemplar__exemplar_seed=i) for i in (1, 2))))
+    )
+    assert [seeds_in_words(run.seeds) for run in group.runs] == ["0/1", "0/2"]
+    (plain,) = group_runs(load_runs(write(contents(3))))
+    assert seeds_in_words(plain.first.seeds) == "3"
 
 
 def test_a_setting_is_named_of_the_runs_it_has_an_effect_in(write):

@@ -297,9 +297,11 @@ def test_exemplars_are_compared_with_their_first_versions():
 
     first = ExemplarMemory(np.concatenate([image(10), image(20)]), np.array([0, 0]))
     second = ExemplarMemory(np.concatenate([image(13), image(50)]), np.array([0, 1]))
-    pair = since_birth([first, second], [1, 2], 1)
-    np.testing.assert_array_equal(pair.birth[:, 0, 0, 0], [10, 50])
-    np.testing.assert_array_equal(pair.now[:, 0, 0, 0], [13, 50])
+    for label, expected in ((0, (10, 13)), (1, (50, 50))):
+        pair = since_birth([first, second], [1, 2], 1, label)
+        assert [images[:, 0, 0, 0].tolist() for images in pair] == [[value] for value in expected]
+    birth, now = since_birth([first], [1], 0, 0, most=1)
+    assert len(birth) == len(now) == 1
 
 
 def test_ticks_cover_the_range_with_round_numbers():
@@ -311,6 +313,30 @@ def test_ticks_cover_the_range_with_round_numbers():
 def test_a_line_of_one_point_and_a_flat_one_can_be_drawn():
     series = [Series(0, "a", [5], [50.0]), Series(9, "b", [5], [50.0], [0.0])]
     Page(line_chart(series, "x", "y", "d"))
+
+
+@pytest.mark.parametrize(("value", "shown"), [(97.0, (96.0, 98.0)), (100.0, (99.0, 100.0))])
+def test_the_axis_of_a_flat_line_shows_what_is_near_it(value, shown):
+    chart = line_chart([Series(0, "a", [5, 10], [value, value])], "x", "y", "d")
+    lines = re.findall(r'text-anchor="end">([\d.]+)</text>', chart)
+    assert (float(lines[0]), float(lines[-1])) == shown
+
+
+def test_the_interval_and_the_seeds_of_one_point_can_be_seen():
+    """As of runs with one phase."""
+    line = Series(0, "a", [5], [50.0], [2.0], [[49.0], [51.0]])
+    chart = line_chart([line], "x", "y", "d")
+    assert 'class="ribbon"' not in chart
+    drawn = re.findall(r'<path class="(?:line|member)"[^>]* d="([^"]*)"', chart)
+    ends = [np.array(re.findall(r"[\d.]+", path), float) for path in drawn]
+    assert sum(len(points) > 2 and len(set(points)) > 2 for points in ends) == 3
+
+
+def test_labels_of_the_axis_do_not_overprint():
+    xs = [500, 600, 700, 800, 900, 1000, 1001, 1002]
+    chart = line_chart([Series(0, "a", xs, [50.0] * 8)], "x", "y", "d")
+    texts = re.findall(r'text-anchor="middle">([\d.]+)</text>', chart)
+    assert texts == ["500", "600", "700", "800", "900", "1002"]
 
 
 def test_markdown_cells_keep_their_columns():

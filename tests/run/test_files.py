@@ -96,7 +96,7 @@ def test_a_directory_that_cannot_be_written(tmp_path, monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(files, "open", refuse, raising=False)
-    with pytest.raises(UserError, match="can't be written .*pass a writable directory"):
+    with pytest.raises(UserError, match="can't be written .*pass a place that can be written"):
         write_text(tmp_path / "note.txt", "new")
     assert names_in(tmp_path) == []
 

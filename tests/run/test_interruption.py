@@ -33,3 +33,14 @@ def test_a_second_interrupt_stops_at_once(capsys):
     os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_who_goes_on_was_not_asked_to_stop(capfd):
+    """As in a notebook, which has one experiment and runs it again after an interrupt."""
+    stop = StopRequest()
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.agreed()
+    assert "SIGINT" in capfd.readouterr().out
+    with stop.listening():
+        assert not stop.agreed()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -12,7 +13,7 @@ from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import write_arrays, write_json
+from mnemonics_tf.run.files import read_json, write_arrays, write_json
 from mnemonics_tf.run.resume import claim_directory, load_memory, read_record
 from mnemonics_tf.settings import ExemplarSettings, ProtocolSettings, Settings
 
@@ -143,6 +144,32 @@ def test_json_that_is_no_record(directory, text):
         read_record(directory, PHASES[0])
 
 
+@pytest.mark.parametrize(
+    ("method", "exemplars", "refused"),
+    [
+        ("lwf", "herding", []),
+        ("lwf", "mnemonics", ["max_shift"]),
+        ("lucir", "herding", ["finetune_old_classes"]),
+    ],
+)
+def test_a_setting_younger_than_the_run_counts_where_it_has_an_effect(
+    tmp_path, method, exemplars, refused
+):
+    """Or the command of an earlier version would not go on with its own run."""
+    directory = RunDirectory(tmp_path / "run")
+    settings = SETTINGS.changed(method=method, exemplars=exemplars)
+    claim_directory(directory, settings, FACTS, PHASES)
+    noted = read_json(directory.settings)
+    del noted["outer"]["max_shift"], noted["training"]["finetune_old_classes"]
+    write_json(directory.settings, noted)
+    if refused:
+        with pytest.raises(UserError, match="other settings") as error:
+            claim_directory(directory, settings, FACTS, PHASES)
+        assert re.findall(r"--(\w+) was", str(error.value)) == refused
+    else:
+        assert claim_directory(directory, settings, FACTS, PHASES) == list(PHASES)
+
+
 def test_exemplars_of_another_run(directory):
     assert len(load_memory(directory, PHASES[0], (8, 8, 1), ExemplarSettings())) == 6
     with pytest.raises(UserError, match="holds images \\[8, 8, 1\\] of 6 classes; expected"):
@@ -150,6 +177,14 @@ def test_exemplars_of_another_run(directory):
     more = dataclasses.replace(PHASES[0], seen_classes=range(8))
     with pytest.raises(UserError, match="of 6 classes; expected .* labels 0 to 7"):
         load_memory(directory, more, (8, 8, 1), ExemplarSettings())
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_exemplars_of_as_many_channels_as_sources_have(directory, channels):
+    images = np.zeros((6, 8, 8, channels), np.uint8)
+    write_arrays(directory.exemplars(0), {"images": images, "labels": np.arange(6)})
+    memory = load_memory(directory, PHASES[0], (8, 8, channels), ExemplarSettings())
+    assert memory.image_shape == (8, 8, channels)
 
 
 @pytest.mark.parametrize(

@@ -104,14 +104,14 @@ def test_an_export_for_other_images_or_without_a_signature_is_refused(learned, w
         Export(whole, (8, 8, 3))
     path = learned.export(tmp_path / "net", 1, class_means=None)
     with pytest.raises(UserError, match="no signature nme"):
-        Export(path, SHAPE).class_ids("nme", [learned.images])
+        Export(path, SHAPE).class_ids("nme", learned.images)
 
 
 @pytest.mark.parametrize("name", ["lwf[seed=0]", "a*b?", "back\\slash", "{a,b}"])
 def test_characters_of_patterns_in_a_path_stand_for_themselves(learned, tmp_path, name):
     path = learned.export(tmp_path / name / "net", 1)
     labels = learned.predict(learned.images).logits.numpy().argmax(axis=1)
-    ids = Export(path, SHAPE).class_ids("serving_default", [learned.images])
+    ids = Export(path, SHAPE).class_ids("serving_default", learned.images)
     assert ids.tolist() == np.array(learned.classes.original_ids)[labels].tolist()
     # A resumed run finds the same model there.
     assert learned.export(tmp_path / name / "net", 1) == path

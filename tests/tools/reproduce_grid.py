@@ -36,7 +36,7 @@ def write_results(path, run, accuracies, **changed):
         "protocol": {"dataset": "cifar100", "num_phases": 5, "seed": run.seed},
         "model": {"weight_transfer": cell.transfer},
         "outer": {"max_shift": 1.0},
-        "training": training | changed,
+        "training": {**training, "finetune_old_classes": True, **changed},
     }
     phases = [phase | {"seconds": {"train": seconds}} for seconds in (600, 60, 120, 0, 0, 0)]
     write_json(path, {"summary": heads, "settings": settings, "phases": phases})

@@ -8,20 +8,29 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.settings import RunSettings, Settings
+from tests.quick_runs import nothing_to_look_at
 
 pytestmark = pytest.mark.slow
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-PROTOCOL = ("--base_classes=8", "--num_phases=1", "--base_epochs=1", "--exemplars_per_class=2")
+PROTOCOL = {"base_classes": 8, "num_phases": 1, "base_epochs": 1, "exemplars_per_class": 2}
 
 
-def call(module: str, *arguments: str, status: int = 0) -> str:
-    """Runs a module, checks its exit status and returns what it said."""
+def compare(*arguments: str, status: int = 0) -> str:
+    """Runs the command, checks its exit status and returns what it said."""
     done = subprocess.run(
-        [sys.executable, "-m", module, *PROTOCOL, *arguments],
+        [
+            *(sys.executable, "-m", "tools.compare_exemplars"),
+            *(f"--{name}={value}" for name, value in PROTOCOL.items()),
+            *arguments,
+        ],
         cwd=REPOSITORY,
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
         capture_output=True,
@@ -33,9 +42,10 @@ def call(module: str, *arguments: str, status: int = 0) -> str:
 
 def test_exemplars_of_an_earlier_run_are_measured_and_kept_through_the_next_phase(tmp_path):
     run, comparison, output = (tmp_path / name for name in ("run", "comparison", "figures.json"))
-    call("mnemonics_tf.train", f"--run_dir={run}", "--exemplars=herding", "--last_phase=0")
-    call(
-        "tools.compare_exemplars",
+    settings = Settings(RunSettings(run_dir=str(run), last_phase=0)).changed(**PROTOCOL)
+    with nothing_to_look_at():
+        Experiment(settings, load_digits(), tf.distribute.get_strategy()).run()
+    compare(
         *(f"--run_dir={comparison}", f"--output={output}", f"--phase0_from={run}"),
         *(f"--exemplars_from={run}", "--exemplars=random", "--exemplar_seed=1"),
         *("--nofinetune", "--next_phase=transfer", "--epochs=1", "--finetune_epochs=1"),
@@ -63,8 +73,7 @@ def test_exemplars_of_an_earlier_run_are_measured_and_kept_through_the_next_phas
 
     # The same exemplars under other names would be measured as those of the wrong classes.
     other_order = ("--class_order_seed=7", "--nofinetune", f"--output={tmp_path / 'other.json'}")
-    complaint = call(
-        "tools.compare_exemplars",
+    complaint = compare(
         *(f"--run_dir={tmp_path / 'other'}", f"--exemplars_from={run}", *other_order),
         status=2,
     )

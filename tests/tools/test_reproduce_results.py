@@ -116,6 +116,29 @@ def test_learned_exemplars_of_a_version_without_a_bound_had_none(tmp_path):
             assert run.figures().average_accuracy == pytest.approx(30)
 
 
+def test_runs_that_end_early_have_no_figures_of_the_paper_beside_them(tmp_path):
+    """Those of more phases are lower."""
+    for flags, told in ((), True), (("--last_phase=3",), False):
+        runs = grid(tmp_path, methods=["lwf"], schedule=(*SCHEDULE, *flags))
+        assert (named(runs, "lwf").paper() is not None) is told
+        assert (rows(runs)[0].accuracy.published is not None) is told
+
+
+def test_lucir_of_a_version_that_froze_old_classes_in_the_fine_tune(tmp_path):
+    for flags, refused in ((), True), (("--nofinetune_old_classes",), False):
+        runs = grid(tmp_path, methods=["lucir"], schedule=(*SCHEDULE, *flags))
+        run = named(runs, "lucir w/ herding")
+        write_local(run, 0.3)
+        contents = read_json(run.directory.results)
+        del contents["settings"]["training"]["finetune_old_classes"]
+        write_json(run.directory.results, contents)
+        if refused:
+            with pytest.raises(UserError, match="made with --finetune_old_classes=False, but"):
+                run.figures()
+        else:
+            assert run.figures().average_accuracy == pytest.approx(30)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
