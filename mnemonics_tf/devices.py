@@ -115,9 +115,8 @@ def _gpu_memory() -> int | None:
     try:
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         lines = [line.rpartition(", ") for line in told.splitlines()]
-        sizes = [(name, int(size)) for name, _, size in lines]
-        known = [size for name, size in sizes if name in seen]
-        return min(known or [size for _, size in sizes]) * 2**20
+        chosen = [line for line in lines if line[0] in seen] or lines
+        return min(int(size) for _, _, size in chosen) * 2**20
     except (OSError, subprocess.CalledProcessError, ValueError):
         return None  # no check is better than a wrong one
 

@@ -65,7 +65,6 @@ def evaluate(
         UserError: if there is no such run or phase, the data has other classes, or the run would
             import code that was not named.
     """
-    passing("reading the data ...")
     opened = open_run(run_dir, data_dir, own or {}, "scoring it")
     directory = opened.directory
     differs = False

@@ -17,7 +17,14 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.own_backbone import OwnBackbone
 from mnemonics_tf.monitoring.outlook import Outlook
 from mnemonics_tf.monitoring.phase import show_phase
-from mnemonics_tf.monitoring.progress import LOGGER, is_logging, log_to, stop_logging, waiting_for
+from mnemonics_tf.monitoring.progress import (
+    LOGGER,
+    is_logging,
+    log_before_run,
+    log_to,
+    stop_logging,
+    waiting_for,
+)
 from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
@@ -86,17 +93,17 @@ class Experiment(OpenedRun):
             UserError: if a run can't begin as it is asked for, another process works on it, or its
                 directory can't be written.
         """
-        self._check_begin()
-        with self.directory.locked():
-            told = is_logging()  # a command opens its log before it reads the data
-            log_to(self.directory.log, console)
-            if not told:
-                LOGGER.info("%s", described(self.source))
-            try:
+        if not is_logging():  # a command opens its log before it reads the data
+            log_before_run(console)
+            LOGGER.info("%s", described(self.source))
+        try:
+            self._check_begin()
+            with self.directory.locked():
+                log_to(self.directory.log, console)
                 with self.stop.listening():
                     yield
-            finally:
-                stop_logging()
+        finally:
+            stop_logging()
 
     def run(self) -> dict[str, Any]:
         """Runs, or goes on with, the phases; returns what results.json holds.

@@ -22,6 +22,9 @@ TFDS_PREFIX = "tfds:"
 KERAS_APPLICATIONS = "keras.applications:"
 KERAS_FILE = ".keras"
 
+#: of an image: what PNG files and TensorFlow's pictures hold
+MOST_CHANNELS = 4
+
 _MAX_DEPTH = 1202  # the deepest network that the paper of ResNets trains
 
 

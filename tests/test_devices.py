@@ -134,6 +134,7 @@ def test_this_machine_has_some_available_memory():
     [
         ("A, 143771\nA, 81559\n", ["A", "A"], 81559 * 2**20),
         ("Quadro, 4096\nA, 81559\n", ["A"], 81559 * 2**20),
+        ("Quadro, [N/A]\nA, 81559\n", ["A"], 81559 * 2**20),
         ("A, 143771\nB, 81559\n", ["A, in parts"], 81559 * 2**20),
         ("[N/A]\n", ["A"], None),
         ("", ["A"], None),

@@ -63,7 +63,7 @@ def test_flags(parse, tmp_path, named):
         wanted = settings_from_flags(
             parse(f"--run_dir={run_dir}", *(f"--{name}={value}" for name, value in named.items()))
         )
-        Experiment(wanted, SOURCE, tf.distribute.get_strategy())
+        Experiment(wanted, SOURCE, tf.distribute.get_strategy())._check_begin()
     assert not run_dir.exists()
 
 

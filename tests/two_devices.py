@@ -46,7 +46,6 @@ def make_models(strategy):
 def train(strategy, mixed_precision: str) -> dict[str, np.ndarray]:
     """Two epochs in batches of 8, 8 and 1: the last leaves a replica without images of its own.
 
-
     In float32 with LUCIR's loss, which counts the old images of all replicas.
     """
     model, old = make_models(strategy)

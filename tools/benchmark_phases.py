@@ -108,9 +108,8 @@ def main(arguments: list[str]) -> int:
     checkouts = {"this": _REPOSITORY}
     if flags.FLAGS.against:
         other = user_path(flags.FLAGS.against).resolve()
-        if not (
-            other / "mnemonics_tf" / "train.py"
-        ).is_file():  # Python would take what is installed
+        # Python would take the package that is installed, and measure that.
+        if not (other / "mnemonics_tf" / "train.py").is_file():
             raise app.UsageError(
                 f"--against={other} holds no mnemonics_tf/train.py: name a checkout of this project"
             )

@@ -75,8 +75,8 @@ def moments(demo: dict[str, Any]) -> list[Moment]:
     for phase in range(demo["num_phases"] + 1):
         positions = {
             "train": demo["epochs" if phase else "base_epochs"],
-            "exemplars": demo["outer_steps"],
-            "adjust": demo["adjust_steps"] if phase else 0,
+            "exemplars": demo["outer_steps"] if demo["exemplars"] == "mnemonics" else 0,
+            "adjust": demo["adjust_steps"] if phase and demo["adjust_old_exemplars"] else 0,
             "finetune": demo["finetune_epochs"] if phase else 0,
         }
         for stage, name in enumerate(STAGES):

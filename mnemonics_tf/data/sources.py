@@ -7,10 +7,7 @@ from mnemonics_tf.errors import UserError, counted, printable
 from mnemonics_tf.monitoring.progress import LOGGER, waiting_for
 from mnemonics_tf.registry import find
 from mnemonics_tf.run.files import check_path
-from mnemonics_tf.settings import TFDS_PREFIX, DataSettings, Settings
-
-#: what PNG files and TensorFlow's pictures hold
-_MOST_CHANNELS = 4
+from mnemonics_tf.settings import MOST_CHANNELS, TFDS_PREFIX, DataSettings, Settings
 
 # The factories import late: naming a source must not cost the imports of all the others.
 
@@ -130,9 +127,9 @@ def open_source(settings: Settings) -> DataSource:
             f"--data_dir={run.data_dir} holds the class {printable(source.class_names[0])} alone: "
             "expected two at least"
         )
-    if (channels := source.image_shape[-1]) > _MOST_CHANNELS:
+    if (channels := source.image_shape[-1]) > MOST_CHANNELS:
         raise UserError(
             f"--dataset={settings.protocol.dataset} has images of {channels} channels: pictures "
-            f"and exports hold at most {_MOST_CHANNELS}; keep some of them, or mix them"
+            f"and exports hold at most {MOST_CHANNELS}; keep some of them, or mix them"
         )
     return source

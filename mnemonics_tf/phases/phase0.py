@@ -218,8 +218,8 @@ def tell_of_another(own: RunDirectory, other: RunDirectory) -> None:
     shared = (ours.keys() & theirs.keys()) - set(_NOTES)
     if not all(np.array_equal(ours[name], theirs[name]) for name in shared):
         LOGGER.warning(
-            "--phase0_from=%s is not used: %s has trained phase 0, to another model; pass another "
-            "--run_dir to begin with that one",
+            "--phase0_from=%s is not used: %s has its phase 0 already, with another model; pass "
+            "another --run_dir to begin with that one",
             *(other.root, own.root),
         )
 

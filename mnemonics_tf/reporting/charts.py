@@ -105,7 +105,8 @@ def line_chart(
         y_label: beside the vertical axis.
         description: for those who don't see the chart.
         unit: behind the numbers that show where the pointer is.
-        percentages: whether nothing below 0 or above 100 can be, so that ribbons end there.
+        percentages: whether nothing below 0 or above 100 can be, so that ribbons end there, and a
+            flat line has the points around it on its axis.
     """
     floor, ceiling = (0.0, 100.0) if percentages else (-np.inf, np.inf)
     bands = [_band(line, floor, ceiling) for line in series]

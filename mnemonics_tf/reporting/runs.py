@@ -26,13 +26,6 @@ from mnemonics_tf.settings import GROUP_OF, of_any_version
 _SEEDS = ("seed", "exemplar_seed")
 
 
-def seeds_in_words(seeds: tuple[Any, ...]) -> str:
-    """Returns `Run.seeds` as readers are told them: `0`, or `0/2` with a seed of exemplars."""
-    seed, exemplar_seed = seeds
-    own = isinstance(exemplar_seed, int) and exemplar_seed >= 0
-    return f"{seed}/{exemplar_seed}" if own else str(seed)
-
-
 #: what a protocol notes of the memory, and what `Budget` calls it; the first that is set counts
 _BUDGETS = {
     "exemplar_bytes_total": "bytes_total",
@@ -42,6 +35,13 @@ _BUDGETS = {
 }
 #: settings that a protocol's fingerprint holds too
 _NOTED = ("base_classes", "exemplars_per_class", "exemplars_total")
+
+
+def seeds_in_words(seeds: tuple[Any, ...]) -> str:
+    """Returns `Run.seeds` as readers are told them: `0`, or `0/2` with a seed of exemplars."""
+    seed, exemplar_seed = seeds
+    own = isinstance(exemplar_seed, int) and exemplar_seed >= 0
+    return f"{seed}/{exemplar_seed}" if own else str(seed)
 
 
 @dataclasses.dataclass(frozen=True)

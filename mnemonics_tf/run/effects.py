@@ -1,6 +1,7 @@
 """Which settings have an effect beside a run's other settings.
 
-Runs that differ in others alone did the same: a report makes one group of them.
+Runs that differ in others alone did the same: a report makes one group of them, and a run of an
+earlier version goes on whatever a setting that it did not have would be.
 """
 
 from collections.abc import Callable
@@ -54,7 +55,10 @@ _HAS_EFFECT: dict[str, Callable[[_Settings], bool]] = {
     "jpeg_quality": lambda s: s["codec"] in WITH_QUALITY,
     "coded_share": lambda s: s["codec"] not in CODECS or not loses_nothing(s["codec"]),
     "exemplars_per_class": lambda s: not any(s[budget] for budget in _OTHER_BUDGETS),
-    "finetune_learning_rate": lambda s: bool(s["finetune_epochs"]),
+    # Copies of a pool are trained at that rate too, for an epoch at least.
+    "finetune_learning_rate": lambda s: (
+        bool(s["finetune_epochs"]) or (_moves(s) and s["inner_start"] == "pool")
+    ),
     "finetune_old_classes": lambda s: bool(s["finetune_epochs"]) and _of_method("lucir")(s),
     "base_classes": lambda s: not s["phase_classes"],
     "class_order": lambda s: not s["phase_classes"],

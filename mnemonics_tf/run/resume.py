@@ -15,7 +15,7 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.effects import has_effect
 from mnemonics_tf.run.files import read_json, write_json, write_text
 from mnemonics_tf.run.records import record_shape, refuse_contradictions
-from mnemonics_tf.settings import ExemplarSettings, Settings, by_name, of_any_version
+from mnemonics_tf.settings import MOST_CHANNELS, ExemplarSettings, Settings, by_name, of_any_version
 
 
 def claim_directory(
@@ -98,15 +98,14 @@ def _with_settled_phases(directory: RunDirectory, group: dict[str, Any]) -> dict
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Returns in words which settings of a run are not those that are wanted.
 
-    One that is younger than the run counts where it has an effect: what the run does without it is
-    the same then.
+    A setting that the run's version did not have counts only where it has an effect now; elsewhere
+    the run does the same without it.
     """
     noted, before, now = by_name(found), of_any_version(found), by_name(wanted)
     return [
         f"--{name} was {_shortened(then)}, is {_shortened(value)}"
         for name, value in now.items()
-        if (then := before[name]) != value
-        and (name in noted or has_effect(name, before) or has_effect(name, now))
+        if (then := before[name]) != value and (name in noted or has_effect(name, now))
     ]
 
 
@@ -224,7 +223,7 @@ def check_memory(
     """
     labels = set(memory.labels.tolist())
     shape = memory.image_shape
-    is_image = len(shape) == 3 and min(shape) > 0
+    is_image = len(shape) == 3 and min(shape) > 0 and shape[-1] <= MOST_CHANNELS
     if labels != set(range(num_seen)) or shape != tuple(image_shape) or not is_image:
         raise UserError(
             f"{path} holds images {list(shape)} of {len(labels)} classes; expected "

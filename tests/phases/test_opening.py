@@ -33,7 +33,8 @@ def test_the_outlook_counts_what_a_method_sees(name, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kinds", "told"), [(["CPU"], "on 1 x CPU with 3.0 GiB free"), (["GPU"] * 2, "1 x GPU with 3")]
+    ("kinds", "told"),
+    [(["CPU"], "on 1 x CPU with 3.0 GiB free"), (["GPU"] * 2, "on 1 x GPU with 3.0 GiB, in ")],
 )
 def test_devices_are_counted_once(kinds, told, monkeypatch, caplog):
     """As README says that the log tells them."""

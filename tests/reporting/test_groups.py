@@ -151,6 +151,13 @@ def test_settings_without_effect_part_no_groups(write, shared, other):
         ({"training__method": "lucir"}, {"training__ranking_margin": 0.1}),
         ({"training__method": "lucir"}, {"training__finetune_old_classes": False}),
         ({}, {"training__classification_weight": 0.9}),
+        (
+            {
+                **{"exemplar__exemplars": "mnemonics", "inner__inner_start": "pool"},
+                "training__finetune_epochs": 0,
+            },
+            {"training__finetune_learning_rate": 0.1},
+        ),
         ({"training__method": "bic"}, {"training__temperature": 3.0}),
         ({"exemplar__codec": "jpeg"}, {"exemplar__jpeg_quality": 70}),
         ({}, {"exemplar__exemplars_per_class": 7}),

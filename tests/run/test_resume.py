@@ -187,6 +187,14 @@ def test_exemplars_of_as_many_channels_as_sources_have(directory, channels):
     assert memory.image_shape == (8, 8, channels)
 
 
+def test_exemplars_of_more_channels_than_a_picture_holds(directory):
+    """Also where a report asks, which has no other images to compare them with."""
+    images = np.zeros((6, 8, 8, 5), np.uint8)
+    write_arrays(directory.exemplars(0), {"images": images, "labels": np.arange(6)})
+    with pytest.raises(UserError, match="holds images .8, 8, 5. of 6 classes"):
+        load_memory(directory, PHASES[0], (8, 8, 5), ExemplarSettings())
+
+
 @pytest.mark.parametrize(
     ("codec", "quality", "told"),
     [("pixels", 90, "stored as pixels, "), ("jpeg", 50, "stored as jpeg of quality 50, ")],

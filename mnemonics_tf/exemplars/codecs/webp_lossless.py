@@ -40,12 +40,16 @@ class LosslessWebP:
         across = max(1, math.ceil(math.sqrt(count * height / width)))
         down = math.ceil(count / across)
         largest = max(across * width, down * height)
-        if channels not in _CHANNELS or largest > _LARGEST_SIDE or count > _MOST_IMAGES:
+        if channels not in _CHANNELS:
             raise UserError(
-                f"--codec=webp_lossless can't store {count} images of {height} x {width} pixels "
-                f"and {channels} channels in one picture: it takes 1 or 3 channels and pictures up "
-                f"to {_LARGEST_SIDE} pixels wide and high, of {_MOST_IMAGES} images at most; "
-                "pass --codec=pixels, or keep fewer exemplars"
+                f"--codec=webp_lossless can't store images of {channels} channels: it takes 1 or "
+                "3; pass --codec=pixels"
+            )
+        if largest > _LARGEST_SIDE or count > _MOST_IMAGES:
+            raise UserError(
+                f"--codec=webp_lossless can't store {count} images of {height} x {width} pixels in "
+                f"one picture: it takes pictures up to {_LARGEST_SIDE} pixels wide and high, of "
+                f"{_MOST_IMAGES} images at most; pass --codec=pixels, or keep fewer exemplars"
             )
         mosaic = np.zeros((down * across, height, width, 3), np.uint8)
         mosaic[:count] = images
