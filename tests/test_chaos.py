@@ -39,8 +39,9 @@ def left_alone(parse, tmp_path) -> RunDirectory:
 @pytest.mark.slow
 def test_a_killed_run_ends_like_one_left_alone(left_alone, tmp_path):
     runner = Runner(SHORT, tmp_path / "killed", tmp_path / "killed.txt")
-    (kill,) = kill_again_and_again(runner, SHORT, 1, random.Random(7))
+    (kill,) = kill_again_and_again(runner, SHORT, 1, random.Random(0))
     assert kill.expected
+    assert kill.moment == "phase 1 finetune 1"  # of which there is a checkpoint
     status, printed = runner.finish()
     assert status == 0, printed[-2000:]
     assert "goes on from its checkpoint" in printed
