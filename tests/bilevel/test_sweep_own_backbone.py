@@ -58,7 +58,10 @@ def case_of(scope: str, batch_statistics: bool) -> Case:
     )
 
 
-@pytest.mark.parametrize(("scope", "batch_statistics"), [("transfer", False), ("all", True)])
+@pytest.mark.parametrize(
+    ("scope", "batch_statistics"),
+    [pytest.param("transfer", False, marks=pytest.mark.exhaustive), ("all", True)],
+)
 def test_it_matches_finite_differences(scope, batch_statistics, double_precision):
     case = case_of(scope, batch_statistics)
     directions = random_directions(case.exemplars.shape, 4)

@@ -17,7 +17,7 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.settings import RunSettings, Settings
 from tests.quick_runs import nothing_to_look_at
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PROTOCOL = {"base_classes": 8, "num_phases": 1, "base_epochs": 1, "exemplars_per_class": 2}
