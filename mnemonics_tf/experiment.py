@@ -28,6 +28,7 @@ from mnemonics_tf.monitoring.progress import (
 from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
+from mnemonics_tf.phases.asked_for import phases_to_run
 from mnemonics_tf.phases.backbone import claim_backbone
 from mnemonics_tf.phases.checks import (
     check_exemplars,
@@ -117,8 +118,7 @@ class Experiment(OpenedRun):
                 not go together, or if files or the disk fail; names the way out.
             FloatingPointError: if a loss is not finite.
         """
-        last = self.settings.run.last_phase
-        phases = self.protocol.phases[: last + 1 if last >= 0 else None]
+        phases = phases_to_run(self.settings, self.protocol)
         directory, facts = self.directory, self.class_facts()
         self._check_begin()
         chief = is_chief(self.strategy)

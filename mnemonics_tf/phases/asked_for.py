@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mnemonics_tf.data.layout import TEST_FOLDERS, TRAINING_FOLDERS
 from mnemonics_tf.data.phase_classes import ids_of_phases, settled
-from mnemonics_tf.data.protocol import ClassIncrementalProtocol, class_order
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase, class_order
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.run.naming import default_run_dir
@@ -80,3 +80,9 @@ def make_protocol(
             f"--class_order names {len(order)} classes, but {wanted.dataset} has {num_classes}"
         )
     return ClassIncrementalProtocol(order, wanted.base_classes, wanted.num_phases, original_ids=ids)
+
+
+def phases_to_run(settings: Settings, protocol: ClassIncrementalProtocol) -> tuple[Phase, ...]:
+    """Returns the phases up to the last one that is asked for."""
+    last = settings.run.last_phase
+    return protocol.phases[: last + 1 if last >= 0 else None]

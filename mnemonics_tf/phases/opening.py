@@ -11,6 +11,7 @@ from mnemonics_tf.methods.base import Method
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.outlook import Outlook, phases_in_words
 from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.phases.asked_for import phases_to_run
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.settings import Settings
 
@@ -66,8 +67,7 @@ def outlook_of(
     training = settings.training
     budget = make_budget(settings.exemplar)
     images: dict[tuple[str, int], int] = {}
-    last = settings.run.last_phase
-    for phase in protocol.phases[: last + 1 if last >= 0 else None]:
+    for phase in phases_to_run(settings, protocol):
         classes = phase.seen_classes if method.keeps_past_data else phase.new_classes
         images_of = int(source.training_counts_of(protocol.original_ids(classes)).sum())
         of_a_class = 0
