@@ -208,7 +208,8 @@ class Evaluator:
         For each exemplar the L2-normalised features of the image and of its left-right mirror
         image; their average over the class, normalised again.
 
-        Source: Rebuffi et al., iCaRL, CVPR 2017, Eq. 2; the mirror image as in LUCIR's protocol.
+        Source: Rebuffi et al., iCaRL, CVPR 2017, Eq. 2; the mirror image as in its release. LUCIR's
+        release has none on ImageNet, and on CIFAR-100 reverses the channels in its place.
         """
         images = memory.as_image_set()
         as_it_is, mirrored = (self.outputs(images, flip).features for flip in (False, True))

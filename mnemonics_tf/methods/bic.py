@@ -16,9 +16,14 @@ class BiC(Method):
 
     L = rho L_d + (1 - rho) L_c with rho = old / all classes. Then, with the network frozen, (a, b)
     of z_k <- a z_k + b over the phase's new classes are fitted to images that training did not see,
-    as many of each class (`fit_correction`). One correction is kept for each phase; all of them
-    stay in force, in later phases' training and distillation as in prediction. A balanced
-    fine-tune, which the original does not have, follows the fit, with the corrections in force.
+    as many of each class (`fit_correction`). In the next phase the frozen old model keeps that
+    correction, and the new one begins without any and learns from it, as in the authors' release
+    (`resnet.py`). A balanced fine-tune, which the original does not have, follows the fit, with the
+    correction in force.
+
+    Departure from the authors' release, which sets images of each class aside in its first phase
+    and never trains on them: here each phase holds some of the exemplars out anew. Those of old
+    classes were trained on in earlier phases, so that the fit sees old classes surer than they are.
 
     Source: Wu et al., Large Scale Incremental Learning, CVPR 2019, Eq. 1 to 5.
     """
@@ -50,7 +55,8 @@ def fit_correction(labels: np.ndarray, logits: np.ndarray, num_old: int) -> tupl
     They minimise sum CE + ((a - 1)^2 + b^2) / 2 over the images. The second term, a normal prior
     around no correction, is not in the paper: a few images, two of a class with 20 exemplars, can
     often be told apart without a mistake, and then the cross-entropy alone has no minimum. With
-    many images it weighs nothing.
+    many images it weighs nothing. The authors' release has a stronger one on b, 0.05 n b^2 for n
+    images, and none on a, which there the end of its gradient descent keeps finite.
 
     The problem is convex in (a, b); Newton's method with step halving solves it. A general
     minimiser (SciPy's) would want loss, gradient and Hessian just so, and be one package more.

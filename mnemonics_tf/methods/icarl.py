@@ -1,4 +1,4 @@
-"""iCaRL as the LUCIR and mnemonics protocols train it."""
+"""iCaRL with softmax losses, as the LUCIR and mnemonics protocols have it."""
 
 from mnemonics_tf.methods.lwf import LwF
 
@@ -8,7 +8,8 @@ class ICaRL(LwF):
 
     Source: Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, CVPR 2017.
     The original trains with binary cross-entropies; the paper's tables, and LUCIR's before them,
-    use softmax, so that methods differ by what they are about.
+    use softmax, so that methods differ by what they are about. Weighted as Eq. 5 has it; the
+    releases of LUCIR and of the paper add both parts with weight 1, which is twice the gradient.
     """
 
     prediction_head = "nme"

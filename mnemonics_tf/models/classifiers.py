@@ -193,8 +193,12 @@ class CosineClassifier(GrowingClassifier):
         return self.scale.value * self.cosines(features)
 
 
+#: gain and offset of a class whose logit stays as it is
+NO_CORRECTION = (1.0, 0.0)
+
+
 class LogitCorrection(keras.layers.Layer):
-    """z_k <- a_k z_k + b_k, fixed during training; a = 1 and b = 0 for classes not corrected.
+    """z_k <- a_k z_k + b_k, fixed during training; `NO_CORRECTION` for classes not corrected.
 
     Source: Wu et al., Large Scale Incremental Learning, CVPR 2019, Eq. 3.
     """
@@ -216,6 +220,11 @@ class LogitCorrection(keras.layers.Layer):
             values = variable.value.numpy().copy()
             values[list(labels)] = value
             variable.assign(values)
+
+    def neutral(self) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """Returns its variables, each with the value that corrects nothing."""
+        pairs = zip((self.gain, self.offset), NO_CORRECTION, strict=True)
+        return [(v, tf.fill(v.shape, tf.constant(value, v.dtype))) for v, value in pairs]
 
 
 CLASSIFIERS = {layer.kind: layer for layer in (LinearClassifier, CosineClassifier)}

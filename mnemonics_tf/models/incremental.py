@@ -14,6 +14,7 @@ from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.classifiers import (
     CLASSIFIERS,
     MASKED,
+    NO_CORRECTION,
     GrowingClassifier,
     LogitCorrection,
     seen_columns,
@@ -154,6 +155,11 @@ class IncrementalModel:
         assert self.correction is not None, "asked for by methods that correct logits alone"
         self.correction.set(labels, gain, offset)
 
+    def clear_correction(self) -> None:
+        """Leaves all logits as the classifier gives them."""
+        if self.correction:
+            self.correction.set(range(self.classifier.capacity), *NO_CORRECTION)
+
     @property
     def variables(self) -> list[keras.Variable]:
         """All variables in a fixed order."""
@@ -291,6 +297,8 @@ class IncrementalModel:
     def grow(self, num_new: int) -> None:
         """Adds `num_new` classes; weights of the classes so far stay exactly as they are.
 
+        A correction of logits ends here: it is that of one phase (BiC, Eq. 3).
+
         Raises:
             ValueError: if the classifier has no room for them.
         """
@@ -301,6 +309,7 @@ class IncrementalModel:
                 "the model with a larger capacity"
             )
         self.set_classes(num_old, num_new)
+        self.clear_correction()
         self.classifier.start_new_classes(self._classifier_seed(num_old))
 
     def set_classes(self, num_old: int, num_new: int) -> None:
@@ -313,7 +322,7 @@ class IncrementalModel:
         for variable in self.classifier.class_variables():
             variable.assign(variable.value.numpy() * (np.arange(variable.shape[-1]) < beyond.start))
         if self.correction:
-            self.correction.set(beyond, 1.0, 0.0)
+            self.correction.set(beyond, *NO_CORRECTION)
 
     def frozen_copy(self) -> "IncrementalModel":
         """Returns a copy that shares no variable with this model and that nothing trains."""
@@ -382,7 +391,8 @@ class IncrementalModel:
         for variable in self.variables:
             variable.assign(self.full_width(variable, state[variable.path]))
         if self.correction:
-            self.correction.set(range(self.num_classes, self.classifier.capacity), 1.0, 0.0)
+            unseen = range(self.num_classes, self.classifier.capacity)
+            self.correction.set(unseen, *NO_CORRECTION)
 
     def functional_call(
         self,

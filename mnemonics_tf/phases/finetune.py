@@ -21,8 +21,9 @@ def finetune_model(
 
     Where classes hold different numbers, each epoch draws as many of each. All of Theta_i is
     trained (Section 4.3), also what a method froze while it learned new classes, LUCIR's weights of
-    old classes: its authors' release balances a classifier with all of them. With
-    `finetune_old_classes` off they stay frozen here too.
+    old classes: its authors' release balances a classifier with all of them, though on ImageNet
+    alone, with the features fixed and with all of LUCIR's losses. With `finetune_old_classes` off
+    they stay frozen here too.
 
     Departure from Section 5.1, where the fine-tune has the temporary model's gradient descent: the
     optimiser is that of the model level, with its momentum and L2, and images are augmented.

@@ -57,6 +57,7 @@ def drifted_copies(
         generator = numpy_generator(workshop.exemplar_seed, "drift", phase.index, k)
         for variable in copy.classifier.variables:
             variable.assign(fresh_weights(variable, generator, copy.classifier))
+        copy.clear_correction()  # it was fitted to the classifier that this one takes the place of
         rows = [generator.permutation(images.indices_of(new))[:quota] for new in phase.new_classes]
         seen = concatenate([images.subset(np.concatenate(rows)), old])
         # Not in 16 bits, as all of exemplar learning; all copies of all phases share the loop.

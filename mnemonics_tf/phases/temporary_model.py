@@ -1,5 +1,7 @@
 """The temporary model Theta' of Eq. 7 and 8: our model, as objectives ask for it."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -42,6 +44,10 @@ class TemporaryModel:
         self._black = black
         self._seed = seed
         self._variables = model.scope_variables(settings.inner_scope)
+        self._fresh_head = settings.inner_start != "model"
+        # A correction was fitted to the trained classifier: it is none of a fresh one's.
+        correction = model.correction if self._fresh_head else None
+        self._neutral = correction.neutral() if correction else []
 
     def start(self, *key: str | int) -> list[tf.Tensor]:
         """Returns theta_0: the trained variables' values, with a fresh classifier on demand."""
@@ -49,7 +55,7 @@ class TemporaryModel:
         generator = numpy_generator(self._seed, *key, "head")
         return [
             fresh_weights(variable, generator, self._model.classifier)
-            if self._settings.inner_start != "model" and id(variable) in classifier
+            if self._fresh_head and id(variable) in classifier
             else tf.convert_to_tensor(variable.value)
             for variable in self._variables
         ]
@@ -80,7 +86,7 @@ class TemporaryModel:
             with self._model.exact_batch_statistics():
                 return self._model(augmented, training=True).logits
 
-        return self._model.functional_call(self._variables, parameters, logits)
+        return self._with(parameters, logits)
 
     def outer_logits(self, parameters, outer):
         """Returns the logits of an outer batch, with frozen statistics."""
@@ -90,7 +96,13 @@ class TemporaryModel:
                 return self._model.logits(outer["feature"])
             return self._model(outer["image"]).logits
 
-        return self._model.functional_call(self._variables, parameters, logits)
+        return self._with(parameters, logits)
+
+    def _with(self, parameters, logits: Callable[[], tf.Tensor]) -> tf.Tensor:
+        """Returns what `logits` gives with parameters in the place of the trained variables."""
+        pairs = [*zip(self._variables, parameters, strict=True), *self._neutral]
+        variables, values = zip(*pairs, strict=True)
+        return self._model.functional_call(variables, values, logits)
 
 
 def fresh_weights(variable, generator: np.random.Generator, classifier) -> tf.Tensor:

@@ -61,7 +61,8 @@ TABLE_2 = {
 
 #: average accuracies on CIFAR-100 that the authors gave later: (method, with mnemonics) -> N = 5,
 #: 10, 25. LwF and iCaRL: README of their release, a single-level code whose baselines lack weight
-#: transfer. LUCIR: as PASS++ cites them.
+#: transfer; its network has LUCIR's cosine classifier, imprinted and with old weights frozen, and
+#: its commands keep 2,000 exemplars in all. LUCIR: as PASS++ cites them.
 AUTHORS_LATER = {
     ("lwf", False): (52.44, 48.47, 45.75),
     ("lwf", True): (54.21, 52.72, 51.59),

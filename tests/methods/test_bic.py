@@ -1,10 +1,12 @@
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import optimize, special
 
+from mnemonics_tf import experiment as experiment_module
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.image_set import ImageSet
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
@@ -14,6 +16,7 @@ from mnemonics_tf.methods.base import cross_entropy, distillation
 from mnemonics_tf.methods.bic import BiC, fit_correction
 from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
+from mnemonics_tf.phases.train_model import train_model
 from mnemonics_tf.run.files import read_arrays
 from mnemonics_tf.settings import (
     ExemplarSettings,
@@ -128,19 +131,20 @@ def test_a_few_images_do_not_turn_new_logits_round_nor_blow_them_up(num_old, num
 # A model's corrections
 
 
-def test_a_correction_survives_growth_copies_and_states():
+def test_a_correction_survives_copies_and_states_and_ends_with_its_phase():
     architecture = Architecture("resnet_cifar", 8, (8, 8, 1), "linear", corrects_logits=True)
     model = IncrementalModel(architecture, 0, 2, seed=0)
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
-    gains, offsets = np.ones(2, np.float32), np.zeros(2, np.float32)
     for gain, offset in ((0.5, -1.0), (2.0, 0.25)):
         model.grow(2)
+        plain = model.classifier(model(images).features).numpy()[:, : model.num_classes]
+        np.testing.assert_array_equal(model(images).logits[:, : model.num_classes], plain)
         labels = range(model.num_classes - 2, model.num_classes)
         model.correct_logits(labels, gain, offset)
-        gains = np.append(gains, [gain, gain])
-        offsets = np.append(offsets, [offset, offset])
-    expected = gains * model.classifier(model(images).features).numpy()[:, :6] + offsets
-    np.testing.assert_allclose(model(images).logits[:, :6], expected, rtol=1e-5)
+        expected = np.concatenate([plain[:, :-2], gain * plain[:, -2:] + offset], axis=1)
+        np.testing.assert_allclose(
+            model(images).logits[:, : model.num_classes], expected, rtol=1e-5
+        )
 
     names = {variable.name for variable in model.trainable_variables}
     assert not names & {"gain", "offset"}
@@ -169,6 +173,7 @@ class Run:
 
     experiment: Experiment
     fits: list[Fit]
+    teachers: np.ndarray  # gains and offsets of the last phase's old model
 
     def correction(self, phase: int) -> tuple[np.ndarray, np.ndarray]:
         arrays = read_arrays(self.experiment.directory.model(phase))
@@ -185,7 +190,7 @@ def run(tmp_path_factory) -> Run:
         ),
         exemplar=ExemplarSettings(exemplars_per_class=10),
     )
-    seen: dict[str, ImageSet] = {}
+    seen: dict[str, Any] = {}
     fits = []
     run_epochs, outputs, after_training = (
         TrainingLoop.run,
@@ -197,6 +202,10 @@ def run(tmp_path_factory) -> Run:
         seen["trained"] = images
         return run_epochs(loop, images, *arguments)
 
+    def watched_training(*arguments):
+        seen["teacher"] = arguments[6]
+        return train_model(*arguments)
+
     def watched_outputs(evaluator, images, *arguments):
         seen["asked"] = images
         return outputs(evaluator, images, *arguments)
@@ -206,12 +215,15 @@ def run(tmp_path_factory) -> Run:
         after_training(method, model, phase, labels, logits)
 
     with nothing_to_look_at(exports=True), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment_module, "train_model", watched_training)
         patch.setattr(TrainingLoop, "run", watched_epochs)
         patch.setattr(Evaluator, "outputs", watched_outputs)
         patch.setattr(BiC, "after_training", watched_fit)
         experiment = Experiment(settings, load_digits(), tf.distribute.get_strategy())
         experiment.run()
-    return Run(experiment, fits)
+    state = seen["teacher"].state()
+    teachers = np.stack([state["correction/gain"], state["correction/offset"]])
+    return Run(experiment, fits, teachers)
 
 
 @pytest.mark.slow
@@ -230,16 +242,17 @@ def test_held_out_images_are_balanced_and_not_trained_on(run):
 
 
 @pytest.mark.slow
-def test_each_phase_adds_its_own_correction(run):
-    gains, offsets = np.ones(8), np.zeros(8)
-    np.testing.assert_array_equal(run.correction(0), [gains, offsets])
+def test_each_phase_corrects_its_new_classes_alone(run):
+    """As the authors' release does, which distils from the old model's corrected logits."""
+    np.testing.assert_array_equal(run.correction(0), [np.ones(8), np.zeros(8)])
     for phase, fit in zip((1, 2), run.fits, strict=True):
-        gain, offset = best_correction(fit.labels, fit.logits, num_old=7 + phase)
+        num_old = 7 + phase
+        gain, offset = best_correction(fit.labels, fit.logits, num_old)
         assert abs(gain - 1) + abs(offset) > 0.01
-        gains, offsets = np.append(gains, gain), np.append(offsets, offset)
-        np.testing.assert_allclose(run.correction(phase), [gains, offsets], rtol=1e-3, atol=1e-3)
-    for earlier, later in zip(run.correction(1), run.correction(2), strict=True):
-        np.testing.assert_array_equal(later[:9], earlier)
+        expected = [[*np.ones(num_old), gain], [*np.zeros(num_old), offset]]
+        np.testing.assert_allclose(run.correction(phase), expected, rtol=1e-3, atol=1e-3)
+    gain, offset = run.correction(1)
+    np.testing.assert_array_equal(run.teachers, [gain, offset])
 
 
 @pytest.mark.slow

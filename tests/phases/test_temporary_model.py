@@ -94,6 +94,23 @@ def test_features_alone_are_kept_of_an_outer_batch_of_images(monkeypatch):
 # --- the gradient --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("start", ["fresh_head", "model"])
+def test_a_correction_of_logits_belongs_to_the_trained_head(start):
+    """BiC's gain and offset were fitted to the classifier that a fresh one takes the place of."""
+    model = IncrementalModel(
+        Architecture("resnet_cifar", 8, (8, 8, 3), "linear", corrects_logits=True), 2, 2, seed=5
+    )
+    base = settings(scope="classifier", start=start)
+    network = TemporaryModel(model, base, AUGMENTATIONS["none"], BLACK, seed=0)
+    outer = {"feature": model.backbone(data()[1])}
+    plain = network.outer_logits(network.start("key"), outer).numpy()[:, :4]
+    model.correct_logits([2, 3], 0.5, -1.0)
+    corrected = network.outer_logits(network.start("key"), outer).numpy()[:, :4]
+    if start == "model":
+        plain[:, 2:] = 0.5 * plain[:, 2:] - 1
+    np.testing.assert_allclose(corrected, plain, rtol=1e-6)
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_the_gradient_is_compiled_on_demand(jit_compile, monkeypatch):
     asked = []
