@@ -10,26 +10,40 @@ from absl.testing import flagsaver
 
 from mnemonics_tf.monitoring.progress import stop_logging
 
-#: What takes longest by far goes first: whoever got one of these last would be waited for.
-LONGEST = {
+#: What takes longest goes first, the longest of it at the start: who gets one of these last is
+#: waited for.
+LONGEST = (
     "test_workers.py",
+    "test_every_flag.py",
     "test_one_trace.py",
-    "test_devices.py",
+    "test_extension.py",
+    "test_going_on.py",
+    "test_python_page.py",
     "test_reproduce.py",
     "test_chaos.py",
-    "test_every_flag.py",
-    "test_folder_run.py",
-    "test_compare_exemplars.py",
     "test_install.py",
-    "test_python_page.py",
-    "test_sweep.py",
-    "test_train.py",
+    "test_folder_run.py",
+    "test_devices.py",
     "test_own_code.py",
-}
+    "test_sweep.py",
+    "test_compare_exemplars.py",
+    "test_coded_run.py",
+    "test_sweep_layers.py",
+    "test_publication.py",
+    "test_loading.py",
+    "test_embedding.py",
+    "test_train.py",
+    "test_earlier_run.py",
+    "test_temporary_model.py",
+    "test_loop.py",
+    "test_precision.py",
+    "test_step.py",
+)
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -71,6 +85,15 @@ def quick_runs():
     from tests.quick_runs import nothing_to_look_at
 
     with nothing_to_look_at():
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_networks():
+    """Runs with two convolutions in place of a ResNet, where its depth plays no part."""
+    from tests.small_network import in_place_of_resnets
+
+    with in_place_of_resnets():
         yield
 
 

@@ -11,10 +11,12 @@ from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import write_arrays
+from tests.small_network import NAME
 from tools.chaos import kill_again_and_again, plan_kills, table
 from tools.chaos_run import DEMO, EVALUATE, Moment, Runner, differences, moments, reached
 
 SHORT = DEMO | {
+    "backbone": NAME,
     "base_classes": 8,
     "base_epochs": 1,
     "epochs": 1,

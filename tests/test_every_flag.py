@@ -27,7 +27,7 @@ from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints
 from mnemonics_tf.settings import RunSettings, Settings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_networks")]
 
 TINY = ("--base_classes=4", "--num_phases=2", "--exemplars=mnemonics", "--exemplars_per_class=4")
 

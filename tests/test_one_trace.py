@@ -13,7 +13,7 @@ from mnemonics_tf.settings import RunSettings, Settings
 from mnemonics_tf.tracing import TRACES
 
 # Exports trace by their nature.
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_runs")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_runs", "small_networks")]
 
 LEARNED = {
     "exemplars": "mnemonics",

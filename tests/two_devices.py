@@ -23,6 +23,7 @@ from mnemonics_tf.phases.temporary_model import TemporaryModel
 from mnemonics_tf.settings import InnerSettings, OuterSettings, TrainingSettings
 from mnemonics_tf.training.loop import TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
+from tests.small_network import NAME
 
 NORMALIZATION = Normalization((0.5,), (0.5,))
 PIPELINE = Pipeline(NORMALIZATION, AUGMENTATIONS["shift"], 0)
@@ -37,7 +38,7 @@ def make_images(count: int) -> ArrayImageSet:
 def make_models(strategy):
     """A model that has learned 3 classes and gets 2 more, and the one before."""
     with strategy.scope():
-        model = IncrementalModel(Architecture("resnet_cifar", 8, (8, 8, 1), "cosine"), 0, 3, 0)
+        model = IncrementalModel(Architecture(NAME, 8, (8, 8, 1), "cosine"), 0, 3, 0)
         old = model.frozen_copy()
         model.grow(2)
     return model, old

@@ -48,6 +48,10 @@ def make_optimizer(settings: OptimizationSettings, variables: Sequence[keras.Var
     Its own `weight_decay` stays unused: Keras decouples it from momentum, which at momentum 0.9
     makes it about ten times weaker than the L2 of the paper's reference code; `l2_gradients` adds
     that one, which there acts on batch normalisation's scale and offset too.
+
+    Departure from the releases, which use PyTorch's SGD: Keras' velocity holds the learning rate
+    (m <- mu m - lr g). After a milestone it goes on at the old rate until it has decayed, for some
+    fifty steps at mu = 0.9.
     """
     optimizer = keras.optimizers.SGD(
         float(settings.learning_rate), momentum=float(settings.momentum)

@@ -10,7 +10,7 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json
 from mnemonics_tf.settings import RunSettings, Settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_runs")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_runs", "small_networks")]
 
 
 def run(path, last_phase: int = -1, **values) -> RunDirectory:

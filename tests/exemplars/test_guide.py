@@ -15,7 +15,7 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json
 from mnemonics_tf.settings import RunSettings, Settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_runs")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_runs", "small_networks")]
 
 GUIDE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "adding_a_codec_or_objective.md"
 

@@ -25,6 +25,7 @@ from mnemonics_tf.run.learned import learned_phases, unfinished_phase
 from mnemonics_tf.run.results import table, without_times
 from mnemonics_tf.settings import RunSettings
 from tests.extension.tiny_runs import extension, files_of, learn, save, settings_for, train
+from tests.small_network import in_place_of_resnets
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,7 @@ SHOW_PHASE = experiment_module.show_phase
 @pytest.fixture(autouse=True, scope="module")
 def quick_ends():
     """Exports and pictures have tests of their own; here a folder stands for an export."""
-    with pytest.MonkeyPatch.context() as patch:
+    with in_place_of_resnets(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment_module, "show_phase", lambda *arguments: None)
         patch.setattr(
             PhaseExports,

@@ -20,6 +20,7 @@ from mnemonics_tf.phases.train_model import train_model
 from mnemonics_tf.run.files import read_arrays
 from mnemonics_tf.settings import (
     ExemplarSettings,
+    ModelSettings,
     ProtocolSettings,
     RunSettings,
     Settings,
@@ -28,6 +29,7 @@ from mnemonics_tf.settings import (
 from mnemonics_tf.training.loop import TrainingLoop
 from tests.quick_runs import nothing_to_look_at
 from tests.serving.serving_support import ServedModel
+from tests.small_network import NAME
 from tools.check_against_pytorch import NORMALIZATION, make_case
 
 #: mean parts of the case `bic` of tools/check_against_pytorch.py, by PyTorch 2.13
@@ -185,6 +187,7 @@ def run(tmp_path_factory) -> Run:
     settings = Settings(
         RunSettings(run_dir=str(tmp_path_factory.mktemp("bic") / "run")),
         ProtocolSettings(base_classes=8, num_phases=2),
+        ModelSettings(backbone=NAME),
         training=TrainingSettings(
             method="bic", base_epochs=2, epochs=2, finetune_epochs=0, correction_share=0.2
         ),

@@ -182,6 +182,7 @@ print("equal")
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/test_devices.py trains with them on two devices
 def test_two_devices_share_their_statistics():
     """One strategy a process: several default ones collide."""
     done = subprocess.run(

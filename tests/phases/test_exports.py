@@ -14,7 +14,7 @@ from mnemonics_tf.export import export
 from mnemonics_tf.settings import Settings
 from tests.quick_runs import nothing_to_look_at
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_networks")]
 
 
 def experiment(directory) -> Experiment:

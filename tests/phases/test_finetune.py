@@ -13,6 +13,8 @@ from mnemonics_tf.run.files import write_arrays
 from mnemonics_tf.run.interruption import RunInterruptedError
 from mnemonics_tf.settings import RunSettings, Settings
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

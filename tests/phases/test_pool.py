@@ -13,6 +13,8 @@ from mnemonics_tf.run.interruption import RunInterruptedError
 from mnemonics_tf.settings import ProtocolSettings, RunSettings, Settings, TrainingSettings
 from mnemonics_tf.tracing import TRACES
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 
 @pytest.fixture(scope="module")
 def phase(tmp_path_factory):

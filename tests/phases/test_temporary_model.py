@@ -15,6 +15,8 @@ from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.phases.temporary_model import TemporaryModel, fresh_weights
 from mnemonics_tf.settings import InnerSettings, OuterSettings
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 SCOPES = ("all", "transfer", "classifier")
 LABELS = np.array([0, 1, 2, 3, 0, 1, 2, 3])
 BLACK = np.array([-1.5, -2.0, -1.0])
@@ -150,7 +152,7 @@ def test_gradient_matches_finite_differences(changes, double_precision):
         )
         difference = (ahead - behind) / (2 * step)
         assert np.vdot(gradient, direction) == pytest.approx(difference, rel=1e-4)
-        assert abs(difference) > 1e-6
+        assert abs(difference) > 1e-7
     trained = zip(result.final_parameters, model.scope_variables(changes["scope"]), strict=True)
     assert all(np.any(value != variable.value) for value, variable in trained)
     for name, values in model.state().items():

@@ -17,6 +17,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.reporting import embedding
 from mnemonics_tf.reporting.embedding import embed
+from mnemonics_tf.reporting.page import Embedded
 from mnemonics_tf.reporting.runs import load_runs
 from mnemonics_tf.run.data_facts import OtherDataError
 from mnemonics_tf.run.directory import RunDirectory
@@ -50,7 +51,7 @@ def run_dir(tmp_path_factory) -> pathlib.Path:
         training=TrainingSettings(base_epochs=3, epochs=1, finetune_epochs=0),
         exemplar=ExemplarSettings(exemplars_per_class=4),
     )
-    with nothing_to_look_at(exports=True):
+    with nothing_to_look_at():
         Experiment(settings, load_digits(), tf.distribute.get_strategy()).run()
     return directory
 
@@ -124,7 +125,6 @@ def test_nothing_of_the_run_is_executed(run_dir, tmp_path, capsys):
         return {"features": tf.reshape(tf.cast(images, tf.float32), [-1, 64])}
 
     for version in ("1", "2"):
-        shutil.rmtree(copy / "export" / "digits" / version)
         path = str(copy / "export" / "digits" / version)
         tf.saved_model.save(module, path, signatures={"features": features})
     output = tmp_path / "page.html"
@@ -254,7 +254,8 @@ def test_no_class_order(copy, capsys):
         ),
     ],
 )
-def test_exemplars_that_are_not_the_phase_s(copy, change, message):
+def test_exemplars_that_are_not_the_phase_s(copy, change, message, monkeypatch):
+    monkeypatch.setattr(report_module, "_embedded", lambda *_: Embedded("", (), "not asked for"))
     arrays = read_arrays(copy.exemplars(1))
     write_arrays(copy.exemplars(1), change(arrays))
     with pytest.raises(UserError, match=f"01/exemplars.npz {message}"):

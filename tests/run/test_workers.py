@@ -17,11 +17,13 @@ import pytest
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json
 from mnemonics_tf.run.interruption import EXIT_STATUS
+from tests.small_network import NAME
 
 pytestmark = pytest.mark.slow
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 FLAGS = (
+    f"--backbone={NAME}",
     *("--last_phase=1", "--base_epochs=1", "--epochs=1", "--finetune_epochs=1"),
     *("--batch_size=256", "--exemplars=mnemonics", "--exemplars_per_class=4"),
     *("--inner_steps=3", "--outer_steps=2", "--validation_every=2"),

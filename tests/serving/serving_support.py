@@ -11,6 +11,7 @@ from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.incremental import IncrementalModel, Outputs
 from mnemonics_tf.serving.export import export_phase
 from mnemonics_tf.serving.signatures import ExportedClasses
+from tests.small_network import NAME
 
 
 @dataclasses.dataclass
@@ -52,9 +53,7 @@ def learn(
 ) -> Learned:
     """Returns a model with random weights, scales and statistics, as after training."""
     random = np.random.default_rng(seed)
-    model = IncrementalModel(
-        Architecture("resnet_cifar", 8, image_shape, classifier), num_old, num_new, seed
-    )
+    model = IncrementalModel(Architecture(NAME, 8, image_shape, classifier), num_old, num_new, seed)
     if transfer:
         model.enable_transfer()
     for variable in model.variables:

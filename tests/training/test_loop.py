@@ -17,6 +17,8 @@ from mnemonics_tf.training.feed import ResidentFeed, StreamedFeed
 from mnemonics_tf.training.loop import TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 SETTINGS = OptimizationSettings(
     epochs=4,
     learning_rate=0.05,

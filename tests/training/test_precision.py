@@ -17,6 +17,8 @@ from mnemonics_tf.training.loop import TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
 from mnemonics_tf.training.precision import LossScale, count_not_finite
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 SETTINGS = OptimizationSettings(3, 0.05, (), 0.1, 0.9, 5e-4, False, batch_size=8)
 #: largest difference of a value of the model, and of an epoch's loss, over the course below
 TOLERANCES = {"bfloat16": (0.3, 0.04), "float16": (0.2, 0.04)}
