@@ -6,6 +6,9 @@ import numpy as np
 
 from mnemonics_tf.errors import UserError
 
+#: images that are compared at once
+_AT_ONCE = 256
+
 
 def grey_levels_moved(start: np.ndarray, now: np.ndarray) -> np.ndarray:
     """Returns how far images have moved, `[n]`: root mean square over an image, in grey levels.
@@ -14,8 +17,12 @@ def grey_levels_moved(start: np.ndarray, now: np.ndarray) -> np.ndarray:
         start: uint8 `[n, h, w, c]`.
         now: the same images later.
     """
-    moved = now.astype(np.float32) - start
-    return np.sqrt(np.square(moved).mean(axis=(1, 2, 3)))
+    distances = np.empty(len(start), np.float32)
+    for first in range(0, len(start), _AT_ONCE):  # as floats all may be more than memory holds
+        part = slice(first, first + _AT_ONCE)
+        moved = now[part].astype(np.float32) - start[part]
+        distances[part] = np.sqrt(np.square(moved).mean(axis=(1, 2, 3)))
+    return distances
 
 
 def check_shapes(

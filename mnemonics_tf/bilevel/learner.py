@@ -120,7 +120,8 @@ class Companions:
             that stand in a step.
         save: called after every outer step, before exemplars are judged, with its number and a
             function that returns what a checkpoint must hold; it decides whether to call it.
-        resume: the step and the arrays that `save` was given, to go on from there.
+        resume: the step and the arrays that `save` was given, to go on from there; learning takes
+            them over and changes them.
     """
 
     report: Callable[[int, dict[str, float], float], None]
@@ -172,10 +173,9 @@ class Course:
 
     @classmethod
     def from_state(cls, state: dict[str, np.ndarray], prefers_start: bool) -> "Course":
-        """Returns what `state` described."""
+        """Returns what `state` described, with its arrays."""
         validations = [(int(step), float(score)) for step, score in state["validations"]]
-        best = state["best"].copy()
-        return cls(state["meta_losses"].tolist(), validations, best, prefers_start)
+        return cls(state["meta_losses"].tolist(), validations, state["best"], prefers_start)
 
 
 class ExemplarLearner:
@@ -279,19 +279,24 @@ class ExemplarLearner:
     ) -> tuple[PixelOptimizer, int, Course]:
         """Returns optimiser, first step and course of learning, as a checkpoint holds them or new.
 
+        Exemplars may be many: what they begin as is one array for the optimiser and the course, and
+        those of a checkpoint are not copied.
+
         Args:
             exemplars: theirs are taken from the checkpoint too.
             companions: what goes along.
         """
-        shape = exemplars.images.shape
-        optimizer = PixelOptimizer(self._outer, exemplars.images, *self._valid_range)
+        begun = exemplars.images
+        optimizer = PixelOptimizer(self._outer, begun, *self._valid_range)
         prefers_start = companions.prefers_start
         if not companions.resume:
-            return optimizer, 0, Course([], [], exemplars.images.copy(), prefers_start)
+            exemplars.images = begun.copy()
+            return optimizer, 0, Course([], [], begun, prefers_start)
         start, state = companions.resume
-        shapes = {**{k: v.shape for k, v in optimizer.state().items()}, "best": shape}
-        check_shapes(state, {"images": shape, **shapes}, "the checkpoint of learned exemplars")
-        exemplars.images = state["images"].copy()
+        shapes = {k: v.shape for k, v in optimizer.state().items()}
+        shapes |= {"images": begun.shape, "best": begun.shape}
+        check_shapes(state, shapes, "the checkpoint of learned exemplars")
+        exemplars.images = state["images"]
         optimizer.set_state(state)
         return optimizer, start, Course.from_state(state, prefers_start)
 
@@ -360,7 +365,7 @@ class ExemplarLearner:
         last = step == self._outer.outer_steps
         if validate is None:
             if last:
-                course.best = exemplars.images.copy()
+                course.best = exemplars.images
             return
         judged = {number for number, _ in course.validations}
         if step in judged or not (last or step % self._validation.validation_every == 0):

@@ -32,7 +32,7 @@ class PixelOptimizer:
 
     Args:
         settings: of the meta level.
-        start: all exemplars as they begin, `[n, h, w, c]`.
+        start: all exemplars as they begin, `[n, h, w, c]`; kept, not copied.
         lowest: smallest valid value of each channel, `[c]`: black.
         highest: largest valid value of each channel, `[c]`: white, 255 grey levels above.
     """
@@ -45,7 +45,7 @@ class PixelOptimizer:
         highest: np.ndarray,
     ):
         self._settings = settings
-        self._start = start.copy()
+        self._start = start
         self._lowest, self._highest = lowest, highest
         shape = start.shape
         self._first = np.zeros(shape, np.float32)
@@ -97,6 +97,6 @@ class PixelOptimizer:
         return {"first": self._first, "second": self._second, "counts": self._counts}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Sets what `state` returned."""
-        self._first, self._second = state["first"].copy(), state["second"].copy()
-        self._counts = state["counts"].copy()
+        """Takes over what `state` returned: the arrays change with every step."""
+        self._first, self._second = state["first"], state["second"]
+        self._counts = state["counts"]

@@ -11,6 +11,9 @@ from mnemonics_tf.data.draw import Draw
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet, MixedImageSet
 from mnemonics_tf.randomness import stateless_seed
 
+#: images that are changed at once on the host
+_AT_ONCE = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class Normalization:
@@ -45,6 +48,20 @@ class Normalization:
         """Returns the nearest valid pixels of normalised images; clips before it casts."""
         return tf.cast(tf.clip_by_value(tf.round(self.denormalize(images)), 0, 255), tf.uint8)
 
+    def normalize_on_host(self, images: np.ndarray) -> np.ndarray:
+        """Returns what `normalize` does, bit for bit, float32; of more images than a GPU holds."""
+        return _on_host(self.normalize, images, np.arange(len(images)), np.float32)
+
+    def to_uint8_on_host(self, images: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Returns what `to_uint8` does, bit for bit; of more images than a GPU holds.
+
+        Args:
+            images: normalised, `[n, h, w, c]`.
+            rows: which of them; None: all.
+        """
+        rows = np.arange(len(images)) if rows is None else rows
+        return _on_host(self.to_uint8, images, rows, np.uint8)
+
     @property
     def black(self) -> np.ndarray:
         """The normalised value of a black pixel, float32 `[c]`."""
@@ -54,6 +71,18 @@ class Normalization:
     def white(self) -> np.ndarray:
         """The normalised value of a white pixel, float32 `[c]`."""
         return ((1 - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
+
+
+def _on_host(
+    change: Callable[[np.ndarray], tf.Tensor], images: np.ndarray, rows: np.ndarray, dtype: type
+) -> np.ndarray:
+    """Returns what `change` makes of some images, a few at a time: it takes room for several."""
+    changed: np.ndarray = np.empty((len(rows), *images.shape[1:]), dtype)
+    with tf.device("/CPU:0"):
+        for start in range(0, len(rows), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            changed[part] = change(tf.constant(images[rows[part]])).numpy()
+    return changed
 
 
 def concatenate(image_sets: Sequence[ImageSet]) -> ImageSet:

@@ -152,7 +152,8 @@ class Evaluator:
         """Returns features `[n, d]` of normalised images, float32 `[n, h, w, c]`."""
         if self._strategy.num_replicas_in_sync > 1:
             rows = {"image": images, "weight": np.ones(len(images), np.float32)}
-            batches = tf.data.Dataset.from_tensor_slices(rows).batch(self._batch_size)
+            with tf.device("/CPU:0"):  # they may be more than a GPU holds
+                batches = tf.data.Dataset.from_tensor_slices(rows).batch(self._batch_size)
             return _joined(self._iterated(batches, len(images))).features
         return _joined(self._on_one_device(self._slices(images), mirrored=False)).features
 

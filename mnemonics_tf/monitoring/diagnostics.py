@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -110,10 +111,15 @@ def metrics(course: Course, change: Change) -> dict[str, Any]:
         "validations": course.validations,
         "pixel_distance": float(change.pixel_distances.mean()),
         "feature_distance": float(change.feature_distances.mean()),
-        "clipped_share": float(np.isin(change.end.images, (0, 255)).mean()),
+        "clipped_share": _share_of(change.end.images, (0, 255)),
         "margin_start": mean_margin(change.margins_start),
         "margin_end": mean_margin(change.margins_end),
     }
+
+
+def _share_of(pixels: np.ndarray, values: Sequence[int]) -> float:
+    """Returns the share of pixels that have one of some values; `isin` takes eight times theirs."""
+    return sum(np.count_nonzero(pixels == value) for value in values) / pixels.size
 
 
 def show(

@@ -148,7 +148,7 @@ def learn_exemplars(
         rows = work.choose(choose, ~held_out, per_class)
         kept = checkpoint and work.checkpoint(checkpoint, rows, augmentation, model.get_weights())
         course = work.learn(rows, held_out, kept or None)
-        learned = normalization.to_uint8(tf.constant(course.best)).numpy()
+        learned = normalization.to_uint8_on_host(course.best)
         report = work.report(course, rows, learned, started)
         LOGGER.info("%s", told(report))
         if kept:

@@ -117,7 +117,7 @@ class Learning:
             checkpoint: from which learning goes on, and to which it saves.
         """
         resume = checkpoint.load() if checkpoint else None
-        outer, start = self._settings.outer, self._normalization.normalize(self._images[rows])
+        outer = self._settings.outer
         labels = self._positions[rows]
         learner = ExemplarLearner(
             self._objective,
@@ -134,7 +134,8 @@ class Learning:
             save=checkpoint.save if checkpoint else None,
             resume=resume,
         )
-        exemplars = Exemplars(start.numpy(), labels, np.ones(len(rows), bool))
+        start = self._normalization.normalize_on_host(self._images[rows])
+        exemplars = Exemplars(start, labels, np.ones(len(rows), bool))
         return learner.train_new(exemplars, self._outer_data(~held_out), companions, "exemplars")
 
     def _outer_data(self, candidates: np.ndarray) -> OuterData:
@@ -158,14 +159,13 @@ class Learning:
         if not held_out.any():
             return None
         positions = self._positions[held_out]
-        normalize, to_uint8 = self._normalization.normalize, self._normalization.to_uint8
 
         def rounded(normalized: np.ndarray) -> np.ndarray:
-            returned: np.ndarray = normalize(to_uint8(tf.constant(normalized))).numpy()
-            return returned
+            returned = self._normalization.to_uint8_on_host(normalized)
+            return self._normalization.normalize_on_host(returned)
 
         if self._from_scratch:
-            images = normalize(self._images[held_out])
+            images = self._images[held_out]
             return lambda normalized: self._accuracy_from_scratch(
                 rounded(normalized), labels, images, positions
             )
@@ -175,7 +175,7 @@ class Learning:
         )
 
     def _accuracy_from_scratch(
-        self, normalized: np.ndarray, labels: np.ndarray, images: tf.Tensor, positions: np.ndarray
+        self, normalized: np.ndarray, labels: np.ndarray, images: np.ndarray, positions: np.ndarray
     ) -> float:
         """Returns the mean accuracy of networks that the base level makes of exemplars."""
         objective = self._objective
@@ -185,7 +185,8 @@ class Learning:
             trained = objective.trained(tf.constant(normalized), labels, "judge", start)
             for first in range(0, len(positions), BATCH):
                 part = slice(first, first + BATCH)
-                logits = self._network.outer_logits(trained, {"image": images[part]})
+                outer = {"image": self._normalization.normalize(images[part])}
+                logits = self._network.outer_logits(trained, outer)
                 correct.append(np.argmax(logits.numpy(), axis=1) == positions[part])
         return float(np.concatenate(correct).mean())
 

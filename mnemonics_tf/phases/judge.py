@@ -106,12 +106,12 @@ def by_probe(
         """Returns which exemplars that are judged the budget leaves."""
         return judged & np.isin(rows, rows_within(now, new.workshop.budget, new.phase.num_seen))
 
-    normalize = new.workshop.pipeline.normalization.normalize
+    normalize = new.workshop.pipeline.normalization.normalize_on_host
 
     def probe_stored(images: np.ndarray) -> float:
         now = stored(images)
         asked = left(now)
-        return probe(normalize(now.images_at(rows[asked])).numpy(), exemplars.labels[asked])
+        return probe(normalize(now.images_at(rows[asked])), exemplars.labels[asked])
 
     return Judge(probe_stored)
 

@@ -80,7 +80,8 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
     rehearse = rehearses(new, memory)
     rows, judging = _beside(workshop, phase, memory, None if rehearse else new.held_out, few)
     exemplars = as_exemplars(workshop, memory, rows, memory.labels >= phase.num_old)
-    exemplars.images[exemplars.learns] = workshop.pipeline.normalization.normalize(originals)
+    normalize = workshop.pipeline.normalization.normalize_on_host
+    exemplars.images[exemplars.learns] = normalize(originals)
     old = memory.as_image_set().subset(rows[memory.labels[rows] < phase.num_old])
     network, members = new.model, []
     if workshop.settings.inner.inner_start == "pool":

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from mnemonics_tf.bilevel.cost import check_footprint, layer_bytes
 from mnemonics_tf.bilevel.learner import Companions, ExemplarLearner, Exemplars
@@ -62,7 +61,7 @@ def as_exemplars(
         rows: which of the memory.
         learns: which of the memory learn, bool.
     """
-    images = workshop.pipeline.normalization.normalize(memory.images_at(rows)).numpy()
+    images = workshop.pipeline.normalization.normalize_on_host(memory.images_at(rows))
     return Exemplars(images, memory.labels[rows], learns[rows])
 
 
@@ -73,9 +72,9 @@ def with_learned(
 
     Where a codec loses something, an image that is what the memory gave is not encoded again.
     """
-    floats = tf.constant(exemplars.images[exemplars.learns])
-    learned = workshop.pipeline.normalization.to_uint8(floats).numpy()
-    places = rows[exemplars.learns]
+    learning = np.flatnonzero(exemplars.learns)
+    learned = workshop.pipeline.normalization.to_uint8_on_host(exemplars.images, learning)
+    places = rows[learning]
     if not loses_nothing(memory.codec):
         moved = np.any(learned != memory.images_at(places), axis=(1, 2, 3))
         learned, places = learned[moved], places[moved]

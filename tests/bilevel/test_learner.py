@@ -248,6 +248,28 @@ def test_who_stops_while_exemplars_are_judged_goes_on_from_there():
     np.testing.assert_array_equal(same_images, images)
 
 
+def test_no_array_of_all_exemplars_is_held_twice():
+    """They may be the most that a run holds in memory."""
+    exemplars, saved = make_exemplars(), {}
+    begun, values = exemplars.images, exemplars.images.copy()
+
+    def save(step, state):
+        assert state()["best"] is begun  # which is what the shift is measured from
+        saved[step] = {name: array.copy() for name, array in state().items()}
+
+    learner = make_learner(Bowl())
+    learner.train_new(exemplars, make_outer(), Companions(silent, save=save), "e")
+    np.testing.assert_array_equal(begun, values)
+
+    resumed, held, learned = saved[3], {}, make_exemplars()
+    again = Companions(silent, save=lambda step, state: held.update(state()), resume=(3, resumed))
+    learner.train_new(learned, make_outer(), again, "e")
+    for name in ("images", "first", "second", "best"):
+        assert held[name] is resumed[name]
+    assert learned.images is held["images"]
+    np.testing.assert_array_equal(learned.images, exemplars.images)
+
+
 def test_a_loss_may_rise_within_bounds():
     rise = {step: lambda loss, gradient: (tf.constant(9.0), gradient) for step in (3, 4)}
     course = train(make_learner(Bowl(rise)), make_exemplars())

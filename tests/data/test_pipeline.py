@@ -76,6 +76,34 @@ def test_pixels_are_clipped_before_they_are_cast():
     assert NORMALIZATION.to_uint8(far).numpy().tolist() == [[0, 255, 255], [0, 1, 254]]
 
 
+def test_many_images_change_a_few_at_a_time_on_the_host_and_by_no_bit(monkeypatch):
+    images, seen = random_images(10), []
+    normalized, pixels = NORMALIZATION.normalize(images), random_images(10) / np.float32(50) - 2
+    rounded = NORMALIZATION.to_uint8(tf.constant(pixels))
+
+    def watched(name):
+        function = getattr(Normalization, name)
+
+        def call(self, images, *arguments):
+            seen.append((len(images), images.device))
+            return function(self, images, *arguments)
+
+        monkeypatch.setattr(Normalization, name, call)
+
+    for name in ("normalize", "to_uint8"):
+        watched(name)
+    monkeypatch.setattr("mnemonics_tf.data.pipeline._AT_ONCE", 4)
+    np.testing.assert_array_equal(NORMALIZATION.normalize_on_host(images), normalized)
+    np.testing.assert_array_equal(NORMALIZATION.to_uint8_on_host(pixels), rounded)
+    assert [count for count, _ in seen] == [4, 4, 2] * 2
+    rows = np.array([7, 0, 1, 9, 3])
+    np.testing.assert_array_equal(
+        NORMALIZATION.to_uint8_on_host(pixels, rows), rounded.numpy()[rows]
+    )
+    assert all("CPU:0" in device for _, device in seen)
+    assert NORMALIZATION.normalize_on_host(images[:0]).shape == (0, 6, 6, 3)
+
+
 def test_black_and_white():
     zeros, full = tf.zeros([1, 3]), tf.fill([1, 3], 255.0)
     np.testing.assert_allclose(NORMALIZATION.black, NORMALIZATION.normalize(zeros)[0], rtol=1e-6)

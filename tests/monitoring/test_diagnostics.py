@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mnemonics_tf import arrays
 from mnemonics_tf.bilevel.learner import Course
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.exemplars.memory import ExemplarMemory
@@ -49,6 +50,21 @@ def make_change(state, num_classes=3, channels=3) -> diagnostics.Change:
     learned[learns] = random.integers(0, 256, learned[learns].shape, np.uint8)
     before = ExemplarMemory(images, labels)
     return diagnostics.measure_change(state, state, before, before.with_images(learned), learns)
+
+
+def test_many_images_are_compared_a_few_at_a_time_and_to_the_bit(monkeypatch):
+    before, after = np.random.default_rng(0).integers(0, 256, (2, 10, 7, 9, 3), np.uint8)
+    moved = after.astype(np.float32) - before
+    monkeypatch.setattr(arrays, "_AT_ONCE", 4)
+    np.testing.assert_array_equal(
+        arrays.grey_levels_moved(before, after), np.sqrt(np.square(moved).mean(axis=(1, 2, 3)))
+    )
+    after[:5, 0] = 0
+    shown = dataclasses.replace(
+        make_change(make_state()), end=ArrayImageSet(after, np.zeros(len(after)))
+    )
+    share = diagnostics.metrics(COURSE, shown)["clipped_share"]
+    assert share == float(np.isin(after, (0, 255)).mean())
 
 
 COURSE = Course([2.0, 1.5, 1.25], [(0, 0.5), (2, 0.75)], np.zeros(0))
