@@ -1,5 +1,8 @@
 """How a memory holds its exemplars: all in one array of pixels, or a code for each class."""
 
+import errno
+import math
+import os
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,6 +29,9 @@ class PixelStorage:
     Args:
         images: uint8 `[n, h, w, c]`, memory-mapped if there are many.
         directory: where files for many images are made; None makes none.
+
+    Raises:
+        UserError: from what makes such a file, if the disk is full or can't be written.
     """
 
     def __init__(self, images: np.ndarray, directory: pathlib.Path | None = None):
@@ -102,12 +108,14 @@ class PixelStorage:
 
     def _allocate(self, count: int) -> np.ndarray:
         shape = (count, *self.images.shape[1:])
-        if self._directory is None or int(np.prod(shape)) < files.MAPPED_BYTES:
+        if self._directory is None or math.prod(shape) < files.MAPPED_BYTES:
             return np.empty(shape, np.uint8)
-        self._directory.mkdir(parents=True, exist_ok=True)
-        # The mapping keeps the file in being.
-        with tempfile.TemporaryFile(dir=self._directory) as file:
-            return np.memmap(file, np.uint8, "w+", shape=shape)
+        with files.user_error_on_disk_trouble(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            # The mapping keeps the file in being.
+            with tempfile.TemporaryFile(dir=self._directory) as file:
+                _take_room(file.fileno(), math.prod(shape))
+                return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
 class CodeStorage:
@@ -337,6 +345,20 @@ def _check_streams(
         raise ValueError(f"label {label}: {error}") from error
     if shape != image_shape:
         raise ValueError(f"images {list(shape)} of the label {label}, not {list(image_shape)}")
+
+
+def _take_room(descriptor: int, num_bytes: int) -> None:
+    """Takes room on disk for a file, where that can be done.
+
+    Were the disk full later, writing to the file's mapping would kill the process.
+    """
+    if not hasattr(os, "posix_fallocate"):  # on macOS
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, num_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
 
 
 def _copy(source: np.ndarray, target: np.ndarray, rows: np.ndarray | None = None) -> None:

@@ -1,3 +1,6 @@
+import errno
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -128,6 +131,37 @@ def test_many_images_stay_on_disk(tmp_path, monkeypatch):
     np.testing.assert_array_equal(changed.images[[0, 6]], 255 - images[[0, 6]])
     np.testing.assert_array_equal(changed.images[1:6], images[1:6])
     np.testing.assert_array_equal(again.images, images)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="disks are asked on Linux alone")
+def test_a_full_disk_is_met_before_images_are_written(tmp_path, monkeypatch):
+    """Through a mapping there is no error, but a signal that ends the process."""
+    monkeypatch.setattr(files, "MAPPED_BYTES", 48)
+    memory = ExemplarMemory(random_images(2), np.array([0, 0]), tmp_path)
+    taken = memory.extended(random_images(400), np.ones(400, int)).images
+    assert isinstance(taken, np.memmap)
+
+    def refused(number):
+        def refuse(descriptor, offset, size):
+            assert (offset, size) == (0, 3 * 48)
+            raise OSError(number, os.strerror(number))
+
+        return refuse
+
+    monkeypatch.setattr(os, "posix_fallocate", refused(errno.ENOSPC))
+    with pytest.raises(UserError, match=f"disk is full.*{tmp_path}"):
+        memory.extended(random_images(1), np.array([1]))
+    monkeypatch.setattr(os, "posix_fallocate", refused(errno.EOPNOTSUPP))
+    assert len(memory.extended(random_images(1), np.array([1]))) == 3
+
+
+def test_a_folder_that_holds_no_files_of_many_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAPPED_BYTES", 48)
+    place = tmp_path / "file"
+    place.touch()
+    memory = ExemplarMemory(random_images(2), np.array([0, 0]), place)
+    with pytest.raises(UserError, match=r"file can't be written.*--run_dir"):
+        memory.extended(random_images(1), np.array([1]))
 
 
 def test_damage_of_many_images_is_found(tmp_path, monkeypatch):
