@@ -363,7 +363,8 @@ class Experiment(OpenedRun):
         # By what differs from the defaults, so that a version with more settings goes on too.
         chosen = self.settings.chosen_in_any_version()
         owner = results.hash_of({"settings": chosen, "phase": phase.index})
-        return PhaseCheckpoints(self.directory.phase(phase.index), owner)
+        place = self.directory.phase(phase.index)
+        return PhaseCheckpoints(place, owner, writes=is_chief(self.strategy))
 
     def _measures_before(self, state: PhaseState) -> bool:
         """Whether the fine-tune is about to begin, rather than to go on from a checkpoint."""

@@ -1,5 +1,6 @@
 """What must survive a kill within a phase: one owner, whole files, the newest two."""
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -8,7 +9,7 @@ import re
 import numpy as np
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.run.files import read_arrays, remove_leftovers, write_arrays
+from mnemonics_tf.run.files import check_arrays, read_arrays, remove_leftovers, write_arrays
 
 _NAME = re.compile(r"checkpoint-\d{6,}\.npz")
 
@@ -36,22 +37,26 @@ class PhaseCheckpoints:
     Args:
         directory: of the phase.
         owner: names the run and the phase; snapshots of others are refused.
+        writes: whether this process saves snapshots; of several workers the chief alone does.
 
     Attributes:
         directory: of the phase.
     """
 
-    def __init__(self, directory: pathlib.Path, owner: str):
+    def __init__(self, directory: pathlib.Path, owner: str, writes: bool = True):
         self.directory = directory
         self._owner = owner
+        self._writes = writes
         self._damaged: list[pathlib.Path] = []
 
     def save(self, snapshot: Snapshot) -> None:
-        """Writes a snapshot and removes all but the two newest whole ones.
+        """Writes a snapshot, if this process writes, and removes all but the two newest whole ones.
 
         Raises:
             UserError: if the disk is full or read-only.
         """
+        if not self._writes:
+            return
         arrays = {
             f"{group}:{name}": array
             for group, members in snapshot.groups.items()
@@ -107,9 +112,27 @@ class PhaseCheckpoints:
         remove_leftovers(self.directory)
 
     def _files(self) -> list[pathlib.Path]:
-        found = self.directory.glob("checkpoint-*.npz")
-        numbered = [path for path in found if _NAME.fullmatch(path.name) and path.is_file()]
-        return sorted(numbered, key=lambda path: int(path.stem.split("-")[1]))
+        return _files_in(self.directory)
+
+
+def newest_whole(directory: pathlib.Path) -> pathlib.Path | None:
+    """Returns the file that `latest` would take, or the newest where it would find none whole.
+
+    Args:
+        directory: of a phase.
+    """
+    files = _files_in(directory)
+    for path in reversed(files):
+        with contextlib.suppress(UserError):
+            check_arrays(path)
+            return path
+    return files[-1] if files else None
+
+
+def _files_in(directory: pathlib.Path) -> list[pathlib.Path]:
+    found = directory.glob("checkpoint-*.npz")
+    numbered = [path for path in found if _NAME.fullmatch(path.name) and path.is_file()]
+    return sorted(numbered, key=lambda path: int(path.stem.split("-")[1]))
 
 
 class EarlierVersionError(UserError):

@@ -317,17 +317,27 @@ def read_arrays(path: pathlib.Path, wanted: Container[str] | None = None) -> dic
     Raises:
         UserError: if the file is missing, damaged, no regular one or holds Python objects.
     """
+    return dict(_arrays_of(path, wanted))
+
+
+def check_arrays(path: pathlib.Path) -> None:
+    """Refuses what `read_arrays` would, with one array in memory at a time."""
+    for _ in _arrays_of(path):
+        pass
+
+
+def _arrays_of(
+    path: pathlib.Path, wanted: Container[str] | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
     check_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(info.compress_size for info in archive.infolist()) > os.path.getsize(path):
                 raise ValueError("its members overlap")
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            return {
-                name: _read_array(archive, info)
-                for name, info in members.items()
-                if wanted is None or name in wanted
-            }
+            for name, info in members.items():
+                if wanted is None or name in wanted:
+                    yield name, _read_array(archive, info)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; the run directory is incomplete") from error
     except Exception as error:  # zipfile and NumPy raise nearly anything at damaged files

@@ -5,21 +5,21 @@ the others have private ones, which hold what the chief's holds when they begin.
 """
 
 import contextlib
-import io
+import json
 import pathlib
 import tempfile
-import zipfile
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf import devices
+from mnemonics_tf.run.checkpoints import newest_whole
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import in_order_of_numbers
+from mnemonics_tf.run.files import in_order_of_numbers, user_error_on_disk_trouble
 
-#: 64-bit words in one message between workers
-_WORDS = 2**23
+#: of a file, in one message between workers
+_PIECE_BYTES = 2**26
 
 
 @contextlib.contextmanager
@@ -56,35 +56,62 @@ def share_state(strategy: tf.distribute.Strategy, directory: RunDirectory) -> No
     """
     if not devices.spans_workers(strategy):
         return
+    files = _needed(directory) if devices.is_chief(strategy) else []
+    sizes = {str(path.relative_to(directory.root)): path.stat().st_size for path in files}
+    mine = json.dumps(sizes).encode()
+    told = _chiefs_bytes(strategy, mine, chiefs_number(strategy, len(mine)))
+    for name, size in json.loads(told).items():
+        _share_file(strategy, directory.root / name, size)
+
+
+def _share_file(strategy: tf.distribute.Strategy, path: pathlib.Path, size: int) -> None:
+    """Copies a file of the chief's to the other workers, in pieces: it may be larger than memory.
+
+    Args:
+        strategy: all workers call this.
+        path: of the file here.
+        size: in bytes.
+    """
     chief = devices.is_chief(strategy)
-    contents = _packed(directory) if chief else b""
-    size = int(_sum_of_workers(strategy, np.array([len(contents)], np.int64))[0])
+    with user_error_on_disk_trouble(path, "TMPDIR"):
+        if not chief:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "rb" if chief else "wb") as stream:
+            for start in range(0, size, _PIECE_BYTES):
+                length = min(_PIECE_BYTES, size - start)
+                piece = _chiefs_bytes(strategy, stream.read(length) if chief else b"", length)
+                if not chief:
+                    stream.write(piece)
+
+
+def _chiefs_bytes(strategy: tf.distribute.Strategy, contents: bytes, size: int) -> bytes:
+    """Returns the chief's bytes on every worker.
+
+    Args:
+        strategy: all workers call this.
+        contents: of the chief; those of another worker do not count.
+        size: of the chief's.
+    """
     words = np.zeros(-(-size // 8), np.int64)
-    words.view(np.uint8)[: len(contents)] = np.frombuffer(contents, np.uint8)
-    for start in range(0, len(words), _WORDS):
-        words[start : start + _WORDS] = _sum_of_workers(strategy, words[start : start + _WORDS])
-    if not chief:
-        with zipfile.ZipFile(io.BytesIO(words.tobytes()[:size])) as archive:
-            archive.extractall(directory.root)
+    if devices.is_chief(strategy):
+        words.view(np.uint8)[: len(contents)] = np.frombuffer(contents, np.uint8)
+    return _sum_of_workers(strategy, words).tobytes()[:size]
 
 
-def _packed(directory: RunDirectory) -> bytes:
-    """Returns settings, an own backbone, records, the last phase's model, memory, checkpoints."""
+def _needed(directory: RunDirectory) -> list[pathlib.Path]:
+    """Returns settings, an own backbone, records, the last phase's model, memory, checkpoint."""
     found = directory.root.glob("phases/*/phase.json")
     records = sorted(found, key=lambda path: in_order_of_numbers(path.parent.name))
     last = (
         [records[-1].with_name(name) for name in ("model.npz", "exemplars.npz")] if records else []
     )
     others = [*directory.root.glob("phases/*/learned.json")]
-    others += directory.root.glob("phases/*/checkpoint-*.npz")
+    for phase in directory.root.glob("phases/*"):
+        if phase / "phase.json" not in records and (checkpoint := newest_whole(phase)):
+            others.append(checkpoint)
     said = [directory.flags, directory.settings, directory.classes]
     said += [directory.backbone, directory.backbone_weights]
-    files = (*said, *records, *last, *others)
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for path in filter(pathlib.Path.exists, files):
-            archive.write(path, path.relative_to(directory.root))
-    return stream.getvalue()
+    return [path for path in (*said, *records, *last, *others) if path.exists()]
 
 
 def _sum_of_workers(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
+from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot, newest_whole
 from mnemonics_tf.run.files import read_arrays, write_arrays
 
 
@@ -42,6 +42,27 @@ def test_two_are_kept(tmp_path):
     for position in range(5):
         checkpoints.save(snapshot("train", position))
     assert len(files(tmp_path)) == 2
+
+
+def test_who_does_not_write_goes_on_from_what_others_wrote(tmp_path):
+    reader = PhaseCheckpoints(tmp_path, "run", writes=False)
+    reader.save(snapshot("train", 1))
+    assert files(tmp_path) == []
+    PhaseCheckpoints(tmp_path, "run").save(snapshot("train", 2))
+    reader.save(snapshot("train", 3))
+    check_equal(reader.latest(), snapshot("train", 2))
+
+
+def test_where_none_is_whole_workers_are_sent_the_newest_to_fail_alike(tmp_path):
+    assert newest_whole(tmp_path) is None
+    for position in (1, 2):
+        PhaseCheckpoints(tmp_path, "run").save(snapshot("train", position))
+    older, newer = files(tmp_path)
+    assert newest_whole(tmp_path) == newer
+    newer.write_bytes(newer.read_bytes()[:-40])
+    assert newest_whole(tmp_path) == older
+    older.write_bytes(b"")
+    assert newest_whole(tmp_path) == newer
 
 
 @pytest.mark.parametrize("damage", [b"", b"no zip at all", None])

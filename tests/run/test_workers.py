@@ -1,4 +1,4 @@
-"""Two workers on loopback: they finish the digits as one does, and stop together."""
+"""What workers are sent; and two on loopback: they finish as one does, and stop together."""
 
 import contextlib
 import dataclasses
@@ -14,12 +14,13 @@ import time
 import numpy as np
 import pytest
 
+from mnemonics_tf import devices
+from mnemonics_tf.run import workers
+from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import read_arrays, read_json
+from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_json
 from mnemonics_tf.run.interruption import EXIT_STATUS
 from tests.small_network import NAME
-
-pytestmark = pytest.mark.slow
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 FLAGS = (
@@ -88,12 +89,12 @@ def runs(tmp_path_factory) -> Runs:
     temporary = root / "tmp"
     temporary.mkdir()
     single = start(None, temporary, f"--run_dir={root / 'one'}")
-    workers = start_two(temporary, f"--run_dir={root / 'two'}")
+    both = start_two(temporary, f"--run_dir={root / 'two'}")
     two = RunDirectory(root / "two")
-    while not two.record(0).exists() and workers[1].poll() is None:
+    while not two.record(0).exists() and both[1].poll() is None:
         time.sleep(0.1)
-    workers[1].send_signal(signal.SIGTERM)
-    stopped = finish(*workers)
+    both[1].send_signal(signal.SIGTERM)
+    stopped = finish(*both)
     ((status, _, errors),) = finish(single)
     assert status == 0, errors[-3000:]
     finished = finish(*start_two(temporary, f"--run_dir={root / 'two'}"))
@@ -101,11 +102,55 @@ def runs(tmp_path_factory) -> Runs:
     return Runs(RunDirectory(root / "one"), two, stopped, finished, private)
 
 
+def test_workers_are_sent_what_it_takes_to_go_on_in_pieces(tmp_path, monkeypatch):
+    """Of the phase in progress the newest whole checkpoint, of others none."""
+    chief, other = RunDirectory(tmp_path / "chief"), RunDirectory(tmp_path / "other")
+    write_json(chief.settings, {"seed": 1})
+    for phase in (0, 1):
+        write_json(chief.record(phase), {"phase": phase})
+        for path in (chief.model(phase), chief.exemplars(phase)):
+            write_arrays(path, {"values": np.arange(100 * phase)})
+    for phase in (1, 2):
+        for position in range(3):
+            PhaseCheckpoints(chief.phase(phase), "run").save(Snapshot("train", position, {}))
+    (chief.phase(2) / "checkpoint-000002.npz").write_bytes(b"damaged")
+    monkeypatch.setattr(devices, "spans_workers", lambda strategy: True)
+    monkeypatch.setattr(workers, "_PIECE_BYTES", 100)
+    sent = []
+
+    def share(directory, is_chief, message):
+        monkeypatch.setattr(devices, "is_chief", lambda strategy: is_chief)
+        monkeypatch.setattr(workers, "_sum_of_workers", lambda strategy, values: message(values))
+        workers.share_state(None, directory)
+
+    share(chief, True, lambda values: sent.append(values) or values)
+    messages = iter(sent)
+
+    def received(values):
+        message = next(messages)
+        assert message.shape == values.shape
+        assert not values.any()
+        return message
+
+    share(other, False, received)
+    assert list(messages) == []
+    assert max(message.nbytes for message in sent[2:]) == 104
+    files = sorted(path for path in other.root.rglob("*") if path.is_file())
+    assert [str(path.relative_to(other.root)) for path in files] == [
+        *("phases/00/phase.json", "phases/01/exemplars.npz", "phases/01/model.npz"),
+        *("phases/01/phase.json", "phases/02/checkpoint-000001.npz", "settings.json"),
+    ]
+    for path in files:
+        assert path.read_bytes() == (chief.root / path.relative_to(other.root)).read_bytes()
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_worker_stops_both(runs):
     for status, _, errors in runs.stopped:
         assert status == EXIT_STATUS, errors[-3000:]
 
 
+@pytest.mark.slow
 def test_both_go_on_to_the_end(runs):
     for status, _, errors in runs.finished:
         assert status == 0, errors[-3000:]
@@ -115,6 +160,7 @@ def test_both_go_on_to_the_end(runs):
     assert other == ""
 
 
+@pytest.mark.slow
 def test_the_chief_alone_leaves_files(runs):
     assert runs.left_behind == []
     assert read_json(runs.two.results)["hardware"]["replicas"] == 2
@@ -122,6 +168,7 @@ def test_the_chief_alone_leaves_files(runs):
     assert runs.two.log.read_text().count("phase 1/5 done") == 1
 
 
+@pytest.mark.slow
 def test_two_workers_agree_with_one(runs):
     """But for rounding: 1e-7 in the first weights moves the stem's kernel by 2e-3 in this run."""
     first, second = (read_arrays(run.model(0)) for run in (runs.one, runs.two))
