@@ -14,9 +14,9 @@ from mnemonics_tf.data.checking import check_files
 from mnemonics_tf.data.layout import (
     LeftOut,
     class_folders,
-    find_split,
     list_images,
     note_loose_files,
+    split_folders,
 )
 from mnemonics_tf.data.prepared import stream_prepared
 from mnemonics_tf.data.storage import FileStorage
@@ -75,8 +75,9 @@ def load_imagenet(
     wanted = subset_synsets() if name == "imagenet_subset" else synsets()
     root = user_path(data_dir)
     prepared = find_prepared(root, "imagenet2012")
-    parts = find_split(root)
-    if prepared is None and parts is None and all((root / file).is_file() for file in ARCHIVES):
+    training_folder, test_folder = split_folders(root)
+    unpacked = training_folder and test_folder
+    if not prepared and not unpacked and all((root / file).is_file() for file in ARCHIVES):
         LOGGER.info("TFDS prepares ImageNet from the archives in %s: this takes hours", root)
         prepared = prepare("imagenet2012", root, manual_dir=root)
     if prepared is not None:
@@ -85,13 +86,16 @@ def load_imagenet(
         return stream_prepared(
             name, builder, classes, view, ("validation",), skip_broken, need_all=True
         )
-    if parts is None:
+    if not training_folder or not test_folder:
+        part = training_folder or test_folder
         raise UserError(
             f"no ImageNet in {str(root)!r}; looked for data prepared by TFDS "
-            "(imagenet2012/VERSION/dataset_info.json), the folders train/SYNSET and val/SYNSET, "
+            "(imagenet2012/VERSION/dataset_info.json), the folders train/SYNSET and val/SYNSET"
+            f"{f' (there is {part.name}/ alone)' if part else ''}, "
             f"and the archives {' and '.join(ARCHIVES)}: register at https://image-net.org to get "
             "them, and put them there or pass another --data_dir"
         )
+    parts = (training_folder, test_folder)
     left_out = LeftOut()
     note_loose_files(root, parts, left_out)
     listed = [_list_classes(root, part, wanted, left_out) for part in parts]

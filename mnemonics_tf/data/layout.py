@@ -119,19 +119,30 @@ def find_layout(root: pathlib.Path) -> Layout:
 
 
 @_naming_unreadable()
+def split_folders(root: pathlib.Path) -> tuple[pathlib.Path | None, pathlib.Path | None]:
+    """Returns the folders of training and of test images; None for one that is not there.
+
+    Raises:
+        UserError: if one can't be read.
+    """
+    training, test = (
+        next((root / name for name in names if (root / name).is_dir()), None)
+        for names in (TRAINING_FOLDERS, TEST_FOLDERS)
+    )
+    return training, test
+
+
+@_naming_unreadable()
 def find_split(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] | None:
     """Returns the folders of training and test images, or None if the folder is not split.
 
     Raises:
         UserError: if there is one of them alone, with class folders in it, or one can't be read.
     """
-    found = [
-        next((root / name for name in names if (root / name).is_dir()), None)
-        for names in (TRAINING_FOLDERS, TEST_FOLDERS)
-    ]
-    if found[0] and found[1]:
-        return found[0], found[1]
-    for part, other in ((found[0], TEST_FOLDERS), (found[1], TRAINING_FOLDERS)):
+    training, test = split_folders(root)
+    if training and test:
+        return training, test
+    for part, other in ((training, TEST_FOLDERS), (test, TRAINING_FOLDERS)):
         # A class may be called "train" too: its folder holds images.
         if part and _subfolders(part) and not list_images(root, part.name, LeftOut()):
             raise UserError(

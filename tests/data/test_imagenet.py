@@ -95,6 +95,17 @@ def test_what_was_looked_for(tmp_path):
         load_imagenet("imagenet", str(tmp_path), 224)
 
 
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_one_part_alone_is_told_of(tmp_path, few, part):
+    """No --test_share helps here: these data sets have their own test images."""
+    make_folder(tmp_path, {f"{part}/n02": 2, f"{part}/n04": 2})
+    with pytest.raises(
+        UserError, match=rf"\(there is {part}/ alone\).*{imagenet.ARCHIVES[1]}"
+    ) as e:
+        load_imagenet("imagenet_subset", str(tmp_path), 32)
+    assert "--test_share" not in str(e.value)
+
+
 # Data prepared by TFDS
 
 
@@ -126,6 +137,7 @@ def test_official_archives_are_prepared_by_tfds(tmp_path, monkeypatch):
     validation = ("n01751748", "n09193705", "n02105855")
     monkeypatch.setattr(imagenet, "synsets", lambda: validation)
     write_archives(tmp_path, {s: 2 + i for i, s in enumerate(validation)}, validation=3)
+    make_folder(tmp_path, {f"train/{validation[0]}": 1})  # unpacked in part: the archives count
     source = load_imagenet("imagenet", str(tmp_path), 32)
     assert source.training_counts().tolist() == [2, 3, 4]
     assert source.training_set([2, 0]).labels.tolist() == [2] * 4 + [0] * 2
