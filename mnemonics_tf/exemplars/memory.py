@@ -194,13 +194,15 @@ class ExemplarMemory:
         """Returns the exemplars at some rows, uint8 `[m, h, w, c]`, without decoding all."""
         return self._storage.images_at(rows, self.labels)
 
-    def as_image_set(self) -> ImageSet:
-        """Returns the exemplars for a pipeline; what is a stream stays one until it is loaded.
+    def as_image_set(self, rows: np.ndarray | None = None) -> ImageSet:
+        """Returns the exemplars, at `rows` or all, for a pipeline.
+
+        What is a stream stays one until it is loaded.
 
         Raises:
             UserError: if codes from a file hold other images than the file says.
         """
-        return self._storage.image_set(self.labels)
+        return self._storage.image_set(self.labels, rows)
 
     def extended(self, images: np.ndarray, labels: np.ndarray) -> "ExemplarMemory":
         """Returns a memory with exemplars of new classes appended (Algorithm 1, line 20)."""

@@ -57,11 +57,14 @@ class PixelStorage:
         del labels
         return np.asarray(self.images[rows])
 
-    def image_set(self, labels: np.ndarray) -> ImageSet:
-        """Returns the images for a pipeline."""
-        if isinstance(self.images, np.memmap):
-            return MappedImageSet(self.images, labels)
-        return ArrayImageSet(self.images, labels)
+    def image_set(self, labels: np.ndarray, rows: np.ndarray | None = None) -> ImageSet:
+        """Returns the images, at `rows` or all, for a pipeline."""
+        images: ImageSet = (
+            MappedImageSet(self.images, labels)
+            if isinstance(self.images, np.memmap)
+            else ArrayImageSet(self.images, labels)
+        )
+        return images if rows is None else images.subset(rows)
 
     def bytes_by_class(self, labels: np.ndarray) -> np.ndarray:
         """Returns the bytes of each class's images, `[largest label + 1]`."""
@@ -139,15 +142,15 @@ class CodeStorage:
             UserError: if codes from a file hold other images than the file says.
         """
         classes, counts = np.unique(labels, return_counts=True)
-        decoded = [
-            self._decoded(self._codes[label], label, count)
-            for label, count in zip(classes.tolist(), counts.tolist(), strict=True)
-        ]
-        return np.concatenate([np.zeros((0, *self.image_shape), np.uint8), *decoded])
+        for label, count in zip(classes.tolist(), counts.tolist(), strict=True):
+            start, end = end, end + count  # a class at a time: all of them may fill memory once
+            images[start:end] = self._decoded(self._codes[label], label, count)
+        return images
 
     def _decoded(self, code: Any, label: int, count: int) -> np.ndarray:
         """Returns the images of a code, as many as there are to be; not every codec told before."""
         images, expected = self._codec.decode(code), (count, *self.image_shape)
+        images, end = np.empty((len(labels), *self.image_shape), np.uint8), 0
         if images.shape != expected:
             raise UserError(
                 f"stored exemplars are damaged: those of the label {label} are "
@@ -173,14 +176,19 @@ class CodeStorage:
             found[mine] = self._decoded(code, int(label), count)[places]
         return found
 
-    def image_set(self, labels: np.ndarray) -> ImageSet:
-        """Returns the images for a pipeline: streams, which it decodes, or decoded pictures."""
+    def image_set(self, labels: np.ndarray, rows: np.ndarray | None = None) -> ImageSet:
+        """Returns the images, at `rows` or all, for a pipeline.
+
+        These are streams, which it decodes, or pictures, decoded where one of theirs is asked for.
+        """
         if not isinstance(self._codec, StreamCodec):
-            return ArrayImageSet(self.all_images(labels), labels)
+            if rows is None:
+                return ArrayImageSet(self.all_images(labels), labels)
+            return ArrayImageSet(self.images_at(rows, labels), labels[rows])
         height, width, channels = self.image_shape
         parts = [self._codec.split(code) for code in self._codes.values()]
         counts = [len(streams) for _, streams in parts]
-        return CodedImageSet(
+        images = CodedImageSet(
             [stream for _, streams in parts for stream in streams],
             [head for head, _ in parts],
             np.repeat(np.arange(len(parts)), counts),
@@ -198,6 +206,7 @@ class CodeStorage:
         return sizes
 
     def bytes_of(self, images: np.ndarray) -> int:
+        return images if rows is None else images.subset(rows)
         """Returns the bytes that images take as a class."""
         return self._codec.num_bytes(self._codec.encode(images))
 

@@ -57,7 +57,7 @@ def partly_coded(
         return images
     chosen = np.zeros(len(images), bool)
     coded = ExemplarMemory.empty(images.image_shape, codec=memory.codec, quality=memory.quality)
-    for label in phase.new_classes:  # a class at a time: no more stand decoded in memory
+    for label in phase.new_classes:  # a class at a time: no more stand decoded while they are coded
         members = images.indices_of(label)
         generator = numpy_generator(workshop.seed, "coded", phase.index, label)
         rows = np.sort(generator.permutation(members)[: round(share * len(members))])
@@ -67,4 +67,5 @@ def partly_coded(
     rest = images.subset(np.flatnonzero(~chosen))
     if isinstance(images, ArrayImageSet):  # which stand in memory as pixels: these do too
         return concatenate([rest, ArrayImageSet(coded.images, coded.labels)])
+    # Streams stay streams; a codec of pictures, a user's own, has all that it coded decoded here.
     return concatenate([rest, coded.as_image_set()])

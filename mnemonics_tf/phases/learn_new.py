@@ -82,7 +82,7 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
     exemplars = as_exemplars(workshop, memory, rows, memory.labels >= phase.num_old)
     normalize = workshop.pipeline.normalization.normalize_on_host
     exemplars.images[exemplars.learns] = normalize(originals)
-    old = memory.as_image_set().subset(rows[memory.labels[rows] < phase.num_old])
+    old = memory.as_image_set(rows[memory.labels[rows] < phase.num_old])
     network, members = new.model, []
     if workshop.settings.inner.inner_start == "pool":
         network = workshop.copy_of(new.model, "pool")
@@ -174,7 +174,7 @@ def _beside(
         counted(phase.num_old, "old class"),
     )
     if held_out:
-        held_out = concatenate([held_out, memory.as_image_set().subset(np.flatnonzero(judges))])
+        held_out = concatenate([held_out, memory.as_image_set(np.flatnonzero(judges))])
     return np.flatnonzero(~judges), held_out
 
 

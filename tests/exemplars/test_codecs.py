@@ -186,6 +186,29 @@ def test_codes_that_do_not_tell_what_they_hold_are_found_out_when_decoded(halved
         read(memory)
 
 
+@pytest.mark.parametrize("codec", ["pixels", "webp_lossless", "jpeg"])
+def test_some_exemplars_for_a_pipeline_are_those_of_all(codec, monkeypatch):
+    coded = memories(codec)[1]
+    decoded, coder = [], CODECS[codec]
+    decode = coder.decode
+
+    def watched(self, code):
+        images = decode(self, code)
+        decoded.append(len(images))
+        return images
+
+    everything = coded.as_image_set()
+    monkeypatch.setattr(coder, "decode", watched)
+    for rows in (np.flatnonzero(coded.labels == 1), np.array([3, 0]), np.array([], int)):
+        some = coded.as_image_set(rows)
+        assert type(some) is type(everything)
+        assert some.labels.tolist() == coded.labels[rows].tolist()
+        np.testing.assert_array_equal(some.load_all(), everything.load_all()[rows])
+        classes = len(np.unique(coded.labels[rows]))
+        assert len(decoded) == (classes if codec == "webp_lossless" else 0)
+        decoded.clear()
+
+
 def test_a_mosaic_of_fewer_images_than_its_count():
     coder = CODECS["webp_lossless"]()
     code = coder.encode(smooth_images(4))
