@@ -169,6 +169,11 @@ class ExemplarMemory:
         return self._storage.image_shape
 
     @property
+    def most_of_class(self) -> int:
+        """Up to how many exemplars a class can have, for its codec's sake."""
+        return self._storage.most_of_class
+
+    @property
     def bytes_used(self) -> int:
         """Bytes of what is stored; a label is its exemplar's position and costs nothing."""
         return int(self.bytes_by_class().sum())

@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import pathlib
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from mnemonics_tf.data.coded import CodedImageSet
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet, MappedImageSet
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.codecs.base import Codec, StreamCodec, TellingCodec
+from mnemonics_tf.exemplars.codecs.base import Codec, LimitedCodec, StreamCodec, TellingCodec
 from mnemonics_tf.exemplars.fitting import chosen, first_that_fit
 from mnemonics_tf.run import files
 
@@ -37,6 +38,8 @@ class PixelStorage:
     def __init__(self, images: np.ndarray, directory: pathlib.Path | None = None):
         self.images = images
         self._directory = directory
+
+    most_of_class = sys.maxsize  # the images that a class can have here
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -135,12 +138,20 @@ class CodeStorage:
         self._codec = codec
         self._codes = dict(codes)
 
+    @property
+    def most_of_class(self) -> int:
+        """Up to how many images a class can have here."""
+        if isinstance(self._codec, LimitedCodec):
+            return self._codec.most_images(self.image_shape)
+        return sys.maxsize
+
     def all_images(self, labels: np.ndarray) -> np.ndarray:
         """Returns the images of all classes, decoded, uint8 `[n, h, w, c]`.
 
         Raises:
             UserError: if codes from a file hold other images than the file says.
         """
+        images, end = np.empty((len(labels), *self.image_shape), np.uint8), 0
         classes, counts = np.unique(labels, return_counts=True)
         for label, count in zip(classes.tolist(), counts.tolist(), strict=True):
             start, end = end, end + count  # a class at a time: all of them may fill memory once
@@ -150,7 +161,6 @@ class CodeStorage:
     def _decoded(self, code: Any, label: int, count: int) -> np.ndarray:
         """Returns the images of a code, as many as there are to be; not every codec told before."""
         images, expected = self._codec.decode(code), (count, *self.image_shape)
-        images, end = np.empty((len(labels), *self.image_shape), np.uint8), 0
         if images.shape != expected:
             raise UserError(
                 f"stored exemplars are damaged: those of the label {label} are "
@@ -196,6 +206,7 @@ class CodeStorage:
             (height, width, channels),
             self._codec.decode_stream,
         )
+        return images if rows is None else images.subset(rows)
 
     def bytes_by_class(self, labels: np.ndarray) -> np.ndarray:
         """Returns the bytes of each class's code, `[largest label + 1]`."""
@@ -206,7 +217,6 @@ class CodeStorage:
         return sizes
 
     def bytes_of(self, images: np.ndarray) -> int:
-        return images if rows is None else images.subset(rows)
         """Returns the bytes that images take as a class."""
         return self._codec.num_bytes(self._codec.encode(images))
 

@@ -13,7 +13,7 @@ from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.exemplars.codecs import WITH_QUALITY, loses_nothing, make_codec
-from mnemonics_tf.exemplars.codecs.base import RelaxedCodec
+from mnemonics_tf.exemplars.codecs.base import LimitedCodec, RelaxedCodec
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.monitoring.progress import LOGGER
@@ -114,6 +114,7 @@ def check_further_phase(
     """
     check_settings(settings, method, protocol)
     _check_names(settings)
+    _check_codes(settings, protocol, source, protocol.phases[-1:])
     counts = source.training_counts_of(protocol.order)
     before, phase = protocol.phases[-2:]
     fewest, kept = (int(min(counts[one.seen_classes])) for one in (phase, before))
@@ -229,9 +230,44 @@ def check_new_run(
     make_codec(stored.codec, stored.jpeg_quality).encode(
         np.zeros((1, *source.image_shape), np.uint8)
     )
+    _check_codes(settings, protocol, source, protocol.phases)
     check_outer_step(settings, protocol.phases)
     check_enough(settings, method, protocol, source)
     warn_of_small_classes(settings, protocol, source, protocol.phases)
+
+
+def _check_codes(
+    settings: Settings,
+    protocol: ClassIncrementalProtocol,
+    source: DataSource,
+    phases: Sequence[Phase],
+) -> None:
+    """Refuses more exemplars of a class than its code can hold; of bytes no more are chosen.
+
+    Args:
+        settings: of the run.
+        protocol: what is learned when.
+        source: tells how many images there are.
+        phases: whose new classes are looked at.
+
+    Raises:
+        UserError: names the flags to pass instead.
+    """
+    stored, budget = settings.exemplar, make_budget(settings.exemplar)
+    coder = make_codec(stored.codec, stored.jpeg_quality)
+    if budget.counts_bytes or not isinstance(coder, LimitedCodec):
+        return
+    most = coder.most_images(source.image_shape)
+    counts = source.training_counts_of(protocol.order)
+    for phase in phases:
+        kept = min(budget.quota(phase.num_seen), int(max(counts[phase.new_classes])))
+        if kept > most:
+            height, width, _ = source.image_shape
+            raise UserError(
+                f"{budget.flag} keeps {kept} images of a class in phase {phase.index}, and "
+                f"--codec={stored.codec} stores {most} of {height} x {width} pixels at most: pass "
+                f"--codec=pixels, or {budget.of_classes(most, phase.num_seen)}"
+            )
 
 
 def _check_names(settings: Settings) -> None:

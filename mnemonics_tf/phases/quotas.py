@@ -33,10 +33,12 @@ class Cost:
     Attributes:
         first: bytes of the first one, with what a class shares.
         further: bytes of each further one, on average.
+        most: that a class can have, for the codec's sake.
     """
 
     first: float
     further: float
+    most: int
 
     @classmethod
     def of(cls, memory: ExemplarMemory, images: np.ndarray) -> "Cost":
@@ -46,14 +48,16 @@ class Cost:
             memory: that would store them.
             images: uint8 `[n, h, w, c]`, some of a class.
         """
+        most = memory.most_of_class
+        images = images[:most]
         first, others = memory.bytes_of(images[:1]), len(images) - 1
         # Images without content can share all that they take.
         further = max(1.0, (memory.bytes_of(images) - first) / others) if others else first
-        return cls(first, further)
+        return cls(first, further, most)
 
     def number_in(self, num_bytes: int) -> int:
         """Returns how many exemplars so many bytes hold."""
-        return max(0, 1 + math.floor((num_bytes - self.first) / self.further))
+        return min(self.most, max(0, 1 + math.floor((num_bytes - self.first) / self.further)))
 
     def bytes_of(self, number: int) -> int:
         """Returns how many bytes hold so many exemplars."""
@@ -92,12 +96,13 @@ class Room:
         return Cost.of(self.memory, sample).number_in(self.quota)
 
     def number_of(self, images: ImageSet, members: np.ndarray) -> int:
-        """Returns how many images of a class, from the first on, fit into its bytes.
+        """Returns how many images of a class, from the first on, fit into its bytes and its code.
 
         Args:
             images: of all new classes.
             members: indices of some of the class, best first.
         """
+        members = members[: self.memory.most_of_class]
         return self.memory.number_within(images.subset(members).load_all(), self.quota)
 
     def to_leave(self, images: ImageSet, members: np.ndarray, otherwise: int) -> int:

@@ -76,6 +76,8 @@ def select_within(
             fit = room.number_of(images, rows)
             if fit < len(rows) or len(rows) < count:  # bytes end, or images do
                 break
+            if count >= room.memory.most_of_class:
+                break
             count *= 2
         if not fit:
             needed.append(room.memory.bytes_of(images.subset(rows[:1]).load_all()))

@@ -6,7 +6,7 @@ from PIL import Image
 
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.codecs import CODECS
+from mnemonics_tf.exemplars.codecs import CODECS, webp_lossless
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 
 
@@ -184,6 +184,21 @@ def test_codes_that_do_not_tell_what_they_hold_are_found_out_when_decoded(halved
     memory = ExemplarMemory.from_arrays(coded.arrays() | change, "a file", codec=halved)
     with pytest.raises(UserError, match="stored exemplars are damaged: those of the label"):
         read(memory)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (3, 7, 1), (9, 2, 3), (1, 30, 3)])
+def test_a_picture_says_how_many_images_it_holds(shape, monkeypatch):
+    monkeypatch.setattr(webp_lossless, "_LARGEST_SIDE", 30)
+    coder = CODECS["webp_lossless"]()
+    most = coder.most_images(shape)
+    images = np.zeros((most + 1, *shape), np.uint8)
+    for count in (1, most // 2, most):
+        assert coder.decode(coder.encode(images[:count])).shape == (count, *shape)
+    with pytest.raises(UserError, match=f"can't store {most + 1} images"):
+        coder.encode(images)
+    monkeypatch.setattr(webp_lossless, "_LARGEST_SIDE", 16_383)
+    assert coder.most_images((512, 512, 3)) == 961
+    assert coder.most_images((8, 8, 3)) == 65_535  # two bytes of a count
 
 
 @pytest.mark.parametrize("codec", ["pixels", "webp_lossless", "jpeg"])

@@ -9,6 +9,7 @@ import pytest
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.source import InMemorySource
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.codecs import webp_lossless
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.phases.asked_for import make_protocol, settle
@@ -206,6 +207,32 @@ def test_images_that_a_codec_can_not_store_are_refused_before_work(codec):
     begin(Blanks(2, channels=4))
     with pytest.raises(UserError, match=f"--codec={codec} can't store .* 4 channels"):
         begin(Blanks(2, channels=4), codec=codec)
+
+
+@pytest.mark.parametrize(
+    ("budget", "flag"),
+    [
+        ({"exemplars_per_class": 10}, "--exemplars_per_class=9"),
+        ({"exemplars_total": 60}, "--exemplars_total=45"),
+    ],
+)
+def test_more_images_of_a_class_than_its_picture_holds_are_refused_before_work(
+    monkeypatch, budget, flag
+):
+    monkeypatch.setattr(webp_lossless, "_LARGEST_SIDE", 31)  # three of Blanks each way
+    values = {"codec": "webp_lossless", "base_classes": 5, "num_phases": 1, **budget}
+    told = f"stores 9 of 8 x 8 pixels at most: pass --codec=pixels, or {flag}"
+    with pytest.raises(UserError, match=rf"keeps 1\d images of a class in phase 0.*{told}"):
+        begin(Blanks(12, channels=3), **values)
+    begin(Blanks(9, channels=3), **values)  # all that there are
+    begin(Blanks(12, channels=3), **(values | {"codec": "pixels"}))
+    name, _, value = flag.removeprefix("--").partition("=")
+    begin(Blanks(12, channels=3), **(values | {name: int(value)}))
+    begin(Blanks(12, channels=3), codec="webp_lossless", exemplar_bytes_per_class=10**6)
+    settings = Settings().changed(**(values | {"exemplars_per_class": 11, "exemplars_total": 0}))
+    protocol, method = make_protocol(settings, 10), METHODS["lwf"](settings.training)
+    with pytest.raises(UserError, match="keeps 11 images of a class in phase 1"):
+        check_further_phase(settings, method, protocol, Blanks(12, channels=3))
 
 
 def test_a_run_that_is_done_is_opened_with_fewer_images_than_it_learned_from(tmp_path):

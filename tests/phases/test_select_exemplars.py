@@ -10,6 +10,7 @@ from mnemonics_tf.data.digits import Digits, load_digits
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.budget import Budget, check_last_share, kept_within, make_budget
+from mnemonics_tf.exemplars.codecs import webp_lossless
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.methods import METHODS
@@ -62,6 +63,22 @@ def test_all_of_a_class_are_kept_where_they_fit(begun):
     given = (experiment.workshop, state.phase, state.training_set, state.model, "random")
     rows = select_within(*given, room(state, 10**6))
     assert sorted(rows) == list(range(len(state.training_set)))
+
+
+def test_no_more_of_a_class_are_chosen_than_its_picture_holds(begun, monkeypatch):
+    """Whatever its bytes have room for, and as many as images are held out."""
+    experiment, state = begun
+    side = state.memory.image_shape[0]
+    monkeypatch.setattr(webp_lossless, "_LARGEST_SIDE", 4 * side)
+    memory = ExemplarMemory.empty(state.memory.image_shape, codec="webp_lossless")
+    assert memory.most_of_class == 16
+    large = Room(Budget(bytes_per_class=10**6), state.phase.num_seen, memory)
+    given = (experiment.workshop, state.phase, state.training_set, state.model, "random")
+    labels = state.training_set.labels[select_within(*given, large)]
+    assert np.bincount(labels).tolist() == [16] * state.phase.num_new
+    members = state.training_set.indices_of(0)
+    assert large.to_leave(state.training_set, members, 20) == 16
+    assert large.estimate(state.training_set, members) == 16
 
 
 def test_what_is_advised_is_enough_for_every_class(begun):

@@ -74,6 +74,17 @@ class TellingCodec(Protocol):
 
 
 @runtime_checkable
+class LimitedCodec(Protocol):
+    """A codec whose code holds no more than some number of images.
+
+    It has this beside the methods of `Codec`, so that more are refused before a run begins.
+    """
+
+    def most_images(self, image_shape: tuple[int, ...]) -> int:
+        """Returns up to how many images of a shape, `(h, w, c)`, a code can hold."""
+
+
+@runtime_checkable
 class RelaxedCodec(Protocol):
     """A codec that loses something, and whose loss has a derivative: exemplars learn through it.
 

@@ -1,5 +1,6 @@
 """Lossless WebP: all exemplars of a class in one mosaic, whose pixels come back bit for bit."""
 
+import functools
 import io
 import math
 
@@ -37,15 +38,13 @@ class LosslessWebP:
             UserError: if there are more channels, or the mosaic exceeds what WebP can hold.
         """
         count, height, width, channels = images.shape
-        across = max(1, math.ceil(math.sqrt(count * height / width)))
-        down = math.ceil(count / across)
-        largest = max(across * width, down * height)
+        across, down = _layout(count, height, width)
         if channels not in _CHANNELS:
             raise UserError(
                 f"--codec=webp_lossless can't store images of {channels} channels: it takes 1 or "
                 "3; pass --codec=pixels"
             )
-        if largest > _LARGEST_SIDE or count > _MOST_IMAGES:
+        if max(across * width, down * height) > _LARGEST_SIDE or count > _MOST_IMAGES:
             raise UserError(
                 f"--codec=webp_lossless can't store {count} images of {height} x {width} pixels in "
                 f"one picture: it takes pictures up to {_LARGEST_SIDE} pixels wide and high, of "
@@ -86,6 +85,10 @@ class LosslessWebP:
         parts = (head[:2], head[2:4], head[4:6], head[6:])
         return tuple(int.from_bytes(part, "big") for part in parts)
 
+    def most_images(self, image_shape: tuple[int, ...]) -> int:
+        """Returns up to how many images of a shape, `(h, w, c)`, a picture can hold."""
+        return _most_images(*image_shape[:2], _LARGEST_SIDE)
+
     def num_bytes(self, code: bytes) -> int:
         """Returns the bytes of the code, its header included."""
         return len(code)
@@ -95,3 +98,19 @@ class LosslessWebP:
         return b"".join(
             side.to_bytes(size, "big") for side, size in ((height, 2), (width, 2), (channels, 1))
         )
+
+
+def _layout(count: int, height: int, width: int) -> tuple[int, int]:
+    """Returns how many images stand side by side in a mosaic, and how many rows it has."""
+    across = max(1, math.ceil(math.sqrt(count * height / width)))
+    return across, math.ceil(count / across)
+
+
+@functools.cache
+def _most_images(height: int, width: int, side: int) -> int:
+    """Returns up to how many images a mosaic of at most `side` pixels, wide and high, holds."""
+    for count in range(1, _MOST_IMAGES + 1):
+        across, down = _layout(count, height, width)
+        if max(across * width, down * height) > side:
+            return count - 1
+    return _MOST_IMAGES
