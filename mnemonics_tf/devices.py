@@ -1,5 +1,6 @@
 """On which devices a run works, and how a batch is shared by them."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -94,14 +95,59 @@ def compiles(jit_compile: str) -> bool:
 
 
 def available_bytes() -> int | None:
-    """Returns the bytes of the smallest GPU or, on a machine without any, those that are free."""
+    """Returns the bytes of the smallest GPU or, on a machine without any, those that are free.
+
+    A container may have less than its machine.
+    """
     if tf.config.list_logical_devices("GPU"):
         return _gpu_memory()
     meminfo = pathlib.Path("/proc/meminfo")
     if not meminfo.exists():
         return None
     match = re.search(r"MemAvailable:\s*(\d+) kB", meminfo.read_text("utf-8"))
-    return int(match.group(1)) * 1024 if match else None
+    return min([int(match.group(1)) * 1024, *_left_to_groups()]) if match else None
+
+
+def _left_to_groups(root: pathlib.Path = pathlib.Path("/")) -> list[int]:
+    """Returns the bytes that control groups leave, this process's own and those around it.
+
+    What of their files Linux keeps in memory it gives up for others, and is not counted.
+
+    Args:
+        root: below which Linux shows itself.
+    """
+    left = []
+    for folder, limit, usage, kept in _memory_groups(root):
+        with contextlib.suppress(OSError, ValueError):  # the outermost has no limit, others "max"
+            most, used = (int((folder / name).read_text("ascii")) for name in (limit, usage))
+            stat = (folder / "memory.stat").read_text("ascii")
+            facts = dict(line.split() for line in stat.splitlines())
+            left.append(max(0, most - used + sum(int(facts.get(name, 0)) for name in kept)))
+    return left
+
+
+def _memory_groups(
+    root: pathlib.Path,
+) -> Iterator[tuple[pathlib.Path, str, str, tuple[str, str]]]:
+    """Yields control groups: a folder, its files of limit and use, and what the files kept are."""
+    mounted = root / "sys" / "fs" / "cgroup"
+    try:
+        lines = (root / "proc" / "self" / "cgroup").read_text("utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:  # NUMBER:CONTROLLERS:PATH; a container may show its own as the outermost
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            top, limit, usage, prefix = mounted, "memory.max", "memory.current", ""
+        elif "memory" in controllers.split(","):
+            top, prefix = mounted / "memory", "total_"
+            limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        own = top / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if folder == top or top in folder.parents:
+                yield folder, limit, usage, (f"{prefix}active_file", f"{prefix}inactive_file")
 
 
 def _gpu_memory() -> int | None:

@@ -129,6 +129,41 @@ def test_this_machine_has_some_available_memory():
     assert devices.available_bytes() is None or devices.available_bytes() > 2**20
 
 
+def group(folder: pathlib.Path, version: int, limit: str, used: int, files: int = 0) -> None:
+    """A control group of memory; half of its files were used lately."""
+    names = ("memory.max", "memory.current", "") if version == 2 else _VERSION_1
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in ((names[0], limit), (names[1], used)):
+        (folder / name).write_text(f"{value}\n")
+    kinds = "".join(f"{names[2]}{kind}_file {files // 2}\n" for kind in ("active", "inactive"))
+    (folder / "memory.stat").write_text(f"anon {used - files}\n{kinds}")
+
+
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_container_s_limit_counts_and_files_in_its_memory_do_not(tmp_path, monkeypatch, version):
+    top = tmp_path / "sys/fs/cgroup" / ("memory" if version == 1 else "")
+    listed = "5:cpu:/other\n4:memory:/a/b\n0::/\n" if version == 1 else "0::/a/b\n"
+    own = tmp_path / "proc/self/cgroup"
+    own.parent.mkdir(parents=True)
+    own.write_text(listed)
+    assert devices._left_to_groups(tmp_path) == []
+    group(top / "a/b", version, "max" if version == 2 else str(2**63 - 4096), 2**20)
+    group(top / "a", version, str(3 * 2**20), 2 * 2**20, files=2**20)
+    assert min(devices._left_to_groups(tmp_path)) == 2 * 2**20
+    group(top / "a/b", version, str(2**20), 2**21)  # a limit that was lowered
+    assert min(devices._left_to_groups(tmp_path)) == 0
+    monkeypatch.setattr(devices, "_left_to_groups", lambda: [4096, 2**62])
+    if pathlib.Path("/proc/meminfo").exists() and not tf.config.list_physical_devices("GPU"):
+        assert devices.available_bytes() == 4096
+
+
+def test_without_control_groups_the_machine_s_memory_counts(tmp_path):
+    assert devices._left_to_groups(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("told", "seen", "expected"),
     [
