@@ -63,11 +63,10 @@ class ResidentFeed(Feed):
         self._draw = draw
         self._key = key
         self._count = len(images)
-        # A GPU gathers no bytes; half precision holds 0 to 255 exactly.
-        compact = images.images.dtype == np.uint8 and tf.config.list_logical_devices("GPU")
-        pixels = images.images.astype(np.float16) if compact else images.images
+        pixels = images.images.astype(_laid_as(images), copy=False)
         self._images = tf.constant(pixels)
         crops_by_index = isinstance(pipeline.augmentation, Augmentation)
+        compact = pixels.dtype != images.images.dtype
         dtype = np.float32 if compact and crops_by_index else images.images.dtype
         self.batch = functools.partial(_gather, pipeline, batch_size, fill, tf.as_dtype(dtype))
         self._labels = tf.constant(images.labels)
@@ -83,6 +82,20 @@ class ResidentFeed(Feed):
         key = (*self._key, epoch)
         order = self._pipeline.order(self._count, *key, draw=self._draw)
         return self._images, self._labels, order, self._pipeline.augment_seed(*key)
+
+
+def _laid_as(images: ArrayImageSet) -> np.dtype:
+    """Returns what pixels become where they are resident.
+
+    A GPU gathers no bytes; half precision holds 0 to 255 exactly.
+    """
+    compact = images.images.dtype == np.uint8 and tf.config.list_logical_devices("GPU")
+    return np.dtype(np.float16) if compact else images.images.dtype
+
+
+def _bytes_of(images: ArrayImageSet) -> int:
+    """Returns what images take where they are resident."""
+    return images.images.size * _laid_as(images).itemsize
 
 
 def _gather(
@@ -171,7 +184,7 @@ def open_feed(
         isinstance(images, ArrayImageSet)
         and strategy.num_replicas_in_sync == 1
         and (compiled or not on_gpu)  # plain kernels of a GPU augment no bytes
-        and images.images.nbytes <= _RESIDENT_SHARE * (devices.available_bytes() or 2**32)
+        and _bytes_of(images) <= _RESIDENT_SHARE * (devices.available_bytes() or 2**32)
     ):
         return ResidentFeed(pipeline, images, batch_size, key, compiled, draw)
     return StreamedFeed(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnemonics_tf import devices
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.image_set import ArrayImageSet
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
@@ -13,7 +14,7 @@ from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.tracing import TRACES
 from mnemonics_tf.training import loop as loop_module
-from mnemonics_tf.training.feed import ResidentFeed, StreamedFeed
+from mnemonics_tf.training.feed import ResidentFeed, StreamedFeed, open_feed
 from mnemonics_tf.training.loop import TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
 
@@ -287,6 +288,20 @@ def test_both_feeds_give_equal_batches(images, augment, fill):
         assert len(ours["label"]) == (8 if fill or step < 2 else 4)
         for name in ("image", "label", "weight"):
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+@pytest.mark.parametrize(("gpus", "bytes_a_pixel"), [([], 1), (["GPU:0"], 2)])
+def test_images_are_resident_by_what_they_take_on_the_device(
+    images, monkeypatch, gpus, bytes_a_pixel
+):
+    pipeline = Pipeline(Normalization((0.4,), (0.3,)), AUGMENTATIONS["shift"], 5)
+    strategy = tf.distribute.get_strategy()
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    room = 4 * bytes_a_pixel * images.images.size
+    for available, kind in ((room, ResidentFeed), (room - 4, StreamedFeed)):
+        monkeypatch.setattr(devices, "available_bytes", lambda free=available: free)
+        feed = open_feed(pipeline, images, 8, ("train",), range(1), 0, strategy, compiled=True)
+        assert isinstance(feed, kind)
 
 
 @pytest.mark.slow
