@@ -194,7 +194,7 @@ def _features(opened: OpenedRun, phase: int, images: np.ndarray) -> np.ndarray:
     """Returns features of a phase's model, from its arrays: a SavedModel can hold any program."""
     model = opened.load_model(phase)
     rows = ArrayImageSet(images, np.zeros(len(images), np.int32))
-    return opened.workshop.evaluator(model).outputs(rows).features
+    return opened.workshop.evaluator(model).features(rows)
 
 
 def command() -> None:

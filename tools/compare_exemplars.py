@@ -248,9 +248,9 @@ def _measure(
         "theta_0": accuracy(test_set.labels, heads["classifier"]),
         "nme": accuracy(test_set.labels, heads["nme"]),
         "probe": probe_accuracy(
-            evaluator.outputs(exemplars).features,
+            evaluator.features(exemplars),
             exemplars.labels,
-            evaluator.outputs(test_set).features,
+            evaluator.features(test_set),
             test_set.labels,
         ),
     }

@@ -143,10 +143,17 @@ class Evaluator:
             images: what to run the model on.
             mirrored: mirror every image left to right.
         """
+        return _joined(self._in_batches(images, mirrored), len(images))
+
+    def features(self, images: ImageSet, mirrored: bool = False) -> np.ndarray:
+        """Returns the features that `outputs` does, `[n, d]`, and holds no logits meanwhile."""
+        return _joined_features(self._in_batches(images, mirrored), len(images))
+
+    def _in_batches(self, images: ImageSet, mirrored: bool) -> Iterator[tuple]:
         if self._strategy.num_replicas_in_sync > 1:
-            return _joined(self._on_replicas(images, mirrored))
+            return self._on_replicas(images, mirrored)
         batches = self._watched(self._batches(images), len(images))
-        return _joined(self._on_one_device(batches, mirrored))
+        return self._on_one_device(batches, mirrored)
 
     def features_of_pixels(self, images: np.ndarray) -> np.ndarray:
         """Returns features `[n, d]` of normalised images, float32 `[n, h, w, c]`."""
@@ -154,8 +161,9 @@ class Evaluator:
             rows = {"image": images, "weight": np.ones(len(images), np.float32)}
             with tf.device("/CPU:0"):  # they may be more than a GPU holds
                 batches = tf.data.Dataset.from_tensor_slices(rows).batch(self._batch_size)
-            return _joined(self._iterated(batches, len(images))).features
-        return _joined(self._on_one_device(self._slices(images), mirrored=False)).features
+            return _joined_features(self._iterated(batches, len(images)), len(images))
+        outputs = self._on_one_device(self._slices(images), mirrored=False)
+        return _joined_features(outputs, len(images))
 
     def _batches(self, images: ImageSet) -> Iterator[tf.Tensor]:
         """Yields normalised batches; of files while the next ones load."""
@@ -213,7 +221,7 @@ class Evaluator:
         release has none on ImageNet, and on CIFAR-100 reverses the channels in its place.
         """
         images = memory.as_image_set()
-        as_it_is, mirrored = (self.outputs(images, flip).features for flip in (False, True))
+        as_it_is, mirrored = (self.features(images, flip) for flip in (False, True))
         features = unit_length(as_it_is) + unit_length(mirrored)
         means = np.stack([features[memory.labels == k].mean(axis=0) for k in range(num_classes)])
         return unit_length(means)
@@ -236,10 +244,43 @@ class Evaluator:
         )
 
 
-def _joined(batches: Iterable[tuple]) -> Outputs:
-    """Returns the outputs of several batches as arrays, of seen classes only."""
-    features, logits = [], []
+def _joined(batches: Iterable[tuple], count: int) -> Outputs:
+    """Returns the outputs of several batches, `count` rows in all, as arrays of seen classes."""
+    features, logits = _Rows(count), _Rows(count)
     for batch_features, batch_logits, num_classes in batches:
         features.append(batch_features.numpy())
         logits.append(batch_logits.numpy()[:, : int(num_classes)])
-    return Outputs(np.concatenate(features), np.concatenate(logits))
+    return Outputs(features.all(), logits.all())
+
+
+def _joined_features(batches: Iterable[tuple], count: int) -> np.ndarray:
+    """Returns the features of several batches, `count` rows in all."""
+    features = _Rows(count)
+    for batch_features, _, _ in batches:
+        features.append(batch_features.numpy())
+    return features.all()
+
+
+class _Rows:
+    """An array that is filled batch by batch: parts that wait to be joined would take it twice.
+
+    Args:
+        count: of rows in all.
+    """
+
+    def __init__(self, count: int):
+        self._count = count
+        self._filled = 0
+        self._rows = np.empty(0)
+
+    def append(self, part: np.ndarray) -> None:
+        """Copies the next rows."""
+        if not self._filled:  # how long they are is known now
+            self._rows = np.empty((self._count, *part.shape[1:]), part.dtype)
+        self._rows[self._filled : self._filled + len(part)] = part
+        self._filled += len(part)
+
+    def all(self) -> np.ndarray:
+        """Returns all rows."""
+        assert self._filled == self._count
+        return self._rows

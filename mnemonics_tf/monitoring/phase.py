@@ -130,7 +130,7 @@ def _projected(
     kinds = [kind for kind, images in parts for _ in range(len(images))]
     names = [class_names[label] for _, images in parts for label in images.labels]
     return (
-        np.concatenate([evaluator.outputs(images).features for _, images in parts]),
+        np.concatenate([evaluator.features(images) for _, images in parts]),
         np.concatenate([images.load_all() for _, images in parts]),
         {"class": names, "kind": kinds},
     )

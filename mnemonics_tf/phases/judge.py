@@ -154,7 +154,7 @@ def _probe(
         held_out: images to be told apart.
         by_class: whether each class counts as much, however few of its images are held out.
     """
-    held_out_features = evaluator.outputs(held_out).features
+    held_out_features = evaluator.features(held_out)
 
     def validate(images: np.ndarray, labels: np.ndarray) -> float:
         features = evaluator.features_of_pixels(images)

@@ -194,9 +194,7 @@ def _outer_data(
     """
     settings = workshop.settings
     if settings.inner.inner_scope == "classifier":
-        stacked = _by_member(
-            *(workshop, network, members, lambda model: model.outputs(images).features)
-        )
+        stacked = _by_member(*(workshop, network, members, lambda model: model.features(images)))
 
         def load(rows):
             return {"feature": tf.constant(stacked[rows])}
@@ -250,7 +248,7 @@ def _by_member(
         if member is not None:
             network.set_state(member)
         features.append(features_by(evaluator))
-    return np.stack(features, axis=1)
+    return features[0][:, None] if len(features) == 1 else np.stack(features, axis=1)
 
 
 def _told(

@@ -102,7 +102,7 @@ def _ranking(
     members = images.indices_of(label)
     features = np.empty((len(members), 0))
     if selection not in SELECTIONS or selection in NEED_FEATURES:
-        features = workshop.evaluator(model).outputs(images.subset(members)).features
+        features = workshop.evaluator(model).features(images.subset(members))
 
     def rank(count: int) -> np.ndarray:
         generator = numpy_generator(workshop.exemplar_seed, "exemplars", label)

@@ -130,7 +130,7 @@ def _features(
     workshop: Workshop, model: IncrementalModel, images: ImageSet, label: int
 ) -> np.ndarray:
     members = images.subset(images.indices_of(label))
-    return workshop.evaluator(model).outputs(members).features
+    return workshop.evaluator(model).features(members)
 
 
 def run_epochs(

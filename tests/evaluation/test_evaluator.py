@@ -61,6 +61,39 @@ def test_outputs_of_all_images_in_their_order(images, batch_size):
     np.testing.assert_allclose(outputs.logits, logits, atol=1e-4)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_features_are_those_of_the_outputs_and_no_logits_are_looked_at(
+    images, mirrored, monkeypatch
+):
+    expected = make_evaluator().outputs(images, mirrored).features
+    batches = []
+
+    def watched(rows, mirrored):
+        for features, *others in Evaluator._on_one_device(evaluator, rows, mirrored):
+            batches.append(len(features))
+            yield (features, *[None for _ in others])
+
+    evaluator = make_evaluator()
+    monkeypatch.setattr(evaluator, "_on_one_device", watched)
+    np.testing.assert_array_equal(evaluator.features(images, mirrored), expected)
+    if not mirrored:
+        pixels = PIPELINE.normalization.normalize_on_host(images.images)
+        np.testing.assert_array_equal(evaluator.features_of_pixels(pixels), expected)
+    assert batches == [4, 4, 2] * (1 if mirrored else 2)
+
+
+def test_outputs_are_of_seen_classes_and_hold_no_others(images):
+    def wide(batch):
+        outputs = predict(batch)
+        return Outputs(outputs.features, tf.tile(outputs.logits, [1, 9]), num_seen=tf.constant(3.0))
+
+    evaluator = Evaluator(wide, PIPELINE, 4, tf.distribute.get_strategy())
+    found, expected = evaluator.outputs(images), make_evaluator().outputs(images)
+    np.testing.assert_array_equal(found.logits, expected.logits)
+    for array in (found.logits, found.features):
+        assert array.base is None
+
+
 def test_mirrored_images_are_turned_left_to_right(images):
     outputs = make_evaluator().outputs(images, mirrored=True)
     features, _ = predict_by_hand(images.images[:, :, ::-1])
