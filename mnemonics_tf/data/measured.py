@@ -63,6 +63,8 @@ class MeasuredSource(InMemorySource):
         images = [self._held["training"][c] for c in sorted(classes)]
         pixels, axes = sum(part[..., 0].size for part in images), (0, 1, 2)
         mean = sum(part.sum(axes, np.float64) for part in images) / pixels
-        squares = sum(np.square(part, dtype=np.float64).sum(axes) for part in images) / pixels
+        # Sums of whole numbers are exact in any order; to square all pixels takes eight times them.
+        squared = (np.einsum("nhwc,nhwc->c", part, part, dtype=np.float64) for part in images)
+        squares = sum(squared) / pixels
         std = np.sqrt(np.maximum(squares - mean**2, 1.0))
         return tuple((mean / 255).tolist()), tuple((std / 255).tolist())

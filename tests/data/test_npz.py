@@ -1,10 +1,12 @@
 import io
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
 from mnemonics_tf.data import npz, sources
+from mnemonics_tf.data.measured import MeasuredSource
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.phases.asked_for import make_protocol
 from mnemonics_tf.settings import DataSettings, ProtocolSettings, Settings
@@ -36,6 +38,20 @@ def test_a_good_file(tmp_path):
     pixels = given["x_train"] / 255
     np.testing.assert_allclose(source.channel_mean, pixels.mean((0, 1, 2)))
     np.testing.assert_allclose(source.channel_std, pixels.std((0, 1, 2)))
+
+
+def test_mean_and_deviation_are_exact_and_take_no_copy_of_a_class():
+    """Runs note them, and compare them when they go on."""
+    images = np.random.default_rng(0).integers(0, 256, (500, 32, 32, 3), np.uint8)
+    source = MeasuredSource("a", {0: images, 1: images[:7]}, {}, ["a", "b"])
+    both, axes = np.concatenate([images, images[:7]]), (0, 1, 2)
+    mean = both.sum(axes, np.float64) / both[..., 0].size
+    squares = np.square(both, dtype=np.float64).sum(axes) / both[..., 0].size
+    std = np.sqrt(squares - mean**2)
+    tracemalloc.start()
+    assert source.statistics_of([0, 1]) == (tuple(mean / 255), tuple(std / 255))
+    assert tracemalloc.get_traced_memory()[1] < images.nbytes / 2
+    tracemalloc.stop()
 
 
 def test_one_class_alone(tmp_path):
