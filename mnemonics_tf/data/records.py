@@ -2,8 +2,9 @@
 
 One pass over the files verifies every record's checksums and notes where it lies and which class it
 has. The notes are kept beside the files, where that folder can be written, and in the user's cache
-directory otherwise. They hold as long as the files keep their names, sizes and times; and no record
-is used whose checksum is not the one that was noted.
+directory otherwise. They hold as long as the files keep their names, sizes and times. A record is
+used only if the checksum behind it is still the one that was noted: that tells files that were
+written anew, and not a record of which bits have changed since; checksums are not computed again.
 """
 
 import collections
