@@ -1,11 +1,12 @@
 """Images that stand in memory as streams of bytes, each decoded on its way into a batch."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.data.image_set import ImageSet
+from mnemonics_tf.data.image_set import ImageSet, for_all_graphs
 from mnemonics_tf.errors import UserError
 
 
@@ -47,16 +48,14 @@ class CodedImageSet(ImageSet):
         height, width, channels = image_shape
         self.image_shape = (height, width, channels)
         self._decode = decode
-        self._tensors: tuple[tf.Tensor, tf.Tensor, tf.Tensor] | None = None
+
+    @functools.cached_property
+    def _tensors(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        with for_all_graphs():
+            strings = (tf.constant(texts, tf.string) for texts in (self._streams, self._heads))
+            return *strings, tf.constant(self._head_of)
 
     def load(self, index: tf.Tensor) -> tf.Tensor:
-        if self._tensors is None:
-            with tf.init_scope(), tf.device("/CPU:0"):
-                self._tensors = (
-                    tf.constant(self._streams, tf.string),
-                    tf.constant(self._heads, tf.string),
-                    tf.constant(self._head_of),
-                )
         streams, heads, head_of = self._tensors
         head = tf.gather(heads, tf.gather(head_of, index))
         return tf.ensure_shape(self._decode(head, tf.gather(streams, index)), self.image_shape)

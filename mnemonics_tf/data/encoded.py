@@ -2,15 +2,17 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import os
 
 import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.data.decoding import decode_any, decode_plain, examine
-from mnemonics_tf.data.image_set import ImageSet
+from mnemonics_tf.data.image_set import ImageSet, for_all_graphs
 from mnemonics_tf.data.storage import Storage
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.monitoring.progress import LOGGER
 
 #: share of the shorter side that evaluation leaves: 256 pixels, of which the middle 224 count
 CENTRE_CROP = 224 / 256
@@ -106,7 +108,11 @@ class EncodedImageSet(ImageSet):
         self._view = view
         self._by_pillow = by_pillow
         self.image_shape = view.image_shape
-        self._tensors: tuple[tf.Tensor, tf.Tensor] | None = None
+
+    @functools.cached_property
+    def _tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
+        with for_all_graphs():
+            return tf.constant(self._keys), tf.constant(self._by_pillow)
 
     def load(self, index: tf.Tensor) -> tf.Tensor:
         contents, by_pillow = self._contents(index)
@@ -138,9 +144,6 @@ class EncodedImageSet(ImageSet):
         return tf.cond(flip, lambda: tf.reverse(image, axis=[1]), lambda: image)
 
     def _contents(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        if self._tensors is None:
-            with tf.init_scope(), tf.device("/CPU:0"):
-                self._tensors = tf.constant(self._keys), tf.constant(self._by_pillow)
         keys, by_pillow = self._tensors
         return self._storage.read(tf.gather(keys, index)), tf.gather(by_pillow, index)
 
@@ -178,6 +181,7 @@ class EncodedImageSet(ImageSet):
             found = examine(contents, self._view.channels, bool(self._by_pillow[row]))
             return found if isinstance(found, str) else None
 
+        LOGGER.warning("reading failed: %d images are decoded to name a broken one", len(self))
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             for row, found in enumerate(pool.map(problem, range(len(self)))):
                 if found:

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -9,6 +10,16 @@ import tensorflow as tf
 
 from mnemonics_tf.data.augmentation import ResizedCropMirror
 from mnemonics_tf.errors import UserError
+
+
+@contextlib.contextmanager
+def for_all_graphs() -> Iterator[None]:
+    """Within it constants are made on the host, for all graphs and not for the one being traced.
+
+    A set makes them when it is first loaded: they take its bytes again, and many are never loaded.
+    """
+    with tf.init_scope(), tf.device("/CPU:0"):
+        yield
 
 
 class ImageSet(abc.ABC):
@@ -119,12 +130,13 @@ class ArrayImageSet(ImageSet):
         self.images = images
         self.labels = np.asarray(labels, np.int32)
         self.image_shape = tuple(images.shape[1:])
-        self._tensor = None
+
+    @functools.cached_property
+    def _tensor(self) -> tf.Tensor:
+        with for_all_graphs():
+            return tf.constant(self.images)
 
     def load(self, index: tf.Tensor) -> tf.Tensor:
-        if self._tensor is None:
-            with tf.init_scope(), tf.device("/CPU:0"):
-                self._tensor = tf.constant(self.images)
         return tf.gather(self._tensor, index)
 
     def subset(self, index: np.ndarray) -> "ArrayImageSet":
@@ -221,12 +233,15 @@ class MixedImageSet(ImageSet):
             part.subset(self._row[self._part == number]).check_files()
 
 
-#: what TensorFlow raises where no file is to blame
+#: what TensorFlow raises where no file is to blame; not FailedPreconditionError: so it calls a
+#: folder in a file's place
 _OTHER_TROUBLE = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
+    tf.errors.InternalError,
     tf.errors.ResourceExhaustedError,
     tf.errors.UnavailableError,
+    tf.errors.UnimplementedError,
 )
 
 

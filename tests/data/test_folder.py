@@ -216,9 +216,29 @@ def test_a_file_that_breaks_after_the_check_is_named(tmp_path, image_size):
         mixed.load_all()
 
 
-def test_other_trouble_passes():
-    with pytest.raises(tf.errors.ResourceExhaustedError), naming_broken_files([]):
-        raise tf.errors.ResourceExhaustedError(None, None, "full")
+@pytest.mark.parametrize("kind", ["ResourceExhausted", "Internal", "Unimplemented"])
+def test_other_trouble_passes_and_no_file_is_looked_at(kind):
+    class Files:
+        def check_files(self):
+            pytest.fail("hours, for nothing")
+
+    error = getattr(tf.errors, f"{kind}Error")
+    with pytest.raises(error), naming_broken_files([Files()]):
+        raise error(None, None, "full, or a kernel that could not be launched")
+
+
+def test_a_folder_in_a_file_s_place_is_named(tmp_path, caplog):
+    root = make_folder(tmp_path, {"a": 2, "b": 2})
+    images = load_folder(str(root), OPTIONS).training_set([0, 1])
+    place = root / keys(images)[0]
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(UserError, match=f"{place.name} could be decoded before"):
+        images.load_all()
+    assert f"{len(images)} images are decoded to name a broken one" in caplog.text
+
+
+def test_trouble_that_may_be_a_file_s_passes_where_none_is_broken():
     with pytest.raises(tf.errors.InvalidArgumentError), naming_broken_files([]):
         raise tf.errors.InvalidArgumentError(None, None, "something else")
 
