@@ -78,6 +78,17 @@ def split_balanced(
     return subset
 
 
+def largest_parts(labels: np.ndarray, num_subsets: int) -> tuple[int, int]:
+    """Returns how many rows a subset of `split_balanced`, and what it leaves, can have at most.
+
+    Args:
+        labels: `[n]`.
+        num_subsets: k.
+    """
+    counts = np.bincount(labels)
+    return int(np.sum(-(-counts // num_subsets))), int(np.sum(counts - counts // num_subsets))
+
+
 def check_step(outer: OuterSettings, num_classes: int) -> None:
     """Refuses outer steps that have no room for an exemplar of each class.
 

@@ -38,8 +38,8 @@ def check_footprint(
             nothing is refused.
         inner: of the base level.
         outer: of the meta level.
-        num_exemplars: how many there are.
-        num_outer: how many images there are to measure them on.
+        num_exemplars: that a step has at most, but for `exemplars_per_step`.
+        num_outer: images that there are at most to measure them on.
         begun: whether a run has begun, whose settings stay as they are.
 
     Raises:

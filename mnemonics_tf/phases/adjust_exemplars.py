@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mnemonics_tf.bilevel.batches import largest_parts
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.exemplars.memory import ExemplarMemory
@@ -73,7 +74,8 @@ def adjust_exemplars(
         outer_learning_rate=wanted.adjust_learning_rate,
         outer_steps=wanted.adjust_steps,
     )
-    course = learner(workshop, model, [], outer, len(rows), len(rows)).adjust_old(
+    parts = largest_parts(memory.labels[rows], wanted.adjust_subsets)
+    course = learner(workshop, model, [], outer, *parts).adjust_old(
         exemplars,
         wanted.adjust_subsets,
         # A subset may have a row more than another: graphs are traced for either number.

@@ -35,8 +35,8 @@ def learner(
         network: Theta_i, or the copy that the pool's members use.
         members: of the pool; empty for Theta_i alone.
         outer: of the meta level.
-        num_rows: how many exemplars there are.
-        num_outer: how many images there are to measure them on.
+        num_rows: exemplars that an outer step has at most.
+        num_outer: images that there are at most to measure them on.
 
     Raises:
         UserError: if the memory of GPU or machine is too small.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnemonics_tf.bilevel.batches import split_balanced
+from mnemonics_tf.bilevel.batches import largest_parts, split_balanced
 from mnemonics_tf.bilevel.learner import (
     Companions,
     ExemplarLearner,
@@ -430,6 +430,10 @@ def test_split_balanced(counts, num_subsets):
         assert len(sizes) == num_subsets
         assert sizes.sum() == counts[label]
         assert sizes.max() - sizes.min() <= 1
+    most, most_left = largest_parts(labels, num_subsets)
+    sizes = np.bincount(subset, minlength=num_subsets)
+    assert sizes.max() <= most <= sizes.min() + np.count_nonzero(counts)
+    assert len(labels) - sizes.min() <= most_left
 
 
 def test_what_does_not_divide_falls_into_any_subset():

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mnemonics_tf import devices
+from mnemonics_tf.bilevel.cost import layer_bytes
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.phases.learning import as_exemplars, with_learned
@@ -70,6 +72,18 @@ def test_an_adjusted_subset_is_measured_on_its_complement(stage, calls):
     inner, outer = pixels(workshop, first["exemplars"]), pixels(workshop, first["image"])
     assert sorted(inner + outer) == everything
     assert set(first["labels"]) == set(first["label"].numpy()) == set(range(4))
+
+
+def test_a_step_needs_memory_for_its_part_of_the_exemplars_alone(stage, calls, monkeypatch):
+    """Of three of each of four classes two can fall into one subset, and two into the other."""
+    workshop, state = stage.after_new_exemplars(inner_scope="all", inner_batch_size=0)
+    of_a_row = 4 * layer_bytes(state.model.backbone)
+    monkeypatch.setattr(devices, "available_bytes", lambda: 8 * of_a_row - 1)
+    with pytest.raises(UserError, match=r"--inner_batch_size \(now 8\) or --outer_.* \(now 8\)"):
+        adjust(workshop, state)
+    assert calls == []
+    monkeypatch.setattr(devices, "available_bytes", lambda: 8 * of_a_row)
+    adjust(workshop, state)
 
 
 @pytest.mark.parametrize("changes", [{"adjust_old_exemplars": False}, {}])
