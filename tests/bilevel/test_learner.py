@@ -315,9 +315,13 @@ def test_a_tie_with_the_start(prefers_start):
     assert np.array_equal(exemplars.images, start) == prefers_start
 
 
+@pytest.mark.parametrize("bound", [255.0, 1.0])
 @pytest.mark.parametrize("stopped_at", [1, 3, 4, 6])
-def test_learning_goes_on_from_what_was_saved(stopped_at):
-    """Only half of the rows have a turn in a step, so their own moments and counts matter."""
+def test_learning_goes_on_from_what_was_saved(stopped_at, bound):
+    """Only half of the rows have a turn in a step, so their own moments and counts matter.
+
+    What their shift is measured from is where they began, and not where they were stopped.
+    """
     scores = {0: 0.5, 2: 0.9, 4: 0.7, 6: 0.6}
 
     def run(resume=None):
@@ -330,7 +334,7 @@ def test_learning_goes_on_from_what_was_saved(stopped_at):
             saved[step] = {name: values.copy() for name, values in state().items()}
 
         companions = Companions(report, lambda images: scores[now[0]], save=save, resume=resume)
-        learner = make_learner(Bowl(), exemplars_per_step=6)
+        learner = make_learner(Bowl(), exemplars_per_step=6, max_shift=bound)
         course = learner.train_new(exemplars, make_outer(), companions, "exemplars", 2)
         return course, exemplars.images, saved
 
