@@ -29,7 +29,7 @@ from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
 from mnemonics_tf.phases.asked_for import phases_to_run
-from mnemonics_tf.phases.backbone import claim_backbone
+from mnemonics_tf.phases.backbone import check_batch_statistics, claim_backbone
 from mnemonics_tf.phases.checks import (
     check_exemplars,
     check_new_run,
@@ -171,6 +171,7 @@ class Experiment(OpenedRun):
         if self._may_begin or any_worker(self.strategy, self.directory.settings.exists()):
             return
         check_new_run(self.settings, self.method, self.protocol, self.source)
+        check_batch_statistics(self.settings, self.workshop.architecture)
         if donor := self.settings.run.phase0_from:
             phase0.origin_of(RunDirectory(donor), self._fingerprint, self.settings)
         self._may_begin = True

@@ -341,7 +341,9 @@ class InnerSettings:
         at_least=0,
     )
     inner_batch_statistics: bool = setting(
-        False, "Normalise by exact batch statistics in the inner loop; otherwise frozen ones."
+        False,
+        "Normalise by exact batch statistics in the inner loop; otherwise frozen ones. Dropout then"
+        " drops too, by one mask for all steps of a stage. Nothing in the scope 'classifier'.",
     )
     inner_augmentation: bool = setting(True, "Augment exemplars in the inner loop as in training.")
     meta_gradient: str = setting(

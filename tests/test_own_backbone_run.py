@@ -14,6 +14,7 @@ from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.models.resnet import Backbone
 from mnemonics_tf.phases import phase0
 from mnemonics_tf.phases.backbone import (
+    check_batch_statistics,
     note_backbone,
     refuse_other_backbone,
     warn_of_slow_statistics,
@@ -174,6 +175,34 @@ def test_transfer_in_a_family_without_layers_for_it_is_refused(make):
     with pytest.raises(UserError, match="--weight_transfer with .*FAMILY: none of its layers"):
         make(backbone, "--weight_transfer")
     make(backbone)
+
+
+def build_renormalised(image_shape, seed):
+    frozen = layers.BatchNormalization(renorm=True, trainable=False)
+    return model(more=[layers.BatchNormalization(renorm=True, name="again"), frozen])
+
+
+@pytest.mark.parametrize(("name", "advice"), [
+    ("FAMILY", "batch_normalization.* use BatchNormalization of mnemonics_tf.models.layers"),
+    ("build_renormalised", r"layers: again .BatchNormalization.; .* without renorm"),
+])  # fmt: skip
+def test_batch_statistics_with_a_wrong_second_gradient_are_refused_in_time(make, name, advice):
+    wanted = (f"--backbone={__name__}:{name}", "--exemplars=mnemonics", "--inner_batch_statistics")
+    refused = make(*wanted, "--inner_scope=all")
+    with pytest.raises(UserError, match=advice), refused.session(console=False):
+        pass
+    assert not refused.directory.root.exists()
+    right = (
+        make(*wanted, run="classifier"),  # trains on features
+        make(*wanted, "--inner_scope=all", "--exemplars=herding", run="herding"),
+        make(f"--backbone={__name__}:build", *wanted[1:], "--inner_scope=all", run="plain"),
+        make(*wanted[1:], "--inner_scope=all", run="resnet"),
+    )
+    for experiment in right:
+        check_batch_statistics(experiment.settings, experiment.workshop.architecture)
+    write_json(refused.directory.settings, {})  # a run that exists goes on
+    with refused.session(console=False):
+        pass
 
 
 @pytest.mark.parametrize(("images", "warns"), [(64, True), (64 * 300, False)])

@@ -32,6 +32,7 @@ from mnemonics_tf.extension.images import (
 )
 from mnemonics_tf.extension.wanted import Request, find_wanted
 from mnemonics_tf.monitoring.progress import LOGGER
+from mnemonics_tf.phases.backbone import check_batch_statistics
 from mnemonics_tf.phases.checks import (
     check_further_phase,
     check_outer_step,
@@ -86,6 +87,8 @@ class Extension:
         if not wanted.is_done:
             check_further_phase(wanted.settings, experiment.method, protocol, source)
             check_outer_step(wanted.settings, protocol.phases[-1:])
+            if not before.unfinished:
+                check_batch_statistics(wanted.settings, experiment.workshop.architecture)
             warn_of_small_classes(wanted.settings, protocol, source, protocol.phases[-1:])
             num_classes = protocol.phases[-1].num_seen
             budget = make_budget(wanted.settings.exemplar)

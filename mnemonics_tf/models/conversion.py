@@ -139,6 +139,22 @@ def right_in_second_order(model: keras.Model) -> keras.Model:
     return exact
 
 
+def wrong_batch_statistics(model: keras.Model) -> list[str]:
+    """Returns the layers whose batch statistics have no right second gradient: `name (class)`.
+
+    Keras' batch normalisation stops the gradient of the mean inside the variance; a frozen layer
+    takes no batch statistics.
+
+    Args:
+        model: of whatever layers.
+    """
+    return [
+        f"{layer.name} ({type(layer).__name__})"
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+
+
 class _Conversion:
     """One walk over a graph and the graphs nested in it."""
 

@@ -196,10 +196,8 @@ class IncrementalModel:
 
     def _normalizations(self) -> Iterator[BatchNormalization]:
         """Yields the backbone's batch normalisations."""
-        for layer in self.backbone.layers:
-            if isinstance(layer, WeightTransferConvolution):
-                yield layer.normalization
-            elif isinstance(layer, BatchNormalization):
+        for layer in self.backbone._flatten_layers():  # those inside of others too
+            if isinstance(layer, BatchNormalization):
                 yield layer
 
     def transfer_in_words(self) -> str:

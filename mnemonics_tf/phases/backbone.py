@@ -12,11 +12,13 @@ from typing import Any
 
 import keras
 
+from mnemonics_tf.bilevel.objectives import has_inner_loop
 from mnemonics_tf.data.preprocessing import Preprocessing
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.data.source import DataSource
-from mnemonics_tf.errors import UserError
-from mnemonics_tf.models.conversion import set_weights, weights_of
+from mnemonics_tf.errors import UserError, few
+from mnemonics_tf.models.architecture import Architecture
+from mnemonics_tf.models.conversion import set_weights, weights_of, wrong_batch_statistics
 from mnemonics_tf.models.converted_layers import ScaledLayer
 from mnemonics_tf.models.layers import WeightTransferConvolution
 from mnemonics_tf.models.own_backbone import OwnBackbone, digest_of, opens_own, read_source
@@ -252,11 +254,10 @@ def _refuse_transfer_of_nothing(settings: Settings, preprocessing: Preprocessing
 
 def _asks_for_transfer(settings: Settings) -> list[str]:
     """Returns the flags that ask for weight transfer, in the model or in exemplar learning."""
-    learns = settings.exemplar.exemplars == "mnemonics" or settings.adjustment.adjust_old_exemplars
     wanted = []
     if settings.model.weight_transfer:
         wanted.append("--weight_transfer")
-    if learns and settings.inner.inner_scope == "transfer":
+    if _learns(settings) and settings.inner.inner_scope == "transfer":
         wanted.append("--inner_scope=transfer")
     return wanted
 
@@ -269,4 +270,37 @@ def _refuse_transfer(settings: Settings, own: OwnBackbone) -> None:
             f"{' and '.join(wanted)} with --backbone={own.name}: these layers have weights that "
             f"can't be frozen and scaled: {', '.join(own.kept)}; leave that out, or make them of "
             "Conv2D, DepthwiseConv2D and Dense"
+        )
+
+
+def _learns(settings: Settings) -> bool:
+    """Whether exemplars learn in a run, as new ones or as old ones."""
+    new = settings.exemplar.exemplars == "mnemonics"
+    return new or settings.adjustment.adjust_old_exemplars
+
+
+def check_batch_statistics(settings: Settings, architecture: Architecture) -> None:
+    """Refuses batch statistics in the inner loop where the meta-gradient through them is wrong.
+
+    Args:
+        settings: of a run, or of a phase that follows one, that has not begun.
+        architecture: of its models.
+
+    Raises:
+        UserError: names the layers, and what may take their place.
+    """
+    inner, objective = settings.inner, settings.outer.objective
+    takes_part = inner.inner_scope != "classifier" and has_inner_loop(objective)
+    if not (inner.inner_batch_statistics and takes_part and _learns(settings)):
+        return
+    if wrong := wrong_batch_statistics(architecture.build_backbone(settings.protocol.seed)):
+        right = (
+            "make them plain BatchNormalization layers, without renorm"
+            if architecture.own
+            else "use BatchNormalization of mnemonics_tf.models.layers in their place"
+        )
+        raise UserError(
+            f"--inner_batch_statistics with --backbone={settings.model.backbone}: Keras' batch "
+            "statistics have no right second gradient, so that exemplars would learn from a wrong "
+            f"one by these layers: {few(wrong)}; pass --noinner_batch_statistics, or {right}"
         )

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -5,6 +6,8 @@ import tensorflow as tf
 from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.classifiers import MASKED
 from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.models.layers import BatchNormalization
+from mnemonics_tf.models.resnet import BACKBONES, Backbone
 
 
 def make(num_old=0, num_new=3, classifier="linear", seed=0, perturbed=True) -> IncrementalModel:
@@ -153,6 +156,16 @@ def test_exact_statistics_hold_within_the_context_only(images):
         assert all(layer.exact for layer in layers)
         check_equal(model(images, training=True), expected, atol=1e-4)
     assert not any(layer.exact for layer in layers)
+
+
+def test_statistics_of_a_model_inside_a_backbone_are_exact_too(monkeypatch):
+    inner = keras.Sequential([keras.Input((4, 4, 1)), BatchNormalization(name="inside")])
+    nested = [keras.Input((4, 4, 1)), inner, keras.layers.Flatten()]
+    family = Backbone(lambda *arguments: keras.Sequential(nested), lambda depth: None)
+    monkeypatch.setitem(BACKBONES, "nested", family)
+    model = IncrementalModel(Architecture("nested", 0, (4, 4, 1), "linear"), 0, 2, seed=0)
+    with model.exact_batch_statistics():
+        assert inner.layers[0].exact
 
 
 def test_a_class_starts_from_weights_that_depend_on_seed_and_label_only():
