@@ -40,7 +40,7 @@ def first_order_products(
             loss = problem.inner_loss(at, images, labels, step_input)
         gradient = tape.gradient(loss, images)
         check_connected(gradient)
-        return gradient
+        return tf.convert_to_tensor(gradient)  # of what a loss gathers it is one of slices
 
     ahead, behind = image_gradient(epsilon), image_gradient(-epsilon)
     mixed_product = tf.math.divide_no_nan(ahead - behind, 2.0 * epsilon)
