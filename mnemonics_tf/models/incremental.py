@@ -131,11 +131,15 @@ class IncrementalModel:
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> Outputs:
         """Maps normalised images `[n, h, w, c]` to features and logits `[n, capacity]`."""
-        features = self.backbone(images, training=training)
-        if features.dtype.size == 2:  # a last layer of a user's own may leave them in 16 bits
-            features = tf.cast(features, tf.float32)
+        features = self.features(images, training)
         num_seen = None if self._for_export else self.classifier.num_seen.read_value()
         return Outputs(features, self.logits(features), self.classifier.logit_scale, num_seen)
+
+    def features(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps normalised images `[n, h, w, c]` to features `[n, d]`, never in 16 bits."""
+        features = self.backbone(images, training=training)
+        # A last layer of a user's own may leave them so.
+        return tf.cast(features, tf.float32) if features.dtype.size == 2 else features
 
     def logits(self, features: tf.Tensor) -> tf.Tensor:
         """Maps features `[n, d]` to logits `[n, capacity]`, corrected where the model corrects.

@@ -68,7 +68,7 @@ class TemporaryModel:
 
     def encode(self, images):
         """Returns features, with frozen statistics."""
-        return self._model.backbone(images)
+        return self._model.features(images)
 
     def logits(self, features):
         """Returns what the model's own classifier says of features, as it is."""

@@ -1,5 +1,6 @@
 import collections
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +13,7 @@ from mnemonics_tf.bilevel.problem import MetaGradientResult
 from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.models.resnet import BACKBONES, Backbone
 from mnemonics_tf.phases.temporary_model import TemporaryModel, fresh_weights
 from mnemonics_tf.settings import InnerSettings, OuterSettings
 
@@ -91,6 +93,18 @@ def test_features_alone_are_kept_of_an_outer_batch_of_images(monkeypatch):
         tf.constant(data()[0]), LABELS, learning, outer, *key
     )
     np.testing.assert_allclose(by_image.outer_loss, by_feature.outer_loss, rtol=1e-5)
+
+
+def test_features_that_a_backbone_leaves_in_16_bits_are_cast(monkeypatch):
+    def build(image_shape, depth, seed):
+        pooled = keras.layers.GlobalAveragePooling2D(dtype="float16")
+        return keras.Sequential([keras.Input(image_shape), pooled])
+
+    monkeypatch.setitem(BACKBONES, "narrow", Backbone(build, lambda depth: None))
+    model = IncrementalModel(Architecture("narrow", 8, (8, 8, 3), "linear"), 0, 4, seed=5)
+    result = estimate(make_objective(settings(scope="classifier"), model))
+    assert np.any(result.exemplar_gradient != 0)
+    assert model(data()[0]).features.dtype == tf.float32
 
 
 # --- the gradient --------------------------------------------------------------------------------
