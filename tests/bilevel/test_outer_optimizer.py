@@ -7,7 +7,7 @@ from mnemonics_tf.settings import OuterSettings
 
 SHAPE = (3, 4, 4, 2)
 LOWEST = np.array([-2.0, -1.0], np.float32)
-HIGHEST = np.array([2.0, 3.0], np.float32)
+HIGHEST = np.array([2.0, 2.0], np.float32)  # a grey level differs by channel
 ALL = np.arange(3)
 
 
