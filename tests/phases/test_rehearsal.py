@@ -84,7 +84,8 @@ def trained(monkeypatch):
 
     def train_model(workshop, method, phase, images, memory, model, old_model, stage):
         state = {name: values.copy() for name, values in model.state().items()}
-        calls["train"] = (workshop, phase, images, memory, old_model, state, stage.name)
+        learns = (model.transfer, np.flatnonzero(model.classifier.trained_columns()).tolist())
+        calls["train"] = (workshop, phase, images, memory, old_model, state, learns)
 
     def finetune_model(workshop, phase, exemplars, model, stage):
         calls["finetune"] = (phase, exemplars.labels.tolist(), stage.name)
@@ -112,6 +113,15 @@ def test_it_is_the_next_phase_with_classes_that_are_known(place, trained):
     np.testing.assert_array_equal(kernel[:, :3], theta["classifier/kernel"][:, :3])
     assert np.all(np.abs(kernel[:, 3:] - theta["classifier/kernel"][:, 3:]).max(axis=0) > 0.01)
     assert trained["finetune"][1] == place.memory.labels.tolist()
+
+
+@pytest.mark.parametrize("method", ["lwf", "lucir"])
+@pytest.mark.parametrize("transfer", [False, True])
+def test_it_trains_the_weights_that_the_run_trains(place, trained, method, transfer):
+    anew = dataclasses.replace(place, workshop=dataclasses.replace(place.workshop, kept={}))
+    anew.score(method=method, weight_transfer=transfer)(place.memory)
+    classes = [3, 4] if method == "lucir" else [0, 1, 2, 3, 4]
+    assert trained["train"][-1] == (transfer, classes)
 
 
 @pytest.mark.parametrize(
