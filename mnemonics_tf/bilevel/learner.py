@@ -24,7 +24,7 @@ from mnemonics_tf.settings import OuterSettings, ValidationSettings
 
 LOGGER = logging.getLogger(__name__)
 
-#: a meta loss this many times the first one counts as diverged
+#: a meta loss this many times the first one, or 1 where that one is less, counts as diverged
 _DIVERGENCE = 10.0
 
 

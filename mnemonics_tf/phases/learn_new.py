@@ -87,6 +87,7 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
     if workshop.settings.inner.inner_start == "pool":
         network = workshop.copy_of(new.model, "pool")
         quota, seen = _quota(phase, memory), old
+        # As many as an epoch of a fine-tune sees; a copy sees the same ones in all epochs.
         if replayed := workshop.settings.training.replay_per_class:
             quota, seen = min(quota, replayed), old.subset(first_rows(old.labels, replayed))
         members = drifted_copies(

@@ -30,8 +30,8 @@ def drifted_copies(
     """Returns the weights of Theta_i and of copies that have gone through parts of a fine-tune.
 
     Copy k = 1..size - 1 gets a fresh classifier and k / (size - 1) of the fine-tune's epochs, on
-    `quota` random images of each new class and those old exemplars that take part in learning; one
-    epoch at least, also where a run has no fine-tune.
+    `quota` random images of each new class and those old exemplars that take part in learning, the
+    same in all epochs; one epoch at least, also where a run has no fine-tune.
     Its features are then such as exemplars meet while they fine-tune a model.
 
     The paper starts from Theta_i alone (Section 4.3); a pool is this project's addition.
@@ -42,7 +42,7 @@ def drifted_copies(
         model: Theta_i; read only.
         copy: of Theta_i; is trained for each of them, in turn.
         images: D_i.
-        old: the exemplars of old classes that take part; none where new ones learn alone.
+        old: the exemplars of old classes that a copy sees; none where new ones learn alone.
         quota: images of a new class that a copy sees.
         stage: of exemplar learning; copies are made anew in every process that it goes on in.
 
