@@ -325,8 +325,9 @@ class InnerSettings:
     )
     inner_start: str = setting(
         "fresh_head",
-        "Where the inner loop begins: Theta_i, Theta_i with a new random classifier for every"
-        " outer step, or drifted copies of Theta_i in turn, with new classifiers too.",
+        "Where the inner loop begins: Theta_i, Theta_i with a new random classifier for every outer"
+        " step, or Theta_i and drifted copies in turn, with new classifiers too (old exemplars are"
+        " adjusted to Theta_i alone).",
         choices=("model", "fresh_head", "pool"),
     )
     pool_size: int = setting(
@@ -345,7 +346,11 @@ class InnerSettings:
         "Normalise by exact batch statistics in the inner loop; otherwise frozen ones. Dropout then"
         " drops too, by one mask for all steps of a stage. Nothing in the scope 'classifier'.",
     )
-    inner_augmentation: bool = setting(True, "Augment exemplars in the inner loop as in training.")
+    inner_augmentation: bool = setting(
+        True,
+        "Augment exemplars in the inner loop as in training; in the scope 'classifier' once for all"
+        " inner steps of an outer step.",
+    )
     meta_gradient: str = setting(
         "sweep", "Estimator of the meta-gradient.", registry="mnemonics_tf.bilevel:ESTIMATORS"
     )
@@ -361,7 +366,7 @@ class OuterSettings:
     objective: str = setting(
         "unrolled_training",
         "What exemplars that learn are measured by: the model that SGD makes of them (Eq. 7); the "
-        "accuracy of their class means, which is what the authors released; or the features and "
+        "accuracy of their class means, much as the authors released it; or the features and "
         "class probabilities of the images they began as, which a codec changes.",
         registry="mnemonics_tf.bilevel.objectives:OBJECTIVES",
     )

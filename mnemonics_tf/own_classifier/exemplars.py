@@ -92,7 +92,7 @@ def learn_exemplars(
             normalisation keeps the statistics that new models have. None: what is trained, and from
             where, is told by `inner_scope` and `inner_start`.
         augmentation: in the inner loop: `none`, `shift` by a pixel, `crop_mirror` by up to 4, or
-            `resized_crop_mirror`.
+            `resized_crop_mirror`; where it trains the classifier alone, once for an outer step.
         seed: of all draws; the same arguments and seed give the same exemplars.
         progress: whether it shows what it does; messages go to the logger `mnemonics_tf`.
         checkpoint: a file, written every minute, from which the same call goes on after a stop; it

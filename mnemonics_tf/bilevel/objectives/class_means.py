@@ -3,7 +3,11 @@
     objective = ClassMeans(network, InnerSettings(), OuterSettings(), seed=0)
     value, gradient = objective.value_and_gradient(images, labels, learning, outer, "step", 0)
 
-What the authors released in the place of Eq. 7 to 9: one level, without an inner loop.
+Much as what the authors released in the place of Eq. 7 to 9 (`1_train/trainer/mnemonics.py`): one
+level, without an inner loop. There, from the second phase on, the softmax runs over the means of
+all classes seen, and the real images are D_i and the old exemplars, cropped and mirrored. Here new
+classes stand alone unless old exemplars are passed with them (`--train_beside_old`, which comes
+closest), and nothing is augmented.
 """
 
 import numpy as np
