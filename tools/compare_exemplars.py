@@ -11,7 +11,8 @@ test images:
 
 - probe: softmax regression on the features of the exemplars;
 - finetuned: Theta_0 fine-tuned on the exemplars only;
-- finetuned_float: the same on the learned exemplars before they were rounded to uint8;
+- finetuned_float: the same on the learned exemplars before they were rounded to uint8; with
+  --codec=pixels alone, for other codecs change more than that, and in bytes how many are kept;
 - fresh_head: Theta_0 with a new random classifier, fine-tuned on the exemplars only;
 - both heads' accuracy of Theta_0 itself, the nearest-mean head using the exemplars;
 
@@ -50,6 +51,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to
 from mnemonics_tf.paths import user_path
+from mnemonics_tf.phases.backbone import check_batch_statistics
 from mnemonics_tf.phases.checks import check_enough, check_outer_step, warn_of_small_classes
 from mnemonics_tf.phases.evaluate import best_constant
 from mnemonics_tf.phases.finetune import finetune_model
@@ -97,6 +99,7 @@ def _compare() -> None:
     source = open_source(wanted)
     donor = Experiment(wanted, source, tf.distribute.get_strategy())
     check_next_phase(next_phases, len(donor.protocol.phases))
+    check_batch_statistics(wanted, donor.workshop.architecture)
     check_outer_step(wanted, donor.protocol.phases[: 2 if next_phases else 1])
     check_enough(wanted, donor.method, donor.protocol, source)
     warn_of_small_classes(wanted, donor.protocol, source, donor.protocol.phases)
@@ -202,7 +205,9 @@ def _trial_settings(wanted: Settings) -> Settings:
 
 
 def _make_exemplars(experiment: Experiment, state: PhaseState, taken: bool) -> Exemplars | None:
-    """Puts exemplars of phase 0 into the memory; returns them before rounding if they learned.
+    """Puts exemplars of phase 0 into the memory; returns them before rounding, if that is all.
+
+    None are returned where they did not learn, or where a codec may change or drop some.
 
     Args:
         experiment: with the settings of the exemplars.
@@ -223,7 +228,7 @@ def _make_exemplars(experiment: Experiment, state: PhaseState, taken: bool) -> E
         state.memory = kept_within(made.memory, budget, phase.num_seen)
         if made.metrics:
             state.metrics["exemplars"] = made.metrics
-        return made.unrounded
+        return made.unrounded if experiment.settings.exemplar.codec == "pixels" else None
     other = RunDirectory(_EXEMPLARS_FROM.value)
     refuse_other_phase0(
         experiment.directory,
