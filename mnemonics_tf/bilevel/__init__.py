@@ -26,7 +26,8 @@ The estimators differ in how, and how much of, this they compute:
 Read in this order: `problem` (the two losses), `meta_gradient` (what every estimator is asked),
 `base_level` (a step of Eq. 8), `sweep`, `unroll`, `first_order`, `on_features` (the estimators),
 `objectives` (what exemplars can be measured by), `outer_optimizer` (Eq. 9 and 10) and `learner`
-(the loop). All of it takes functions of arrays: it knows neither models, data sets nor runs.
+(the loop); `batches` and `cost` say what an outer step has room for. All of it takes functions of
+arrays: it knows neither models, data sets nor runs. Messages name settings as the flags of a run.
 
 Source: Liu et al., "Mnemonics Training: Multi-Class Incremental Learning without Forgetting",
 CVPR 2020, Section 4.3.

@@ -1,11 +1,5 @@
 """What an outer step of exemplar learning needs of memory, and whether it is there."""
 
-import itertools
-from typing import Any
-
-import keras
-import numpy as np
-
 from mnemonics_tf import devices
 from mnemonics_tf.bilevel.objectives import has_inner_loop
 from mnemonics_tf.bilevel.on_features import CHUNK_SIZE
@@ -34,8 +28,7 @@ def check_footprint(
     """Refuses an outer step whose activations can't fit into the memory of GPU or machine.
 
     Args:
-        bytes_per_image: of all layers' outputs for one image (`layer_bytes`); 0: not known, and
-            nothing is refused.
+        bytes_per_image: of all layers' outputs for one image; 0: not known, and nothing is refused.
         inner: of the base level.
         outer: of the meta level.
         num_exemplars: that a step has at most, but for `exemplars_per_step`.
@@ -90,31 +83,8 @@ def images_at_once(bytes_per_image: int) -> int:
     It follows from the model alone: results do not depend on what memory a machine has.
 
     Args:
-        bytes_per_image: of all layers' outputs for one image (`layer_bytes`); 0: not known.
+        bytes_per_image: of all layers' outputs for one image; 0: not known.
     """
     if not bytes_per_image:
         return CHUNK_SIZE
     return max(1, min(CHUNK_SIZE, int(_CHUNK_BYTES / (_FIRST_ORDER * bytes_per_image))))
-
-
-def layer_bytes(model: keras.Model) -> int:
-    """Returns the bytes that the outputs of all layers have for one image, in float32.
-
-    Args:
-        model: functional or Sequential; layers of models inside it count too. Where it has no
-            graph of layers, as a subclassed one, or their sizes are open, they count nothing.
-    """
-    return 4 * _layer_outputs(model)
-
-
-def _layer_outputs(model: keras.Model) -> int:
-    graph: Any = getattr(model, "_functional", None) or model  # that of a Sequential model
-    by_depth = getattr(graph, "_nodes_by_depth", {})  # a subclassed model has no graph
-    total = 0
-    for node in itertools.chain.from_iterable(by_depth.values()):  # one for each call of a layer
-        if getattr(node.operation, "layers", None):
-            total += _layer_outputs(node.operation)
-        else:
-            shapes = [output.shape[1:] for output in node.outputs]
-            total += sum(int(np.prod(shape)) for shape in shapes if None not in shape)
-    return total

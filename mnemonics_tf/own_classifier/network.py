@@ -13,12 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.bilevel.cost import images_at_once, layer_bytes
+from mnemonics_tf.bilevel.cost import images_at_once
 from mnemonics_tf.data.augmentation import Augmentation, ResizedCropMirror
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.classifiers import first_bound
 from mnemonics_tf.models.conversion import right_in_second_order
+from mnemonics_tf.models.layer_outputs import layer_bytes
 from mnemonics_tf.randomness import derive_seed, numpy_generator
 from mnemonics_tf.settings import InnerSettings
 

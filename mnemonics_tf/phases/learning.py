@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mnemonics_tf.bilevel.cost import check_footprint, layer_bytes
+from mnemonics_tf.bilevel.cost import check_footprint
 from mnemonics_tf.bilevel.learner import Companions, ExemplarLearner, Exemplars
 from mnemonics_tf.errors import counted
 from mnemonics_tf.exemplars.codecs import loses_nothing
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.models.layer_outputs import layer_bytes
 from mnemonics_tf.monitoring.plan import Plan
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.judge import Judge

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from mnemonics_tf.bilevel.cost import images_at_once, layer_bytes
+from mnemonics_tf.bilevel.cost import images_at_once
 from mnemonics_tf.data.augmentation import Augmentation
 from mnemonics_tf.models.classifiers import CosineClassifier, first_bound
 from mnemonics_tf.models.incremental import IncrementalModel
+from mnemonics_tf.models.layer_outputs import layer_bytes
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.settings import InnerSettings
 

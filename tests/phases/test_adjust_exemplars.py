@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mnemonics_tf import devices
-from mnemonics_tf.bilevel.cost import layer_bytes
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.models.layer_outputs import layer_bytes
 from mnemonics_tf.phases.learning import as_exemplars, with_learned
 from tests.phases.exemplar_stages import PER_CLASS, adjust, make, pixels
 
