@@ -18,7 +18,7 @@ from mnemonics_tf.monitoring.progress import Progress
 from mnemonics_tf.own_classifier.checkpoint import LearningCheckpoint
 from mnemonics_tf.own_classifier.network import Encode, KerasNetwork
 from mnemonics_tf.own_classifier.report import Report
-from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.randomness import numpy_generator, some_of_each
 from mnemonics_tf.registry import find
 from mnemonics_tf.settings import Settings
 from mnemonics_tf.tracing import TracedFunction
@@ -72,13 +72,11 @@ class Learning:
     def held_out(self, per_class: int) -> np.ndarray:
         """Returns which images judge exemplars, bool `[n]`; `per_class` of each class remain."""
         share = self._settings.validation.validation_share
-        held_out = np.zeros(len(self._positions), bool)
-        for place in range(self._num_classes):
-            members = np.flatnonzero(self._positions == place)
-            count = max(0, min(round(share * len(members)), len(members) - per_class))
-            generator = numpy_generator(self._seed, "held out", place)
-            held_out[generator.permutation(members)[:count]] = True
-        return held_out
+        counts = {
+            place: max(0, min(round(share * size), int(size) - per_class))
+            for place, size in enumerate(np.bincount(self._positions))
+        }
+        return some_of_each(self._positions, counts, self._seed, "held out")
 
     def choose(
         self,

@@ -18,7 +18,7 @@ from mnemonics_tf.phases.quotas import Room
 from mnemonics_tf.phases.select_exemplars import select_within
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
-from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.randomness import some_of_each
 from mnemonics_tf.settings import OuterSettings
 
 #: classes of a phase, and exemplars of each, whose beginnings a run keeps for pictures
@@ -111,15 +111,14 @@ def _hold_out(
             "outer step are kept"
         )
         return None, images
-    held_out = np.zeros(len(images), bool)
+    counts = {}
     for label in phase.new_classes:
         members = images.indices_of(label)
         wanted = round(share * len(members))
         # Never so many that too few candidates remain.
         left = room.to_leave(images, members, len(members) - wanted)
-        count = max(0, min(wanted, len(members) - left))
-        generator = numpy_generator(workshop.exemplar_seed, "held out", label)
-        held_out[generator.permutation(members)[:count]] = True
+        counts[label] = max(0, min(wanted, len(members) - left))
+    held_out = some_of_each(images.labels, counts, workshop.exemplar_seed, "held out")
     if not held_out.any():
         LOGGER.warning(
             "exemplars: no image is held out to judge by (--validation), for the memory may hold "
