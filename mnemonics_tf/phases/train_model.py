@@ -16,7 +16,7 @@ from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.phases.coded_share import partly_coded
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
-from mnemonics_tf.randomness import numpy_generator
+from mnemonics_tf.randomness import some_of_each
 from mnemonics_tf.registry import is_own
 from mnemonics_tf.settings import TrainingSettings
 from mnemonics_tf.training.loop import Moment, TrainingLoop
@@ -80,10 +80,8 @@ def _training_images(
     smallest = int(np.bincount(images.labels).min())
     check_held_out(training, method, phase, smallest, [])
     count = method.held_out_per_class(phase, smallest)
-    held_out = np.zeros(len(images), bool)
-    for label in phase.seen_classes if count else ():
-        generator = numpy_generator(workshop.seed, "method held out", phase.index, label)
-        held_out[generator.permutation(images.indices_of(label))[:count]] = True
+    counts = dict.fromkeys(phase.seen_classes, count) if count else {}
+    held_out = some_of_each(images.labels, counts, workshop.seed, "method held out", phase.index)
     left = np.flatnonzero(~held_out)
     draw = replayed(images.labels[left], left >= num_new, training.replay_per_class)
     if not count:
