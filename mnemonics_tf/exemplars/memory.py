@@ -117,10 +117,6 @@ class ExemplarMemory:
         _check_labels(arrays.get("labels"), place)
         try:
             quality = int(arrays.get("quality", QUALITY))
-            if stored == "pixels" and arrays["images"].ndim != 4:
-                raise ValueError(f"images are {arrays['images'].shape}, not [n, h, w, c]")
-            if stored == "pixels":
-                return cls(arrays["images"], arrays["labels"], directory)
             storage = from_arrays(make_codec(stored, quality), arrays, directory)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise UserError(

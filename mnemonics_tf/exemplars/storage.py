@@ -324,7 +324,10 @@ def from_arrays(
         ValueError: if the arrays do not belong together.
     """
     if codec.stores_pixels:
-        return PixelStorage(arrays["images"], directory)
+        images, number = arrays["images"], len(arrays["labels"])
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != number:
+            raise ValueError(f"images are {images.shape} of {images.dtype}, for {number} labels")
+        return PixelStorage(images, directory)
     classes, counts = np.unique(arrays["labels"], return_counts=True)
     sizes = arrays["code_bytes"]
     codes, shape = arrays["codes"], tuple(int(side) for side in arrays["image_shape"])

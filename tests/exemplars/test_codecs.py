@@ -120,6 +120,16 @@ def test_codes_hold_what_pixels_hold(change, tmp_path):
     assert (tmp_path / "exemplars.npz").stat().st_size < coded.bytes_used + 2500
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"labels": LABELS[:3]}, {"images": np.zeros((7, 8, 8, 3))}, {"images": np.zeros(7, np.uint8)}],
+)
+def test_pixels_that_are_none_or_not_the_labels_are_refused_by_the_name_of_their_file(change):
+    arrays = memories("jpeg")[0].arrays()
+    with pytest.raises(UserError, match="^a file holds .* expected exemplars and labels"):
+        ExemplarMemory.from_arrays(arrays | change, "a file")
+
+
 def test_codes_that_do_not_belong_to_the_labels_are_refused(tmp_path):
     _, coded = memories("webp_lossless")
     arrays = coded.arrays()
