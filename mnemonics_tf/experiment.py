@@ -36,6 +36,7 @@ from mnemonics_tf.phases.checks import (
     check_snapshot,
 )
 from mnemonics_tf.phases.finetune import finetune_model, finetunes
+from mnemonics_tf.phases.footprint import check_expected_footprint
 from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.phases.opening import outlook_of, tell_plan
 from mnemonics_tf.phases.state import PhaseState
@@ -172,6 +173,9 @@ class Experiment(OpenedRun):
             return
         check_new_run(self.settings, self.method, self.protocol, self.source)
         check_batch_statistics(self.settings, self.workshop.architecture)
+        check_expected_footprint(
+            self.settings, self.protocol, self.source, self.workshop.architecture
+        )
         if donor := self.settings.run.phase0_from:
             phase0.origin_of(RunDirectory(donor), self._fingerprint, self.settings)
         self._may_begin = True

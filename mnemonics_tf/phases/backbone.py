@@ -279,6 +279,12 @@ def _learns(settings: Settings) -> bool:
     return new or settings.adjustment.adjust_old_exemplars
 
 
+def trains_backbone(settings: Settings) -> bool:
+    """Whether exemplars learn by an inner loop that trains more than the classifier."""
+    beyond = settings.inner.inner_scope != "classifier"
+    return beyond and _learns(settings) and has_inner_loop(settings.outer.objective)
+
+
 def check_batch_statistics(settings: Settings, architecture: Architecture) -> None:
     """Refuses batch statistics in the inner loop where the meta-gradient through them is wrong.
 
@@ -289,9 +295,7 @@ def check_batch_statistics(settings: Settings, architecture: Architecture) -> No
     Raises:
         UserError: names the layers, and what may take their place.
     """
-    inner, objective = settings.inner, settings.outer.objective
-    takes_part = inner.inner_scope != "classifier" and has_inner_loop(objective)
-    if not (inner.inner_batch_statistics and takes_part and _learns(settings)):
+    if not (settings.inner.inner_batch_statistics and trains_backbone(settings)):
         return
     if wrong := wrong_batch_statistics(architecture.build_backbone(settings.protocol.seed)):
         right = (

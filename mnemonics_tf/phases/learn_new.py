@@ -131,6 +131,11 @@ def are_few(phase: Phase) -> bool:
     return phase.num_old > 0 and phase.num_new < _ENOUGH_CLASSES
 
 
+def stay_as_chosen(outer: OuterSettings, phase: Phase) -> bool:
+    """Whether the exemplars of a few new classes do not learn, for want of what to learn from."""
+    return are_few(phase) and not outer.train_beside_old and outer.few_new_classes == "stay"
+
+
 def learns_beside_old(outer: OuterSettings, phase: Phase) -> bool:
     """Whether old exemplars stand beside new ones where these learn from each other."""
     if on_originals(outer.objective):  # each learns from its own real image

@@ -12,7 +12,13 @@ from mnemonics_tf.exemplars.budget import check_last_share
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.phases.learn_new import Made, are_few, learn_new, learns_beside_old
+from mnemonics_tf.phases.learn_new import (
+    Made,
+    are_few,
+    learn_new,
+    learns_beside_old,
+    stay_as_chosen,
+)
 from mnemonics_tf.phases.new_classes import NewClasses
 from mnemonics_tf.phases.quotas import Room
 from mnemonics_tf.phases.select_exemplars import select_within
@@ -81,7 +87,7 @@ def _can_learn(outer: OuterSettings, phase: Phase) -> bool:
             "exemplars: one class alone leaves nothing to discriminate: they stay as chosen"
         )
         return False
-    if are_few(phase) and not outer.train_beside_old and outer.few_new_classes == "stay":
+    if stay_as_chosen(outer, phase):
         LOGGER.info(
             "exemplars: %s would have to learn from too little: theirs stay as chosen "
             "(--few_new_classes=beside lets them learn beside old ones)",

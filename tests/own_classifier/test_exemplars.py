@@ -213,6 +213,8 @@ def test_what_does_not_fit_into_memory_is_refused_before_work(few, monkeypatch):
     monkeypatch.setattr(learning.Learning, "choose", None)
     with pytest.raises(UserError, match="GiB are there"):
         learn(few)
+    with pytest.raises(UserError, match=r"--inner_batch_size \(now 36\)"):  # there are no more
+        learn(few, inner_scope="all", per_class=20)
 
 
 def test_what_keras_says_of_an_input_is_told_on_one_line(few):
