@@ -13,6 +13,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.extension.images import find_base
 from mnemonics_tf.extension.reopened import undo
+from mnemonics_tf.phases import backbone
 from mnemonics_tf.phases.exports import PhaseExports
 from mnemonics_tf.report import report
 from mnemonics_tf.run import learned as learned_module
@@ -463,6 +464,19 @@ def test_images_that_were_tested_and_are_gone(extended, tmp_path):
 def test_settings_that_do_not_fit(finished, values, message):
     with pytest.raises(UserError, match=message):
         extension(finished.root, finished.one, **values)
+
+
+def test_batch_statistics_with_a_wrong_second_gradient(finished, begun, monkeypatch):
+    """A phase that an earlier version began with them goes on."""
+    monkeypatch.setattr(backbone, "wrong_batch_statistics", lambda model: ["one"])
+    statistics = {"inner_scope": "all", "inner_batch_statistics": True}
+    with pytest.raises(UserError, match="these layers: one; pass --noinner_batch_statistics"):
+        extension(finished.root, finished.one, exemplars="mnemonics", **statistics)
+    noted = read_json(begun.directory.learned(2))
+    noted["settings"]["exemplar"]["exemplars"] = "mnemonics"
+    noted["settings"]["inner"] |= statistics
+    write_json(begun.directory.learned(2), noted)
+    assert extension(begun.root, "")
 
 
 def test_a_run_on_all_data(mine):
