@@ -22,8 +22,9 @@ class BiC(Method):
     correction in force.
 
     Departure from the authors' release, which sets images of each class aside in its first phase
-    and never trains on them: here each phase holds some of the exemplars out anew. Those of old
-    classes were trained on in earlier phases, so that the fit sees old classes surer than they are.
+    and never trains on them: here all methods share phase 0 and what is kept, and each phase holds
+    some of the exemplars out anew. Those of old classes were trained on in earlier phases, so that
+    the fit sees old classes surer than they are.
 
     Source: Wu et al., Large Scale Incremental Learning, CVPR 2019, Eq. 1 to 5.
     """
