@@ -15,3 +15,7 @@ METHODS: dict[str, type[Method]] = {
     "lucir": LUCIR,
     "joint": Joint,
 }
+
+#: those that come with the project, of which is known that they train phase 0 alike and which
+#: settings they read (`run.effects`); of any other neither is
+BUILT_IN = frozenset({"lwf", "icarl", "bic", "lucir", "joint"})

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.methods import METHODS, Method
 from mnemonics_tf.reporting import tables
 from mnemonics_tf.reporting.comparability import warnings
 from mnemonics_tf.reporting.groups import group_runs
@@ -166,6 +167,35 @@ def test_settings_without_effect_part_no_groups(write, shared, other):
 def test_the_same_settings_part_groups_where_they_have_one(write, shared, other):
     runs = load_runs(write(contents(0, **shared), contents(1, **shared, **other)))
     assert len(group_runs(runs)) == 2
+
+
+LEARNS = {"exemplar__exemplars": "mnemonics"}
+
+
+@pytest.mark.parametrize(
+    ("shared", "other"),
+    [
+        ({"training__method": "mine"}, {"training__temperature": 4.0}),
+        ({"training__method": "mine:Mine"}, {"training__ranking_margin": 0.1}),
+        ({**LEARNS, "inner__meta_gradient": "mine:Mine"}, {"inner__truncated_steps": 9}),
+        ({**LEARNS, "inner__meta_gradient": "mine"}, {"inner__truncated_steps": 9}),
+        ({**LEARNS, "outer__objective": "mine:Mine"}, {"inner__truncated_steps": 9}),
+        ({**LEARNS, "outer__objective": "mine"}, {"outer__outer_momentum": 0.5}),
+    ],
+)
+def test_what_does_not_come_with_the_project_may_read_anything(write, monkeypatch, shared, other):
+    """Also where a line of a registry names it, as the guides have it."""
+    monkeypatch.setitem(METHODS, "mine", Method)
+    runs = load_runs(write(contents(0, **shared), contents(1, **shared, **other)))
+    assert len(group_runs(runs)) == 2
+
+
+def test_a_registered_method_that_freezes_nothing_has_nothing_to_free(write, monkeypatch):
+    """A run of a version that had no such setting goes on, too."""
+    monkeypatch.setitem(METHODS, "mine", Method)
+    shared, other = {"training__method": "mine"}, {"training__finetune_old_classes": False}
+    runs = load_runs(write(contents(0, **shared), contents(1, **shared, **other)))
+    assert len(group_runs(runs)) == 1
 
 
 def test_seeds_of_exemplars_tell_runs_apart(write):
