@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.methods import METHODS
+from mnemonics_tf.methods.lwf import LwF
 from mnemonics_tf.phases import phase0
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_json
@@ -31,12 +33,13 @@ def test_phase_0_of_other_settings_is_refused(finished, tmp_path, changes, told)
     assert not RunDirectory(tmp_path / "run").settings.exists()  # nothing was begun
 
 
-def test_phase_0_of_a_method_of_one_s_own_is_its_own(finished, tmp_path):
+@pytest.mark.parametrize("method", ["mnemonics_tf.methods.lwf:LwF", "registered"])
+def test_phase_0_of_a_method_of_one_s_own_is_its_own(finished, tmp_path, monkeypatch, method):
     """Its loss may be another one, where all of the project's train phase 0 alike."""
+    monkeypatch.setitem(METHODS, "registered", LwF)  # as the guide to a new method has it
     run = {"run_dir": str(tmp_path / "run"), "phase0_from": str(finished.directory.root)}
-    own = {"method": "mnemonics_tf.methods.lwf:LwF"}
-    with pytest.raises(UserError, match="--method was .lwf. there and is .*LwF. here"):
-        make(changed(SETTINGS, run=run, training=own)).run()
+    with pytest.raises(UserError, match=f"--method was .lwf. there and is .{method}. here"):
+        make(changed(SETTINGS, run=run, training={"method": method})).run()
 
 
 def test_what_a_stranger_s_settings_say_of_phase_0_is_cut_short(finished, tmp_path):

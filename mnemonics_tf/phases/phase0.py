@@ -10,11 +10,10 @@ import numpy as np
 from mnemonics_tf.data.preprocessing import Preprocessing
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError, printable
-from mnemonics_tf.methods import METHODS
+from mnemonics_tf.methods import BUILT_IN, METHODS
 from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.registry import is_own
 from mnemonics_tf.run.data_facts import refuse_other_phase0
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, write_arrays
@@ -84,9 +83,8 @@ def fingerprint(
         described |= {"backbone": architecture.own.digests, "input": settings.model.backbone_input}
     precision = origin.mixed_precision
     mixed = {} if precision == "off" else {"mixed_precision": precision}
-    # The project's methods train phase 0 alike; one of a user's own may have another loss.
     method = settings.training.method
-    own = {"method": method} if is_own(method) else {}
+    own = {} if method in BUILT_IN else {"method": method}  # which may have another loss
     return hash_of(
         {
             "dataset": settings.protocol.dataset,
@@ -233,12 +231,12 @@ def _difference(settings: Settings, other: RunDirectory) -> str:
         for name in (*_SHAPING, *_TRAINING)
         if name in theirs and json.dumps(theirs[name]) != json.dumps(ours[name])
     ]
-    methods = [name for run in (theirs, ours) if (name := str(run.get("method"))) in METHODS]
-    classifiers = {name: METHODS[name].classifier for name in methods}
+    methods = [str(run.get("method")) for run in (theirs, ours)]
+    classifiers = {name: METHODS[name].classifier for name in methods if name in METHODS}
     if len(set(classifiers.values())) > 1:
         told = [f"--method={name} has a {kind} classifier" for name, kind in classifiers.items()]
         unlike.append(" and ".join(told))
-    elif "method" in theirs and theirs["method"] != ours["method"] and len(methods) < 2:
+    elif "method" in theirs and methods[0] != methods[1] and not BUILT_IN.issuperset(methods):
         unlike.append(
             f"--method was {_shown(theirs['method'])} there and is {_shown(ours['method'])} here, "
             "and one of a user's own may train phase 0 by another loss"
