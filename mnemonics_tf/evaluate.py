@@ -7,7 +7,6 @@ own, package.module:Name, runs where its flag is passed as the run had it.
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import functools
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,11 +14,13 @@ from absl import flags
 
 from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.data.protocol import Phase
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, printable
 from mnemonics_tf.evaluation.evaluator import Predictions
 from mnemonics_tf.extension.reopened import open_run
 from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.program import program, refuse_arguments, start
+from mnemonics_tf.registry import flags_of, is_own_source
+from mnemonics_tf.run.learned import read_learned
 from mnemonics_tf.run.resume import read_record
 from mnemonics_tf.serving.loading import Export
 from mnemonics_tf.terminal import passing
@@ -65,13 +66,20 @@ def evaluate(
         UserError: if there is no such run or phase, the data has other classes, or the run would
             import code that was not named.
     """
-    opened = open_run(run_dir, data_dir, own or {}, "scoring it")
+    own = own or {}
+    opened = open_run(run_dir, data_dir, own, "scoring it")
     directory = opened.directory
     differs = False
     for phase in opened.phases_done(phase_index):
         recorded = read_record(directory, phase)["heads"]
         labels = opened.data.test_set(phase).labels
-        tested = _tested(labels, recorded, directory.record(phase.index))
+        tested = _tested(labels, recorded)
+        missing = np.setdiff1d(tested, labels)
+        if len(missing):
+            raise UserError(
+                f"{directory.record(phase.index)} was made with test images of {len(tested)} "
+                f"classes, of which {len(missing)} are not found: {_ways(opened, missing, own)}"
+            )
         passing(f"scoring phase {phase.index} ...")
         by_export = functools.partial(_predict_by_export, opened)
         predict = by_export if from_export else opened.predict_again
@@ -88,28 +96,36 @@ def evaluate(
     return int(differs)
 
 
-def _tested(labels: np.ndarray, heads: Mapping[str, dict], path: pathlib.Path) -> list[int]:
+def _tested(labels: np.ndarray, heads: Mapping[str, dict]) -> list[int]:
     """Returns the classes that were tested when a phase was recorded.
 
     Args:
         labels: of the test images that there are now.
         heads: as recorded.
-        path: of the record.
-
-    Raises:
-        UserError: if the images of some of them are not found.
     """
     matrix = next(iter(heads.values())).get("confusion_matrix")
     if matrix is None:  # an early version tested all
         return np.unique(labels).tolist()
-    tested = np.flatnonzero(np.sum(matrix, axis=1))
-    missing = np.setdiff1d(tested, labels)
-    if len(missing):
-        raise UserError(
-            f"{path} was made with test images of {len(tested)} classes, of which {len(missing)} "
-            "are not found: put them back where they were, or pass --data_dir"
-        )
-    return tested.tolist()
+    return np.flatnonzero(np.sum(matrix, axis=1)).tolist()
+
+
+def _ways(opened: OpenedRun, missing: np.ndarray, own: Mapping[str, str]) -> str:
+    """Returns how the test images of classes are found, by where the phases had them."""
+    ways: dict[str, None] = {}
+    for phase in opened.protocol.phases:
+        if not np.isin(missing, phase.new_classes).any():
+            continue
+        learned = read_learned(opened.directory, phase.index)
+        dataset = learned.dataset if learned else opened.settings.protocol.dataset
+        if is_own_source(dataset) and own.get("dataset") != dataset:
+            way = f"pass {flags_of({'dataset': dataset})}, if you trust it"
+        elif learned:
+            place = printable(learned.data_dir)
+            way = f"put those of phase {phase.index} back where they were, {place}"
+        else:
+            way = "put those that the run began with back where they were, or pass --data_dir"
+        ways[way] = None
+    return "; ".join(ways)
 
 
 def _predict_by_export(opened: OpenedRun, phase: Phase) -> Predictions:

@@ -1,6 +1,6 @@
 """A run, with all it has learned, opened to be scored or looked at; and a phase taken back."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -19,6 +19,7 @@ from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.history import History, read_history
 from mnemonics_tf.run.learned import (
+    LearnedPhase,
     finish_removal,
     learned_phases,
     recorded_data_dir,
@@ -27,7 +28,7 @@ from mnemonics_tf.run.learned import (
 )
 from mnemonics_tf.run.resume import read_settings
 from mnemonics_tf.serving.export import export_folder
-from mnemonics_tf.settings import RunSettings, Settings, by_name
+from mnemonics_tf.settings import RunSettings, Settings, by_name, of_any_version
 
 
 def open_run(run_dir: str, data_dir: str, named: Mapping[str, str], doing: str) -> OpenedRun:
@@ -49,9 +50,10 @@ def open_run(run_dir: str, data_dir: str, named: Mapping[str, str], doing: str) 
     directory.require()
     run = RunSettings(run_dir=run_dir, data_dir=data_dir or recorded_data_dir(directory))
     wanted = Settings.from_results_settings(read_settings(directory), run)
-    _refuse_other_code(wanted, named)
-    refuse_unnamed_code(wanted, named, doing)
-    if learned_phases(directory):
+    learned = learned_phases(directory)
+    theirs = _code_of_the_run(wanted, learned, named)
+    refuse_unnamed_code(wanted, theirs, doing)
+    if learned:
         history = read_history(directory, run)
         return reopened(history, find_base(history, run.data_dir, named), named)
     source = open_source(wanted)
@@ -63,13 +65,21 @@ def open_run(run_dir: str, data_dir: str, named: Mapping[str, str], doing: str) 
     return opened
 
 
-def _refuse_other_code(wanted: Settings, named: Mapping[str, str]) -> None:
-    """Refuses code that is named and is not the run's."""
-    settings = by_name(wanted.results_settings())
-    other = {name: value for name, value in named.items() if settings[name] != value}
-    if other:
-        run = flags_of({name: settings[name] for name in other})
-        raise UserError(f"{flags_of(other)}: {wanted.run.run_dir} was run with {run}")
+def _code_of_the_run(
+    wanted: Settings, learned: Sequence[LearnedPhase], named: Mapping[str, str]
+) -> Container[str]:
+    """Returns the settings whose code a run may import; refuses what none of its phases had.
+
+    Of several data sets that code reads one can be named; the others' images are not found then.
+    """
+    noted = [by_name(wanted.results_settings())]
+    noted += [{**of_any_version(p.settings), "dataset": p.dataset} for p in learned]
+    for name, value in named.items():
+        known = dict.fromkeys(str(settings.get(name)) for settings in noted)
+        if value not in known:
+            run = " and ".join(flags_of({name: one}) for one in known)
+            raise UserError(f"{flags_of({name: value})}: {wanted.run.run_dir} was run with {run}")
+    return {n for n, value in named.items() if n == "dataset" or noted[0][n] == value}
 
 
 def reopened(

@@ -25,7 +25,15 @@ from mnemonics_tf.run.interruption import RunInterruptedError
 from mnemonics_tf.run.learned import learned_phases, unfinished_phase
 from mnemonics_tf.run.results import table, without_times
 from mnemonics_tf.settings import RunSettings
-from tests.extension.tiny_runs import extension, files_of, learn, save, settings_for, train
+from tests.extension.tiny_runs import (
+    OWN_DATASET,
+    extension,
+    files_of,
+    learn,
+    save,
+    settings_for,
+    train,
+)
 from tests.small_network import in_place_of_resnets
 
 pytestmark = pytest.mark.slow
@@ -288,13 +296,30 @@ def moved(request, extended) -> Iterator[str]:
 
 def test_images_that_have_moved_are_a_clear_line(extended, moved, tmp_path, capsys):
     """No score is made up, and a report has all but the t-SNE."""
-    first = {"base": 0, "one": 2}[moved]  # phase that can't be scored
+    # The phase that can't be scored, and where the images are looked for.
+    first, place = {
+        "base": (0, "that the run began with back where they were, or pass --data_dir$"),
+        "one": (2, "of phase 2 back where they were, /.*/one.npz$"),
+    }[moved]
     for phase in range(first, 3):
-        with pytest.raises(UserError, match="are not found: put them back where they were"):
+        with pytest.raises(UserError, match=f"are not found: put those {place}"):
             evaluate(str(extended.root), "", phase, False)
     assert report([str(extended.root)], tmp_path / "report.html", "") == 0
     assert "t-SNE left out" in capsys.readouterr().err
     assert "Phase 2: 5 classes known" not in (tmp_path / "report.html").read_text()
+
+
+def test_what_code_of_one_s_own_read_is_scored_where_it_is_named(mine_extended):
+    """Also by a run that began with other data."""
+    path = mine_extended.directory.learned(2)
+    write_json(path, read_json(path) | {"dataset": OWN_DATASET})
+    run = str(mine_extended.root), mine_extended.base, 2, False
+    with pytest.raises(UserError, match=f"1 are not found: pass --dataset={OWN_DATASET}, if you"):
+        evaluate(*run)
+    assert evaluate(*run, {"dataset": OWN_DATASET}) == 0
+    told = f"--dataset=no.such:Source: .* --dataset=npz and --dataset={OWN_DATASET}$"
+    with pytest.raises(UserError, match=told):
+        evaluate(*run, {"dataset": "no.such:Source"})
 
 
 # Interruptions

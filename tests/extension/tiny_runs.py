@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mnemonics_tf.data.npz import load_npz
+from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.data.sources import open_source
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.extension.further_phase import Extension
 from mnemonics_tf.extension.wanted import Request
-from mnemonics_tf.settings import RunSettings, Settings
+from mnemonics_tf.settings import DataSettings, RunSettings, Settings
 
 SETTINGS = {
     "dataset": "npz",
@@ -41,6 +43,15 @@ def save(
         parts["class_names"] = np.array(names)
     np.savez(path, **parts)
     return str(path)
+
+
+def read_own(data_dir: str, download: bool, options: DataSettings) -> DataSource:
+    """A data source of a user's own."""
+    return load_npz(data_dir)
+
+
+#: as a flag names it
+OWN_DATASET = f"{__name__}:{read_own.__name__}"
 
 
 def settings_for(root: pathlib.Path, data_dir: str, **values: Any) -> Settings:
