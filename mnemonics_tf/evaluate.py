@@ -120,7 +120,7 @@ def _ways(opened: OpenedRun, missing: np.ndarray, own: Mapping[str, str]) -> str
         if is_own_source(dataset) and own.get("dataset") != dataset:
             way = f"pass {flags_of({'dataset': dataset})}, if you trust it"
         elif learned:
-            place = printable(learned.data_dir)
+            place = printable(learned.place)
             way = f"put those of phase {phase.index} back where they were, {place}"
         else:
             way = "put those that the run began with back where they were, or pass --data_dir"

@@ -104,10 +104,10 @@ def _find(phase: LearnedPhase, history: History, named: Mapping[str, Any]) -> Da
         ids = dict(zip(source.class_names, source.original_ids, strict=True))
         missing = [name for name in phase.classes if name not in ids]
         if missing:
-            raise UserError(f"{printable(missing[0])} is missing in {printable(phase.data_dir)}")
+            raise UserError(f"{printable(missing[0])} is missing in {printable(phase.place)}")
         source = source.only([ids[name] for name in phase.classes])
         if source.digests["test"] != phase.data_digests["test"]:
-            raise UserError(f"{printable(phase.data_dir)} holds other test images of them")
+            raise UserError(f"{printable(phase.place)} holds other test images of them")
     except UserError as error:
         LOGGER.warning(
             "the test images of %s of phase %d are not found, so that these are not tested (%s)",

@@ -66,6 +66,11 @@ class Request:
         values = {name: value for name, value in self.passed.items() if GROUP_OF[name] == "run"}
         return RunSettings(**values)
 
+    @property
+    def place(self) -> str:
+        """Where the images are; what reads them, where that needs no directory."""
+        return self.run.data_dir or self.passed.get("dataset", "")
+
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
@@ -97,7 +102,7 @@ def find_wanted(history: History, request: Request) -> Wanted:
         if value != getattr(RunSettings(), name):
             raise UserError(f"--{name}={value} is for training a run, not for one more phase")
     unfinished = history.unfinished
-    if not request.run.data_dir:
+    if _means_what_was_begun(history, request):
         request = _as_begun(history, request)
     dataset = request.passed.get("dataset") or further_dataset(history.settings.protocol.dataset)
     settings = _settings_after(history, request)
@@ -114,7 +119,7 @@ def find_wanted(history: History, request: Request) -> Wanted:
         differs, remedy = _difference(unfinished, found[0])
         raise UserError(
             f"{history.directory.root} has begun to learn {few(unfinished.classes)} from "
-            f"{printable(unfinished.data_dir)}, {differs}: {remedy}, or give it up with --undo"
+            f"{printable(unfinished.place)}, {differs}: {remedy}, or give it up with --undo"
         )
     _warn_of_case(found[0].classes, history.known)
     return Wanted(history, *found, is_done=False)
@@ -132,6 +137,20 @@ def further_dataset(dataset: str) -> str:
             f"{flags_of({'dataset': dataset})})"
         )
     return _FURTHER.get(dataset, dataset)
+
+
+def _means_what_was_begun(history: History, request: Request) -> bool:
+    """Whether a request names no images: those of a phase that was begun or is held back are meant.
+
+    A source of a user's own may need no directory; what it reads is learned.
+    """
+    dataset = request.passed.get("dataset", "")
+    if request.run.data_dir:
+        return False
+    if history.unfinished or not is_own_source(dataset):
+        return True
+    last = history.learned[-1] if history.learned else None
+    return last is not None and not last.export and last.dataset == dataset
 
 
 def _as_begun(history: History, request: Request) -> Request:
@@ -241,7 +260,7 @@ def _described(
     if left_out:
         ids = dict(zip(source.class_names, source.original_ids, strict=True))
         source = source.only([ids[name] for name in names])
-    first = max(history.known_ids) + 1
+    place, first = request.run.data_dir, max(history.known_ids) + 1
     if first + len(names) - 1 > LARGEST_ID:
         raise UserError(
             f"{counted(len(names), 'new class')} would be numbered from {first} up, after the "
@@ -251,7 +270,7 @@ def _described(
     phase = LearnedPhase(
         index=history.num_phases,
         dataset=dataset,
-        data_dir=os.path.abspath(user_path(request.run.data_dir)),
+        data_dir=os.path.abspath(user_path(place)) if place else "",
         classes=names,
         original_ids=list(range(first, first + len(names))),
         training_images=source.training_counts().tolist(),
@@ -263,7 +282,7 @@ def _described(
 
 
 def _known_classes(history: History, request: Request, source: DataSource) -> str:
-    place, known = printable(request.run.data_dir), set(map(_as_compared, history.known))
+    place, known = printable(request.place), set(map(_as_compared, history.known))
     old = [name for name in source.class_names if _as_compared(name) in known]
     if len(old) < len(source.class_names):
         return (
@@ -296,7 +315,7 @@ def _refuse_alike(names: Sequence[str], request: Request) -> None:
         other = seen.setdefault(_as_compared(name), name)
         if other != name:
             raise UserError(
-                f"{printable(request.run.data_dir)} holds two classes whose names, {ascii(other)} "
+                f"{printable(request.place)} holds two classes whose names, {ascii(other)} "
                 f"and {ascii(name)}, differ by spaces or by the way of writing accents alone: "
                 "rename one, or put their images together"
             )

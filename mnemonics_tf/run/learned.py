@@ -47,7 +47,7 @@ class LearnedPhase:
     Attributes:
         index: of the phase.
         dataset: the kind of data source.
-        data_dir: where its images were.
+        data_dir: where its images were; empty where what read them needs none.
         classes: the new ones, by name.
         original_ids: the numbers that they got.
         training_images: of each.
@@ -65,6 +65,11 @@ class LearnedPhase:
     data_digests: dict[str, str]
     settings: dict[str, dict[str, Any]]
     export: bool
+
+    @property
+    def place(self) -> str:
+        """Where its images were; what read them, where that needed no directory."""
+        return self.data_dir or self.dataset
 
     def facts(self) -> dict[str, Any]:
         """Returns what a record says of the phase."""

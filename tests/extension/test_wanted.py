@@ -11,7 +11,8 @@ from mnemonics_tf.extension.wanted import Request, Wanted, find_wanted
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.history import History
 from mnemonics_tf.settings import RunSettings
-from tests.extension.tiny_runs import save, settings_for
+from tests.extension import tiny_runs
+from tests.extension.tiny_runs import OWN_DATASET, save, settings_for
 
 ACCENT_OF_ITS_OWN, COMPOSED = "cafe\u0301", "caf\u00e9"
 
@@ -108,6 +109,27 @@ def test_what_was_begun_as_held_back_stays_so_until_it_is_done(history, tmp_path
         wanted(dataclasses.replace(history, learned=(found.phase,)))
     with pytest.raises(UserError, match="phase 2, which .* is held back: leave --data_dir and"):
         wanted(done, begun.data_dir)  # without its --epochs
+
+
+def test_a_source_of_one_s_own_may_need_no_directory(history, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny_runs, "OWN_PLACE", named(tmp_path, "new"))
+    begun = wanted(history, dataset=OWN_DATASET).phase
+    assert (begun.classes, begun.data_dir, begun.place) == (["new"], "", OWN_DATASET)
+    unfinished = dataclasses.replace(history, unfinished=begun)
+    assert wanted(unfinished, dataset=OWN_DATASET).phase == begun
+    with pytest.raises(UserError, match=f"pass --dataset={OWN_DATASET} too"):
+        wanted(unfinished)
+    with pytest.raises(UserError, match="other settings than --dataset=no.such:Source: leave"):
+        wanted(unfinished, dataset="no.such:Source")
+    held_back = dataclasses.replace(begun, export=False)
+    assert wanted(dataclasses.replace(history, learned=(held_back,)), dataset=OWN_DATASET).is_done
+    done = dataclasses.replace(history, learned=(begun,))
+    assert wanted(done, dataset=OWN_DATASET).is_done
+    monkeypatch.setattr(tiny_runs, "OWN_PLACE", save(tmp_path / "newer.npz", [40], ["newer"]))
+    assert wanted(done, dataset=OWN_DATASET).phase.classes == ["newer"]
+    monkeypatch.setattr(tiny_runs, "OWN_PLACE", save(tmp_path / "old.npz", [0], ["dog"]))
+    with pytest.raises(UserError, match=f"{OWN_DATASET} holds no class that"):
+        wanted(done, dataset=OWN_DATASET)
 
 
 def test_a_phase_that_was_begun_otherwise_tells_how(history, tmp_path):

@@ -46,9 +46,12 @@ def save(
 
 
 def read_own(data_dir: str, download: bool, options: DataSettings) -> DataSource:
-    """A data source of a user's own."""
-    return load_npz(data_dir)
+    """A data source of a user's own, which has a place of its own, too."""
+    return load_npz(data_dir or OWN_PLACE)
 
+
+#: where it looks if it is not told
+OWN_PLACE = "own.npz"
 
 #: as a flag names it
 OWN_DATASET = f"{__name__}:{read_own.__name__}"
