@@ -1,12 +1,13 @@
 """Exports phases of a run again: python -m mnemonics_tf.export --run_dir=RUN [--phase=i].
 
 For exports that are missing or damaged: each is made from the phase's model and exemplars, which a
-run keeps. Exports that are whole stay as they are, and so do phases that `learn --noexport` holds
-back. Exit status 1 where one can't be made. Code of one's own, package.module:Name, runs where its
-flag is passed as the run had it.
+run keeps. Exports that are whole stay as they are. A phase that `learn --noexport` holds back is
+exported where --phase names it, and held back no more. Exit status 1 where one can't be made. Code
+of one's own, package.module:Name, runs where its flag is passed as the run had it.
 """
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
+import dataclasses
 from collections.abc import Mapping
 
 from absl import flags
@@ -62,17 +63,25 @@ def export(
         )
     chosen = opened.phases_done(phase_index)
     with opened.directory.locked():
-        done = [_export(opened, phase) for phase in chosen]
+        done = [_export(opened, phase, phase.index == phase_index) for phase in chosen]
     return 0 if all(done) else 1
 
 
-def _export(opened: OpenedRun, phase: Phase) -> bool:
-    """Makes the export of a phase if it needs to be; returns whether nothing went wrong."""
+def _export(opened: OpenedRun, phase: Phase, named: bool) -> bool:
+    """Makes the export of a phase if it needs to be; returns whether nothing went wrong.
+
+    Args:
+        opened: the run.
+        phase: which.
+        named: whether it was asked for by its number.
+    """
     path, trouble = opened.exports.path(phase), opened.exports.trouble(phase)
     learned = read_learned(opened.directory, phase.index)
-    if learned and not learned.export:
-        print(f"phase {phase.index}: is held back; its learn command without --noexport exports it")
-    elif not trouble:
+    held_back = learned if learned and not learned.export else None
+    if held_back and not named:
+        print(f"phase {phase.index}: is held back; --phase={phase.index} exports it")
+        return True
+    if not trouble:
         print(f"phase {phase.index}: {path} is whole")
     else:
         passing(f"exporting phase {phase.index} ...")
@@ -83,7 +92,9 @@ def _export(opened: OpenedRun, phase: Phase) -> bool:
             print(f"phase {phase.index}: {path} {trouble}: it can't be made again: {error}")
             return False
         passing("")
-        print(f"phase {phase.index}: {path} {trouble}: it is made again")
+        print(f"phase {phase.index}: {path} {trouble}: it is made{'' if held_back else ' again'}")
+    if held_back:
+        dataclasses.replace(held_back, export=True).write(opened.directory)
     return True
 
 

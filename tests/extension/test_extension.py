@@ -11,6 +11,7 @@ import pytest
 from mnemonics_tf import experiment as experiment_module
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
+from mnemonics_tf.export import export
 from mnemonics_tf.extension.images import find_base
 from mnemonics_tf.extension.reopened import undo
 from mnemonics_tf.phases import backbone
@@ -207,6 +208,22 @@ def test_results_that_a_kill_left_behind_are_made_again(finished, mine_extended)
     shutil.copy(finished.directory.results, mine_extended.directory.results)
     learn(mine_extended.root, mine_extended.one, exemplars_per_class=6)
     assert mine_extended.directory.results.read_bytes() == after
+
+
+def test_a_phase_that_is_held_back_is_exported_where_it_is_named(mine_extended, tmp_path, capsys):
+    """Also once the run has learned more, when no learn command means it any more."""
+    directory = mine_extended.directory
+    exported = directory.export / "npz" / "3"
+    shutil.rmtree(exported)
+    write_json(directory.learned(2), read_json(directory.learned(2)) | {"export": False})
+    learn(mine_extended.root, save(tmp_path / "two.npz", [11], ["eleven"]))
+    run = str(mine_extended.root), mine_extended.base
+    export(*run, -1)
+    assert "phase 2: is held back; --phase=2 exports it" in capsys.readouterr().out
+    assert not exported.exists()
+    assert export(*run, 2) == 0
+    assert exported.exists()
+    assert learned_phases(directory)[0].export
 
 
 def test_training_an_extended_run_changes_nothing_and_says_so(mine_extended, caplog):
