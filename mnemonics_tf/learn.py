@@ -21,6 +21,7 @@ from mnemonics_tf.extension.wanted import Request
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to, stop_logging
 from mnemonics_tf.outcome import tell_outcome
 from mnemonics_tf.program import program, refuse_arguments, start
+from mnemonics_tf.registry import is_own, looked_up
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import check_path
 from mnemonics_tf.run.interruption import EXIT_STATUS, RunInterruptedError
@@ -71,13 +72,14 @@ def learn(request: Request, takes_back: bool = False) -> int:
     """
     run = request.run
     if takes_back:
+        named = _code_named_to_undo(request)
         directory = RunDirectory(run.run_dir)
         directory.require()
         log_before_run()
         with directory.locked():
             log_to(directory.log)
             try:
-                undo(run, request.passed)
+                undo(run, named)
             finally:
                 stop_logging()
         return 0
@@ -85,6 +87,25 @@ def learn(request: Request, takes_back: bool = False) -> int:
     with own_directory(strategy, run.run_dir) as place:
         passed = {**request.passed, "run_dir": place}
         return _learn(dataclasses.replace(request, passed=passed), strategy)
+
+
+def _code_named_to_undo(request: Request) -> dict[str, str]:
+    """Returns what names code of the run's own; refuses flags that say what to learn.
+
+    What --undo takes back is gone for good: who passes more may have meant something else.
+    """
+    names = looked_up()
+    named = {n: v for n, v in request.passed.items() if n in names and is_own(v)}
+    known = {*named, "run_dir", "model_name"}
+    others = [f"--{name}" for name in request.passed if name not in known]
+    others += ["--skip_known"] * request.skip_known + ["--noexport"] * (not request.export)
+    others += ["--run_data_dir"] * bool(request.run_data_dir)
+    if others:
+        raise UserError(
+            f"--undo with {', '.join(others)}: it takes the last learned phase back for good, "
+            "whatever that learned: leave these out, or --undo"
+        )
+    return named
 
 
 def _learn(request: Request, strategy: tf.distribute.Strategy) -> int:

@@ -99,7 +99,7 @@ def reopened(
     return OpenedRun(history.settings, source, strategy, history.protocol())
 
 
-def undo(run: RunSettings, named: Container[str] = ()) -> None:
+def undo(run: RunSettings, named: Mapping[str, str] | None = None) -> None:
     """Takes the last learned phase of a run back, finished or not.
 
     What the run keeps is written first and the phase removed last: started again after a kill, it
@@ -107,10 +107,10 @@ def undo(run: RunSettings, named: Container[str] = ()) -> None:
 
     Args:
         run: names the run directory, which the caller has locked.
-        named: settings whose code may be imported.
+        named: settings of the run that name code, which may be imported.
 
     Raises:
-        UserError: if the run has learned no further phase.
+        UserError: if the run has learned no further phase, or would import code that was not named.
     """
     directory = RunDirectory(run.run_dir)
     gone = finish_removal(directory)
@@ -128,7 +128,8 @@ def undo(run: RunSettings, named: Container[str] = ()) -> None:
     dataset = history.settings.protocol.dataset
     folder = export_folder(directory.export, dataset, run.model_name)
     if not history.unfinished:
-        refuse_unnamed_code(history.settings, named, "taking a phase back")
+        theirs = _code_of_the_run(history.settings, history.learned, named or {})
+        refuse_unnamed_code(history.settings, theirs, "taking a phase back")
         write_results_of(history.without_last(), Summaries(directory.tensorboard), replicas=1)
     remove_export(folder / str(phase.index + 1))
     remove_phase(directory, phase.index)

@@ -42,6 +42,26 @@ def test_flags(asked):
     assert asked("--run_dir=run", "--undo") == [Request({"run_dir": "run"}), True]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        (Request({"run_dir": "run", "data_dir": "cats", "epochs": 3}), "--data_dir, --epochs"),
+        (Request({"run_dir": "run", "method": "lwf"}, True, False, "x"), "--method, --skip_known"),
+        (Request({"run_dir": "run", "model_name": "x"}, export=False), "--noexport"),
+        (Request({"run_dir": "run", "method": "mine:Mine"}, run_data_dir="x"), "--run_data_dir"),
+    ],
+)
+def test_nothing_is_taken_back_by_a_command_that_also_says_what_to_learn(wanted, told):
+    with pytest.raises(UserError, match=f"^--undo with {told}.*: it takes .* back for good"):
+        learn.learn(wanted, takes_back=True)
+
+
+def test_code_of_the_run_s_own_may_be_named_to_take_a_phase_back(tmp_path):
+    passed = {"run_dir": str(tmp_path), "model_name": "x", "method": "mine:Mine"}
+    with pytest.raises(UserError, match="holds no run"):
+        learn.learn(Request(passed), takes_back=True)
+
+
 def test_what_is_missing(asked, capsys):
     assert asked("--data_dir=new") == 2
     assert "--run_dir is missing" in capsys.readouterr().err
