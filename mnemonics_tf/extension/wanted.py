@@ -13,6 +13,7 @@ from mnemonics_tf.methods import METHODS
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import find, flags_of, is_own, is_own_source, refuse_unnamed_code
+from mnemonics_tf.run.files import read_arrays
 from mnemonics_tf.run.history import History
 from mnemonics_tf.run.learned import LARGEST_ID, LearnedPhase
 from mnemonics_tf.settings import (
@@ -41,6 +42,10 @@ _BUDGETS = (
 
 #: where further classes of a data set come from that has no more itself
 _FURTHER = {"imagenet": "folder", "imagenet_subset": "folder", "cifar100": "npz", "digits": "npz"}
+
+
+#: arrays that only models with a linear classifier have, and with a correction of logits
+_BIAS, _CORRECTION = "classifier/bias", "correction/gain"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +111,7 @@ def find_wanted(history: History, request: Request) -> Wanted:
         request = _as_begun(history, request)
     dataset = request.passed.get("dataset") or further_dataset(history.settings.protocol.dataset)
     settings = _settings_after(history, request)
+    _refuse_another_classifier(history, settings)
     source = create(dataset, request.run.data_dir, request.run.download, settings.data)
     if history.learned and not unfinished:
         before = history.without_last()
@@ -237,13 +243,32 @@ def _check_method(history: History, request: Request, settings: Settings) -> Non
             f"--method={name} learns from all data so far, which a finished run has no more: pass "
             f"another one that goes on with its classifier, --method={fitting[0]}"
         )
-    if name == before or is_own(before):
+    if name == before or before not in METHODS:
         return
     old = METHODS[before]
     if (method.classifier, method.corrects_logits) != (old.classifier, old.corrects_logits):
         raise UserError(
             f"--method={name} has another classifier than --method={before}, which the run has: "
             "leave the flag out"
+        )
+
+
+def _refuse_another_classifier(history: History, settings: Settings) -> None:
+    """Refuses a method that the last model does not fit, where only that tells what it is of.
+
+    The method before may be a user's own, which is not imported to be left.
+    """
+    name, before = settings.training.method, history.last_settings.training.method
+    if name == before or before in METHODS:
+        return
+    path = history.directory.model(history.num_phases - 1)
+    arrays = read_arrays(path, (_BIAS, _CORRECTION))
+    found = ("linear" if _BIAS in arrays else "cosine", _CORRECTION in arrays)
+    method = find(METHODS, name, "method")
+    if found != (method.classifier, method.corrects_logits):
+        raise UserError(
+            f"--method={name} has another classifier than {path}, a model of --method={before}: "
+            f"pass {flags_of({'method': before})}, or another method with its classifier"
         )
 
 

@@ -3,12 +3,14 @@
 import dataclasses
 import os
 
+import numpy as np
 import pytest
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.extension.wanted import Request, Wanted, find_wanted
 from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.files import write_arrays
 from mnemonics_tf.run.history import History
 from mnemonics_tf.settings import RunSettings
 from tests.extension import tiny_runs
@@ -53,6 +55,35 @@ def test_a_budget_of_another_kind_takes_the_place_of_the_last(history, tmp_path,
     assert make_budget(found).flag == f"--{passed}=5000"
     found = wanted(history, named(tmp_path, "new"), epochs=3).settings.exemplar
     assert make_budget(found).flag == f"--{before}=3000"
+
+
+# Methods
+
+
+@pytest.mark.parametrize(
+    ("arrays", "fitting", "others"),
+    [
+        (("bias",), "lwf", ("lucir", "bic")),
+        (("scale",), "lucir", ("lwf",)),
+        (("bias", "gain"), "bic", ("icarl",)),
+    ],
+)
+def test_a_method_of_one_s_own_is_followed_by_one_that_fits_its_model(
+    history, tmp_path, arrays, fitting, others
+):
+    """Its code is not asked: the run's last model tells."""
+    history = dataclasses.replace(history, settings=history.settings.changed(method="mine:Mine"))
+    paths = {"bias": "classifier/bias", "scale": "classifier/scale", "gain": "correction/gain"}
+    model = {paths[name]: np.zeros(4, np.float32) for name in arrays}
+    path = history.directory.model(1)
+    path.parent.mkdir(parents=True)
+    write_arrays(path, model)
+    data_dir = named(tmp_path, "new")
+    assert wanted(history, data_dir, method=fitting).settings.training.method == fitting
+    for name in others:
+        told = f"--method={name} has another classifier than .*: pass --method=mine:Mine, or"
+        with pytest.raises(UserError, match=told):
+            wanted(history, data_dir, method=name)
 
 
 # Names
