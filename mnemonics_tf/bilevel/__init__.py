@@ -16,7 +16,10 @@ lambda_T = dL_outer / dtheta_T and nu_T = 0:
     lambda_t     = lambda_{t+1} + dp_t / dtheta_t        (Hessian product)
     nu_t         = mu * a_t
 
-The estimators differ in how, and how much of, this they compute:
+An estimator is a class or function that is built with the keyword `problem=` and, if it takes them,
+`truncated_steps=` (how many steps `truncated` goes back) and `jit_compile=` (whether XLA compiles);
+a subclass of `MetaGradient` has no more to add than `_estimate`. The project's differ in how, and
+how much of, the recursion they compute:
 
     sweep        exact; this recursion, keeping theta_0..theta_T and the activations of one step
     unroll       exact; plain nested tapes, which keep the activations of all T steps
@@ -33,7 +36,8 @@ Source: Liu et al., "Mnemonics Training: Multi-Class Incremental Learning withou
 CVPR 2020, Section 4.3.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Collection
 
 from mnemonics_tf.bilevel.first_order import first_order_products
 from mnemonics_tf.bilevel.meta_gradient import MetaGradient
@@ -52,22 +56,25 @@ __all__ = [
     "OnFeatures",
     "Sweep",
     "Unroll",
+    "check_estimator",
     "create",
     "first_order_products",
 ]
 
-#: Estimators by name: (problem, number of steps that `truncated` goes back, whether XLA compiles)
-#: -> estimator.
-ESTIMATORS: dict[str, Callable[[BilevelProblem, int, bool], MetaGradient]] = {
-    "sweep": lambda problem, truncated_steps, jit: Sweep(problem, jit_compile=jit),
-    "unroll": lambda problem, truncated_steps, jit: Unroll(problem, jit),
-    "truncated": lambda problem, truncated_steps, jit: Sweep(
-        problem, truncated_steps, jit_compile=jit
+#: by the value of --meta_gradient; a new one is a new file and one line here
+ESTIMATORS: dict[str, Callable[..., MetaGradient]] = {
+    "sweep": Sweep,
+    "unroll": Unroll,
+    "truncated": lambda problem, truncated_steps, jit_compile: Sweep(
+        problem, truncated_steps, jit_compile=jit_compile
     ),
-    "first_order": lambda problem, truncated_steps, jit: Sweep(
-        problem, products=first_order_products, jit_compile=jit
+    "first_order": lambda problem, jit_compile: Sweep(
+        problem, products=first_order_products, jit_compile=jit_compile
     ),
 }
+
+#: what an estimator is built with beside the problem, if it takes it
+_OPTIONAL = ("truncated_steps", "jit_compile")
 
 
 def create(
@@ -82,11 +89,38 @@ def create(
         jit_compile: whether XLA compiles the graphs, for a GPU.
 
     Raises:
-        UserError: there is no such estimator, or `truncated_steps` is not positive.
+        UserError: there is no such estimator, it can't be built with these, or `truncated_steps` is
+            not positive.
     """
     if truncated_steps < 1:
         raise UserError(
             f"The truncated meta-gradient was told to go back {truncated_steps} inner steps: pass "
             "1 or more."
         )
-    return find(ESTIMATORS, name, "meta_gradient")(problem, truncated_steps, jit_compile)
+    passed = {"truncated_steps": truncated_steps, "jit_compile": jit_compile}
+    taken = check_estimator(name)
+    wanted = {argument: value for argument, value in passed.items() if argument in taken}
+    return find(ESTIMATORS, name, "meta_gradient")(problem=problem, **wanted)
+
+
+def check_estimator(name: str) -> Collection[str]:
+    """Refuses an estimator that can't be built; returns the arguments that it takes.
+
+    Args:
+        name: one of `ESTIMATORS`, or `package.module:Name`.
+
+    Raises:
+        UserError: there is none of that name, or it does not take what estimators are built with.
+    """
+    kind = find(ESTIMATORS, name, "meta_gradient")
+    try:
+        signature = inspect.signature(kind)
+        taken = [argument for argument in _OPTIONAL if argument in signature.parameters]
+        signature.bind(**dict.fromkeys(("problem", *taken)))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"--meta_gradient={name} can't be built with problem=, nor with those of "
+            f"truncated_steps= and jit_compile= that it takes ({error}): have it take them by "
+            "these names, and nothing else that has no default"
+        ) from error
+    return taken

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mnemonics_tf.bilevel import check_estimator
 from mnemonics_tf.bilevel.batches import check_step
 from mnemonics_tf.bilevel.objectives import on_originals
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
@@ -273,13 +274,16 @@ def _check_codes(
 def _check_names(settings: Settings) -> None:
     """Refuses names that stand for nothing, also those that are first looked up in a late stage.
 
-    The source is open by now: what its name stands for is nobody's question any more.
+    So it does an estimator that could not be built then. The source is open by now: what its name
+    stands for is nobody's question any more.
     """
     for _, field, value in all_fields(settings):
         facts = field.metadata["facts"]
         known = value in facts.choices or facts.is_elsewhere(value) or field.name == "dataset"
         if facts.registry and not known:
             find(imported(facts.registry, field.name), value, field.name)
+    if settings.exemplar.exemplars == "mnemonics" or settings.adjustment.adjust_old_exemplars:
+        check_estimator(settings.inner.meta_gradient)
 
 
 def check_outer_step(settings: Settings, phases: Sequence[Phase]) -> None:

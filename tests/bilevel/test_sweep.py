@@ -202,6 +202,36 @@ def test_sweep_equals_unroll(momentum):
     assert relative_error(actual, unroll) < 1e-10
 
 
+class OwnSweep(bilevel.Sweep):
+    """An estimator of a user's own that is built as what it derives from."""
+
+
+class OwnUnroll(bilevel.Unroll):
+    """Another."""
+
+
+def own_estimator(problem, truncated_steps):
+    """A function, which need not take all."""
+    return bilevel.Sweep(problem, truncated_steps)
+
+
+def test_estimators_of_one_s_own_are_built_with_what_they_take():
+    case, _ = quadratic_case(momentum=0.9)
+
+    def gradient(name, truncated_steps):
+        name = name if name in bilevel.ESTIMATORS else f"{__name__}:{name}"
+        estimator = bilevel.create(name, case.problem, truncated_steps)
+        return case.estimate(estimator).exemplar_gradient
+
+    exact, truncated = gradient("sweep", 1), gradient("truncated", 1)
+    assert relative_error(gradient("OwnSweep", 1), exact) < 1e-12
+    assert relative_error(gradient("OwnUnroll", 1), exact) < 1e-10
+    assert relative_error(gradient("own_estimator", 1), truncated) < 1e-12
+    assert relative_error(truncated, exact) > 1e-2
+    with pytest.raises(errors.UserError, match="case can't be built with problem="):
+        gradient("quadratic_case", 1)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("last_steps", [1, 3])
 @pytest.mark.slow

@@ -197,6 +197,20 @@ def test_a_name_that_stands_for_nothing_is_refused_before_work(source, name, val
         begin(source, **{name: value})
 
 
+def positional(p, k, jit):
+    """An estimator that does not take what it is built with."""
+
+
+def test_an_estimator_that_can_not_be_built_is_refused_before_work(source):
+    """Where it is used: exemplars that do not learn ask for none."""
+    name = f"{__name__}:{positional.__name__}"
+    begin(source, meta_gradient=name)
+    for values in ({"exemplars": "mnemonics"}, {"adjust_old_exemplars": True}):
+        with pytest.raises(UserError, match="can't be built with problem=.*argument: 'p'"):
+            begin(source, meta_gradient=name, **values)
+    begin(source, meta_gradient="mnemonics_tf.bilevel:Unroll", exemplars="mnemonics")
+
+
 def test_the_source_that_is_open_is_not_looked_up_again(source):
     """Its code may be a stranger's, whom `learn` need not trust, or a label of one's own."""
     begin(source, dataset="no.such:Source")
