@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mnemonics_tf.bilevel.objectives import on_originals
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.own_classifier.network import Build
 from mnemonics_tf.settings import GROUP_OF, Settings
@@ -16,7 +17,7 @@ _OF_RUNS = frozenset(
 )
 
 #: values of settings that go with this project's own models
-_OF_OWN_MODELS = {"inner_scope": "transfer", "inner_start": "pool", "objective": "anchored"}
+_OF_OWN_MODELS = {"inner_scope": "transfer", "inner_start": "pool"}
 
 #: other defaults than a run's: what is to teach a network by itself gains by moving far, while in
 #: a run, whose network changes from phase to phase, it loses (docs/exemplar_learning.md)
@@ -46,6 +47,12 @@ def settings_of(passed: dict[str, Any], build: Build | None) -> Settings:
         if _OF_OWN_MODELS.get(name) == value:
             raise UserError(f"{name}={value!r} is for this project's own models in a run")
     settings = Settings().changed(**(_DEFAULTS | passed))
+    objective = settings.outer.objective
+    if on_originals(objective):
+        raise UserError(
+            f"objective={objective!r} measures exemplars on the very images that they began as, "
+            "for the codec of a run: pass another"
+        )
     if build is None:
         return settings
     fixed = {

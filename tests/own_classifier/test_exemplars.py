@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import mnemonics_tf
 from mnemonics_tf import devices
+from mnemonics_tf.bilevel.objectives.anchored import Anchored
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
@@ -184,6 +185,8 @@ def pooled() -> keras.Sequential:
         ({"rehearsal_steps": 3}, "no setting rehearsal_steps="),
         ({"per_class": 0}, "per_class=0: pass a whole number from 1 up"),
         ({"per_class": 2.0}, "per_class=2.0: pass a whole number from 1 up"),
+        ({"objective": "anchored"}, "objective='anchored' measures exemplars on the very"),
+        ({"objective": f"{__name__}:OnOriginals"}, "OnOriginals' measures exemplars on the very"),
         ({"build": network, "inner_scope": "classifier"}, "does not go with build="),
         ({"build": lambda seed: keras.Sequential(network().layers[:1])}, "ends with"),
     ],
@@ -192,6 +195,10 @@ def pooled() -> keras.Sequential:
 def test_what_does_not_fit_is_refused(few, options, message):
     with pytest.raises(UserError, match=message):
         learn(few, **options)
+
+
+class OnOriginals(Anchored):
+    """An objective of a user's own that is handed the images that exemplars began as."""
 
 
 @pytest.mark.parametrize(
