@@ -80,11 +80,7 @@ class DataSource(abc.ABC):
             classes: original class ids.
         """
         self._check_known(classes)
-        part = copy.copy(self)
-        part.__dict__.pop("digests", None)
-        part._original_ids = tuple(sorted(classes))
-        part.class_names = tuple(self.names_of(part._original_ids))
-        return part
+        return _SomeOf(self, classes)
 
     def statistics_of(self, classes: Sequence[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Returns mean and deviation of x/255 by which a run that begins with `classes` normalises.
@@ -177,6 +173,46 @@ class DataSource(abc.ABC):
             )
 
 
+class _SomeOf(DataSource):
+    """Some of the classes of a source, whatever that computes its counts and images from.
+
+    Args:
+        whole: the source.
+        classes: original class ids.
+    """
+
+    def __init__(self, whole: DataSource, classes: Sequence[int]):
+        self._whole = whole
+        self._original_ids = tuple(sorted(classes))
+        self._places = np.searchsorted(whole.original_ids, self._original_ids)
+        self.class_names = tuple(whole.names_of(self._original_ids))
+        self.name, self.origin = whole.name, whole.origin
+        self.image_shape, self.augmentation = whole.image_shape, whole.augmentation
+        self.channel_mean, self.channel_std = whole.channel_mean, whole.channel_std
+        self.fit_image, self.fitting = whole.fit_image, whole.fitting
+
+    def statistics_of(self, classes: Sequence[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return self._whole.statistics_of(classes)
+
+    def training_counts(self) -> np.ndarray:
+        return self._whole.training_counts()[self._places]
+
+    def test_counts(self) -> np.ndarray:
+        return self._whole.test_counts()[self._places]
+
+    def training_set(self, classes: Sequence[int]) -> ImageSet:
+        self._check_known(classes)
+        return self._whole.training_set(classes)
+
+    def test_set(self, classes: Sequence[int]) -> ImageSet:
+        self._check_known(classes)
+        return self._whole.test_set(classes)
+
+    def release(self, classes: Sequence[int]) -> None:
+        self._check_known(classes)
+        self._whole.release(classes)
+
+
 class HoldingSource(DataSource, Generic[Held, Images]):
     """A source that holds what it has of each class apart from all others', and can forget it.
 
@@ -190,6 +226,14 @@ class HoldingSource(DataSource, Generic[Held, Images]):
         self._original_ids = tuple(sorted(training))
         self._held = {"training": dict(training), "test": dict(test)}
         self._training_counts = {c: len(held) for c, held in training.items()}
+
+    def only(self, classes: Sequence[int]) -> DataSource:
+        self._check_known(classes)
+        part = copy.copy(self)
+        part.__dict__.pop("digests", None)
+        part._original_ids = tuple(sorted(classes))
+        part.class_names = tuple(self.names_of(part._original_ids))
+        return part
 
     def training_counts(self) -> np.ndarray:
         return np.array([self._training_counts[c] for c in self.original_ids])

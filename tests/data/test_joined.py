@@ -71,6 +71,25 @@ def test_a_source_of_some_classes_alone():
         part.training_set([5])
 
 
+def test_some_classes_of_a_source_that_counts_all_of_them(joined):
+    """A source that holds nothing class by class, as one of a user's own may be."""
+    part = joined.only([11, 2])
+    assert (part.class_names, part.original_ids) == (("b", "c"), (2, 11))
+    assert part.training_counts().tolist() == joined.training_counts_of([2, 11]).tolist()
+    assert part.training_counts_of([11]).tolist() == [3]
+    assert part.test_counts().tolist() == [2, 2]
+    assert letters(part.test_set([2, 11])) == [(2, "b")] * 2 + [(11, "c")] * 2
+    assert part.digests == part.only([2, 11]).digests
+    assert part.digests != joined.only([1, 2]).digests
+    assert (part.image_shape, part.channel_mean) == (joined.image_shape, joined.channel_mean)
+    assert part.statistics_of([2]) == joined.statistics_of([2])
+    with pytest.raises(LookupError, match="do not exist"):
+        part.training_set([1])
+    part.release([2])
+    with pytest.raises(LookupError, match="released"):
+        part.training_set([2])
+
+
 PROTOCOL = ClassIncrementalProtocol([5, 4, 6], 1, 2, original_ids=[4, 5, 6])
 
 
