@@ -71,7 +71,7 @@ def _differences(runs: Sequence[Run]) -> list[list[str]]:
         if len({json.dumps(fact.get(name)) for fact in facts}) > 1
     ]
     return [
-        [f"{name}={_short(fact[name])}" for name in differing[:_MOST] if name in fact]
+        [f"{name}={short(fact[name])}" for name in differing[:_MOST] if name in fact]
         for fact in facts
     ]
 
@@ -87,6 +87,7 @@ def plain(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Returns the same on one line, cut where it is long."""
     text = " ".join(plain(value).split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -15,6 +15,7 @@ from mnemonics_tf.reporting.drift import pixel_drift
 from mnemonics_tf.reporting.embedding import Embedding
 from mnemonics_tf.reporting.groups import Group
 from mnemonics_tf.reporting.memories import memories
+from mnemonics_tf.reporting.names import short
 from mnemonics_tf.reporting.pictures import galleries
 from mnemonics_tf.reporting.style import STYLE
 from mnemonics_tf.reporting.tables import Table
@@ -141,12 +142,30 @@ def _legend(groups: Sequence[Group]) -> str:
 def _by_course(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
     """Returns groups that learn the same classes in the same phases, and what is one panel's title.
 
-    That is data set and N, and what the memory may hold where all of them may hold the same.
+    That is data set and N, what the memory may hold where all of them may hold the same, and what
+    tells their course from others whose title would be equal.
     """
     panels: dict[str, list[Group]] = {}
     for group in groups:
         panels.setdefault(str(sorted(group.first.course.items())), []).append(group)
-    return [(_panel_title(members), members) for members in panels.values()]
+    alike: dict[str, list[list[Group]]] = {}
+    for members in panels.values():
+        alike.setdefault(_panel_title(members), []).append(members)
+    return [
+        (", ".join([title, *_otherwise(members, panels_alike)]), members)
+        for title, panels_alike in alike.items()
+        for members in panels_alike
+    ]
+
+
+def _otherwise(groups: Sequence[Group], panels: Sequence[Sequence[Group]]) -> list[str]:
+    """Returns what the groups of a panel learn otherwise than those of other panels."""
+    course, courses = groups[0].first.course, [members[0].first.course for members in panels]
+    return [
+        f"{name} = {short(course.get(name))}"
+        for name in sorted(set().union(*courses))
+        if len({str(other.get(name)) for other in courses}) > 1
+    ]
 
 
 def _panel_title(groups: Sequence[Group]) -> str:

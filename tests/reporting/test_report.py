@@ -203,7 +203,9 @@ def test_other_memories_share_a_panel_and_other_classes_do_not(tmp_path, write):
 
     assert titles(small) == ["digits, N = 1, 20 a class: head classifier"]
     assert titles(small, large) == ["digits, N = 1: head classifier"]
-    assert titles(small, other) == ["digits, N = 1, 20 a class: head classifier"] * 2
+    assert titles(small, other) == [
+        f"digits, N = 1, 20 a class, base_classes = {count}: head classifier" for count in (5, 4)
+    ]
 
 
 def test_what_the_memory_holds_is_told(write):
