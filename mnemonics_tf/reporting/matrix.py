@@ -8,6 +8,9 @@ from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.reporting.groups import Group
 from mnemonics_tf.reporting.runs import seeds_in_words
 
+#: what spreadsheets take for the beginning of a formula
+_OF_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
 #: the first line of the file
 TITLE = "run,seed,head,phase,classes_seen,class_group,accuracy"
 
@@ -18,11 +21,17 @@ def as_csv(groups: Sequence[Group]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     stream.write(f"{TITLE}\n")
     for group in groups:
+        name = _no_formula(group.name)
         for run in group.runs:
             seeds = seeds_in_words(run.seeds)
             for record in run.phases:
                 for head in HEADS:
                     for index, accuracy in enumerate(record["heads"][head]["group_accuracies"]):
                         place = (record["phase"], record["num_seen"], index)
-                        writer.writerow((group.name, seeds, head, *place, accuracy))
+                        writer.writerow((name, seeds, head, *place, accuracy))
     return stream.getvalue()
+
+
+def _no_formula(name: str) -> str:
+    """Returns a name as spreadsheets take it for text, whoever chose it."""
+    return f"'{name}" if name.startswith(_OF_FORMULAS) else name

@@ -1,5 +1,6 @@
 """The report: its command, its page, its tables."""
 
+import csv
 import html.parser
 import json
 import os
@@ -206,6 +207,15 @@ def test_other_memories_share_a_panel_and_other_classes_do_not(tmp_path, write):
     assert titles(small, other) == [
         f"digits, N = 1, 20 a class, base_classes = {count}: head classifier" for count in (5, 4)
     ]
+
+
+@pytest.mark.parametrize("name", ["=1+2", "+1", "-1", "@SUM(A1)"])
+def test_no_name_is_a_formula_in_a_spreadsheet(tmp_path, write, name):
+    """It may be a stranger's: of a run, or of the method in its results.json."""
+    (path,) = write(contents(training__method=name))
+    report_module.report([path], tmp_path / "page.html", "")
+    line = (tmp_path / "page.csv").read_text().splitlines()[1]
+    assert next(csv.reader([line]))[0] == f"'{name}, herding"
 
 
 def test_what_the_memory_holds_is_told(write):
