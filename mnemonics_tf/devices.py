@@ -42,12 +42,14 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
         if len(cpus) == 1:  # of one CPU nothing is mirrored, and XLA can't compile what mirrors
             return tf.distribute.get_strategy()
         return tf.distribute.MirroredStrategy(cpus, tf.distribute.ReductionToOneDevice())
-    if not _workers():
+    workers = _workers()
+    if not workers:
         raise UserError(
             "--strategy=multi_worker: the environment variable TF_CONFIG names no workers; set it "
             'on every one of them, e.g. to {"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
             '"task": {"type": "worker", "index": 0}}'
         )
+    _check_task(len(workers))
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
@@ -57,20 +59,48 @@ def _workers() -> list[str]:
     Raises:
         UserError: if it can't be read, or has other tasks than workers.
     """
-    text = os.environ.get("TF_CONFIG", "")
-    try:
-        cluster = json.loads(text or "{}").get("cluster", {})
-        others = set(cluster) - {"worker"}
-    except (ValueError, AttributeError, TypeError) as error:
+    cluster = _tf_config().get("cluster", {})
+    workers = cluster.get("worker", []) if isinstance(cluster, dict) else None
+    if not isinstance(workers, list) or not all(isinstance(one, str) for one in workers):
         raise UserError(
-            f"the environment variable TF_CONFIG is damaged ({error}): {text}"
-        ) from None
+            "the environment variable TF_CONFIG is damaged: its cluster is "
+            f'{json.dumps(cluster)}, expected {{"worker": [...]}} with the address of each'
+        )
+    others = set(cluster) - {"worker"}
     if others:
         raise UserError(
             f"the environment variable TF_CONFIG names tasks of kind {', '.join(sorted(others))}: "
             "all of them must be of kind worker; worker 0 is the chief"
         )
-    return cluster.get("worker", [])
+    return workers
+
+
+def _check_task(num_workers: int) -> None:
+    """Refuses a TF_CONFIG that does not say which of the workers this process is."""
+    task: Any = _tf_config().get("task")
+    try:
+        is_worker = task["type"] == "worker" and 0 <= int(task["index"]) < num_workers
+    except (KeyError, OverflowError, TypeError, ValueError):
+        is_worker = False
+    if not is_worker:
+        raise UserError(
+            "the environment variable TF_CONFIG says which worker this process is by the task "
+            f'{json.dumps(task)}: expected {{"type": "worker", "index": i}}, i from 0 to '
+            f"{num_workers - 1}, another on each"
+        )
+
+
+def _tf_config() -> dict[str, Any]:
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        found = json.loads(text or "{}")
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+    except ValueError as error:
+        raise UserError(
+            f"the environment variable TF_CONFIG is damaged ({error}): {text}"
+        ) from None
+    return found
 
 
 def spans_workers(strategy: tf.distribute.Strategy) -> bool:

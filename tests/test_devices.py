@@ -105,13 +105,26 @@ def test_one_cpu_is_a_single_device(monkeypatch):
     assert devices.is_chief(tf.distribute.get_strategy())
 
 
+TWO_WORKERS = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": %s}'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "names no workers; set it on every one of them"),
         ("{", "TF_CONFIG is damaged"),
         ("[]", "TF_CONFIG is damaged"),
+        ('{"cluster": []}', r"damaged: its cluster is \[\], expected"),
+        ('{"cluster": null}', "damaged: its cluster is null, expected"),
+        ('{"cluster": {"worker": "a:1"}}', "damaged: its cluster is .*, expected"),
+        ('{"cluster": {"worker": [1]}}', "damaged: its cluster is .*, expected"),
         ('{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}}', "tasks of kind ps"),
+        (TWO_WORKERS % "null", "by the task null: expected .*, i from 0 to 1, another on each"),
+        (TWO_WORKERS % '{"type": "worker"}', "by the task .*: expected"),
+        (TWO_WORKERS % '{"type": "evaluator", "index": 0}', "by the task .*: expected"),
+        (TWO_WORKERS % '{"type": "worker", "index": 2}', "by the task .*: expected"),
+        (TWO_WORKERS % '{"type": "worker", "index": -1}', "by the task .*: expected"),
+        (TWO_WORKERS % "[0]", "by the task .*: expected"),
     ],
 )
 def test_mistakes_in_tf_config(monkeypatch, text, message):
