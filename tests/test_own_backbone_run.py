@@ -242,8 +242,8 @@ def test_an_export_says_what_the_model_says(make, file, digits, tmp_path):
     ids = tuple(range(state.phase.num_seen))
     classes = ExportedClasses(ids, tuple(map(str, ids)))
     path = export_phase(
-        *(tmp_path / "export" / "digits", 1, state.model, state.model, classes, normalization),
-        *(None, {}, images[:1]),
+        *(tmp_path / "export" / "digits", 1, state.model, classes, normalization),
+        *(np.eye(len(ids), state.model.feature_size), {}, images[:1]),
     )
     session = tf.compat.v1.Session(graph=tf.Graph())  # the way of TensorFlow Serving
     with session.graph.as_default():

@@ -54,12 +54,11 @@ def _export(model: IncrementalModel, directory: pathlib.Path) -> pathlib.Path:
         directory,
         1,
         model,
-        predict=lambda images: model(images),
         classes=ExportedClasses(
             tuple(range(_NUM_CLASSES)), tuple(f"class {i}" for i in range(_NUM_CLASSES))
         ),
         normalization=_NORMALIZATION,
-        class_means=None,
+        class_means=np.eye(_NUM_CLASSES, model.feature_size),
         metadata={},
         warmup_images=np.zeros((1, *_IMAGE_SHAPE), np.uint8),
     )

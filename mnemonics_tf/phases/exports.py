@@ -80,7 +80,6 @@ class PhaseExports:
             directory=self._folder,
             version=phase.index + 1,
             model=model,
-            predict=model,
             classes=ExportedClasses(
                 tuple(original_ids), tuple(self._source.names_of(original_ids))
             ),

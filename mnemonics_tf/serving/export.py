@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.models.incremental import IncrementalModel, Outputs
+from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.run.files import (
     check_held,
@@ -68,10 +68,9 @@ def export_phase(
     directory: pathlib.Path,
     version: int,
     model: IncrementalModel,
-    predict: Callable[[tf.Tensor], Outputs],
     classes: ExportedClasses,
     normalization: Normalization,
-    class_means: np.ndarray | None,
+    class_means: np.ndarray,
     metadata: Mapping[str, Any],
     warmup_images: np.ndarray,
     fit_image: Callable[[tf.Tensor], tf.Tensor] | None = None,
@@ -88,8 +87,8 @@ def export_phase(
     - `scores`: `images` -> `logits`, `probabilities`, `class_id`: numbers alone, for formats that
       have no strings
     - `features`: `images` -> `features` `[n, d]`
-    - `nme` (where class means are given): `images` -> `similarity` `[n, K]` (cosine of features and
-      class means), `class_id`, `class_name`: nearest mean of exemplars
+    - `nme`: `images` -> `similarity` `[n, K]` (cosine of features and class means), `class_id`,
+      `class_name`: nearest mean of exemplars
 
     A version appears at once or not at all, and one that is whole is never overwritten. One that an
     interrupted run left complete is kept if it holds this very model; call this once the phase's
@@ -99,12 +98,11 @@ def export_phase(
     Args:
         directory: RUN/export/NAME; NAME is the name under which the model is served.
         version: number of phases learned, counted from 1.
-        model: whose convolutions are exported, with all scales folded into plain kernels.
-        predict: a function from normalised images to `model`'s outputs, with whatever the method
-            adds to them; it may call no `tf.function`, whose cached graph would outlive this call.
+        model: whose convolutions are exported, with all scales folded into plain kernels; it may
+            call no `tf.function`, whose cached graph would outlive this call.
         classes: the K classes, by label.
         normalization: of the images; it becomes part of the exported graph.
-        class_means: `[K, d]`, L2-normalised, by label; None leaves out the signature `nme`.
+        class_means: `[K, d]`, L2-normalised, by label.
         metadata: goes into assets.extra/metadata.json beside the classes, e.g. metrics and the
             protocol's fingerprint; anything that JSON can hold.
         warmup_images: uint8 `[m, h, w, c]`, m >= 1, which a server runs through every signature
@@ -120,7 +118,7 @@ def export_phase(
     """
     image_shape = model.architecture.image_shape
     with model.for_export():
-        signatures = Signatures(model, predict, classes, normalization, class_means, fit_image)
+        signatures = Signatures(model, classes, normalization, class_means, fit_image)
     metadata = dict(**dataclasses.asdict(classes), image_shape=image_shape, **metadata)
     published = directory / str(version)
     trouble = damage(published)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mnemonics_tf.data.decoding import MAX_PIXELS, decode_plain
 from mnemonics_tf.data.pipeline import Normalization
-from mnemonics_tf.models.incremental import IncrementalModel, Outputs
+from mnemonics_tf.models.incremental import IncrementalModel
 
 #: classes that an answer ranks, where there are so many
 TOP = 5
@@ -32,11 +32,10 @@ class Signatures:
     """The signatures of one model.
 
     Args:
-        model: whose variables are used, its scales folded.
-        predict: from normalised images to the model's outputs; calls no `tf.function`.
+        model: whose variables are used, its scales folded; calls no `tf.function`.
         classes: the K classes, by label.
         normalization: of the images; it becomes part of the graph.
-        class_means: `[K, d]`, L2-normalised, by label; None leaves out the signature `nme`.
+        class_means: `[K, d]`, L2-normalised, by label.
         fit_image: brings a decoded image, uint8 `[any, any, c]`, to the model's size; None resizes
             it (bilinear, antialiased).
 
@@ -45,20 +44,19 @@ class Signatures:
         functions: concrete functions by the name of the signature.
 
     Raises:
-        ValueError: if `predict` runs a graph traced before, or the numbers of classes differ.
+        ValueError: if the model runs a graph traced before, or the numbers of classes differ.
     """
 
     def __init__(
         self,
         model: IncrementalModel,
-        predict: Callable[[tf.Tensor], Outputs],
         classes: ExportedClasses,
         normalization: Normalization,
-        class_means: np.ndarray | None,
+        class_means: np.ndarray,
         fit_image: Callable[[tf.Tensor], tf.Tensor] | None = None,
     ):
         image_shape = model.architecture.image_shape
-        self._predict = predict
+        self._model = model
         self._classes = classes
         self._normalization = normalization
         self._image_shape = image_shape
@@ -68,16 +66,15 @@ class Signatures:
         # Only bare TensorFlow variables are tracked: Keras objects in the object graph make
         # TensorFlow Serving's loader miss variables, although `tf.saved_model.load` finds them.
         self.module = tf.Module(name="exported_phase")
+        self.module.class_means = tf.Variable(class_means, dtype=tf.float32, trainable=False)
         self._outputs = _function(self._run, images)
         functions = {
             self.serving_default: images,
             self.serving_bytes: image_bytes,
             self.scores: images,
             self.features: images,
+            self.nme: images,
         }
-        if class_means is not None:
-            self.module.class_means = tf.Variable(class_means, dtype=tf.float32, trainable=False)
-            functions[self.nme] = images
         concrete = self._outputs.get_concrete_function()
         _check_traced(concrete, model, classes, class_means)
         positions = {id(handle): i for i, handle in enumerate(concrete.captured_inputs)}
@@ -96,7 +93,7 @@ class Signatures:
         # not padded: other formats can't pad by a number that is known at run time only.
         missing = tf.cast(count == 0, tf.int32)
         grey = tf.zeros([missing, *self._image_shape], normalized.dtype)
-        outputs = self._predict(tf.concat([normalized, grey], axis=0))
+        outputs = self._model(tf.concat([normalized, grey], axis=0))
         features, logits = outputs.features[:count], outputs.logits[:count]
         return tf.cast(features, tf.float32), tf.cast(logits, tf.float32)
 
@@ -218,11 +215,11 @@ def _check_traced(
     concrete: Any,
     model: IncrementalModel,
     classes: ExportedClasses,
-    class_means: np.ndarray | None,
+    class_means: np.ndarray,
 ) -> None:
     unfolded = {id(v.value) for layer in model.transfer_layers() for v in layer.variables}
     if any(id(variable) in unfolded for variable in concrete.graph.variables):
-        raise ValueError("predict runs a graph traced before the export: pass a plain function")
+        raise ValueError("the model runs a graph traced before the export")
     features, logits = concrete.structured_outputs
     num_classes = len(classes.original_ids)
     if logits.shape[1] != num_classes or len(classes.names) != num_classes:
@@ -230,7 +227,7 @@ def _check_traced(
             f"{logits.shape[1]} logits, {num_classes} original ids and {len(classes.names)} names: "
             "one of each is expected for every class"
         )
-    if class_means is not None and class_means.shape != (num_classes, features.shape[1]):
+    if class_means.shape != (num_classes, features.shape[1]):
         raise ValueError(
             f"class_means of shape {class_means.shape}, expected {(num_classes, features.shape[1])}"
         )

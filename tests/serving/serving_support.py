@@ -28,7 +28,6 @@ class Learned:
         """Exports it, with some arguments of `export_phase` changed."""
         arguments = {
             "model": self.model,
-            "predict": lambda images: self.model(images),
             "classes": self.classes,
             "normalization": self.normalization,
             "class_means": self.class_means,
@@ -49,11 +48,17 @@ def learn(
     classifier: str = "cosine",
     image_shape: tuple[int, int, int] = (32, 32, 3),
     transfer: bool = True,
+    corrects_logits: bool = False,
     seed: int = 0,
 ) -> Learned:
     """Returns a model with random weights, scales and statistics, as after training."""
     random = np.random.default_rng(seed)
-    model = IncrementalModel(Architecture(NAME, 8, image_shape, classifier), num_old, num_new, seed)
+    model = IncrementalModel(
+        Architecture(NAME, 8, image_shape, classifier, corrects_logits),
+        num_old,
+        num_new,
+        seed,
+    )
     if transfer:
         model.enable_transfer()
     for variable in model.variables:
