@@ -18,6 +18,8 @@ from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.flags import settings_from_flags
+from mnemonics_tf.opened_run import OpenedRun
+from mnemonics_tf.phases.checks import check_new_run
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, write_arrays
@@ -56,14 +58,15 @@ ARGUMENTS = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4)
 @bounded
 @given(named=ARGUMENTS)
 def test_flags(parse, tmp_path, named):
-    """They are refused by absl or by us, or make an experiment; never anything else."""
+    """They are refused by absl or by us, or let a run begin; never anything else."""
     named = {name: value for name, value in named.items() if name not in ("run_dir", "download")}
     run_dir = tmp_path / "run"
     with contextlib.suppress(UserError, flags.Error):
         wanted = settings_from_flags(
             parse(f"--run_dir={run_dir}", *(f"--{name}={value}" for name, value in named.items()))
         )
-        Experiment(wanted, SOURCE, tf.distribute.get_strategy())._check_begin()
+        opened = OpenedRun(wanted, SOURCE, tf.distribute.get_strategy())
+        check_new_run(opened.settings, opened.method, opened.protocol, SOURCE)
     assert not run_dir.exists()
 
 
