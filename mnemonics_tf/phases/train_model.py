@@ -11,13 +11,13 @@ from mnemonics_tf.data.pipeline import concatenate
 from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.methods import BUILT_IN
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.phases.coded_share import partly_coded
 from mnemonics_tf.phases.state import Stage
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import some_of_each
-from mnemonics_tf.registry import is_own
 from mnemonics_tf.settings import TrainingSettings
 from mnemonics_tf.training.loop import Moment, TrainingLoop
 
@@ -114,7 +114,7 @@ def check_held_out(
     if not held_out or held_out < smallest:
         return
     ways = list(ways)
-    if smallest > 1 and not is_own(training.method):  # of a single one no share is small enough
+    if smallest > 1 and training.method in BUILT_IN:  # of a single one no share is small enough
         ways.append("lower --correction_share")
     raise UserError(
         f"--method={training.method} holds out {held_out} images of each class from training, but "

@@ -80,7 +80,7 @@ def test_a_total_is_advised_that_is_enough_for_all_phases(source, wanted, advise
     check(source, exemplars_total=enough, **wanted)
 
 
-def test_lower_settings_are_advised_only_where_there_are_some(source):
+def test_lower_settings_are_advised_only_where_there_are_some(source, monkeypatch):
     with pytest.raises(UserError) as raised:
         check(source, method="bic", exemplars_per_class=1)
     assert "keep more exemplars (--exemplars_per_class=2)" in str(raised.value)
@@ -91,6 +91,12 @@ def test_lower_settings_are_advised_only_where_there_are_some(source):
         check(source, method="bic", exemplars_per_class=4, correction_share=0.9)
     assert "(--exemplars_per_class=5) or lower --correction_share" in str(raised.value)
     check(source, method="bic", exemplars_per_class=5, correction_share=0.9)
+
+    monkeypatch.setitem(METHODS, "mine", METHODS["bic"])  # who knows what it holds out
+    with pytest.raises(UserError) as raised:
+        check(source, method="mine", exemplars_per_class=4, correction_share=0.9)
+    assert "(--exemplars_per_class=5)" in str(raised.value)
+    assert "lower" not in str(raised.value)
 
     with pytest.raises(UserError) as raised:
         check(source, method="bic", exemplars_per_class=4, correction_share=1.0)
