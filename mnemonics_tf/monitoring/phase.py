@@ -65,7 +65,7 @@ def show_phase(
         picture = pictures.confusion_matrix(np.array(values["confusion_matrix"]), class_names, ends)
         summaries.images(f"confusion_matrix/{head}", picture[np.newaxis], index)
     shown = rows_shown(memory.labels)
-    strips = strips_of(_births(directory, phase, memory, shown), memory.images_at(shown))
+    strips = strips_of(_births(directory, phase, ends, memory, shown), memory.images_at(shown))
     summaries.images("exemplars_birth_now_difference", strips, index)
     if model.transfer:
         for layer in model.transfer_layers():
@@ -80,7 +80,11 @@ def show_phase(
 
 
 def _births(
-    directory: RunDirectory, phase: Phase, memory: ExemplarMemory, rows: np.ndarray
+    directory: RunDirectory,
+    phase: Phase,
+    ends: Sequence[int],
+    memory: ExemplarMemory,
+    rows: np.ndarray,
 ) -> np.ndarray:
     """Returns the first exemplars of classes as they were at the end of the phase that made them.
 
@@ -93,18 +97,15 @@ def _births(
         rows: of the memory: the first exemplar of each class asked for. A class gives up its last
             exemplars, so that it is still the same one.
     """
-    birth = memory.images_at(rows)
-    missing = memory.labels[rows] < phase.num_old
-    for index in range(phase.index):
-        if not missing.any():
-            break
+    birth, labels = memory.images_at(rows), memory.labels[rows]
+    taught_in = np.searchsorted(ends, labels, side="right")
+    for index in np.unique(taught_in[taught_in < phase.index]).tolist():  # a file may be large
         path = directory.exemplars(index)
         if not path.exists():  # as on workers beside the chief: nothing else asks for it
             continue
         first = ExemplarMemory.load(path, memory.codec)
-        here = missing & np.isin(memory.labels[rows], first.labels)
-        birth[here] = first.images_at(np.searchsorted(first.labels, memory.labels[rows][here]))
-        missing &= ~here
+        here = (taught_in == index) & np.isin(labels, first.labels)
+        birth[here] = first.images_at(np.searchsorted(first.labels, labels[here]))
     return birth
 
 
@@ -129,6 +130,7 @@ def _projected(
     parts = [(kind, images) for kind, images in parts if len(images)]
     kinds = [kind for kind, images in parts for _ in range(len(images))]
     names = [class_names[label] for _, images in parts for label in images.labels]
+        ends: classes seen by the end of each phase.
     return (
         np.concatenate([evaluator.features(images) for _, images in parts]),
         np.concatenate([images.load_all() for _, images in parts]),
