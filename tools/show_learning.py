@@ -11,23 +11,20 @@ moved its exemplars one exemplar of each class: as it began, as it is now, and t
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
-import matplotlib
 import numpy as np
 from absl import flags
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import HEADS
-from mnemonics_tf.monitoring.pictures import check_picture
+from mnemonics_tf.monitoring.pictures import check_picture, new_figure
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, start
 from mnemonics_tf.reporting.gallery import Gallery, difference, gallery
 from mnemonics_tf.reporting.groups import Group, group_runs
 from mnemonics_tf.reporting.runs import load_runs
 from mnemonics_tf.run import results
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402, the backend must be chosen first
 
 # Okabe and Ito's colours; markers repeat the distinction.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -85,21 +82,21 @@ def draw(groups: Sequence[Group], output: pathlib.Path) -> None:
         for group in groups
         if (shown := gallery(group)) is not None and shown.any_moved
     ]
-    figure = plt.figure(figsize=(9, 3.6 + 2.9 * bool(moved)), layout="constrained")
-    upper, lower = figure, None
-    if moved:
-        upper, lower = figure.subfigures(2, 1, height_ratios=(3.6, 2.9))
-    for axes, head in zip(upper.subplots(1, 2, sharey=True), HEADS, strict=True):
-        _curves(axes, groups, head)
-    handles, names = axes.get_legend_handles_labels()
-    upper.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    if lower is not None:
-        _exemplars(lower, *moved[-1])
-    figure.savefig(output, dpi=140)
-    plt.close(figure)
+    height = 3.6 + 2.9 * bool(moved)
+    with new_figure(figsize=(9, height), layout="constrained") as figure:
+        upper, lower = figure, None
+        if moved:
+            upper, lower = figure.subfigures(2, 1, height_ratios=(3.6, 2.9))
+        for axes, head in zip(upper.subplots(1, 2, sharey=True), HEADS, strict=True):
+            _curves(axes, groups, head)
+        handles, names = axes.get_legend_handles_labels()
+        upper.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        if lower is not None:
+            _exemplars(lower, *moved[-1])
+        figure.savefig(output, dpi=140)
 
 
-def _curves(axes: plt.Axes, groups: Sequence[Group], head: str) -> None:
+def _curves(axes: Any, groups: Sequence[Group], head: str) -> None:
     for index, group in enumerate(groups):
         figures = group.accuracies(head)
         means = [100 * figure.mean for figure in figures]
@@ -125,7 +122,7 @@ def _curves(axes: plt.Axes, groups: Sequence[Group], head: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def _exemplars(figure: plt.Figure, group: Group, shown: Gallery) -> None:
+def _exemplars(figure: Any, group: Group, shown: Gallery) -> None:
     cards = shown.cards
     cards = [
         cards[i] for i in np.linspace(0, len(cards) - 1, min(_MOST_CLASSES, len(cards))).astype(int)

@@ -1,5 +1,7 @@
 """What TensorBoard shows of a phase at its end."""
 
+import functools
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,18 +54,10 @@ def show_phase(
     summaries.scalars("accuracy", tested, index)
     earlier = [read_json(directory.record(i)) for i in range(index)]
     ends = [*(record["num_seen"] for record in earlier), phase.num_seen]
-    if not pictures.can_draw() and index == 0:
-        LOGGER.info(
-            "TensorBoard gets no matrices: matplotlib is not installed (pip install "
-            "'mnemonics-tf[report]')"
-        )
-    for head, values in heads.items() if pictures.can_draw() else ():
-        rows = [record["heads"][head]["group_accuracies"] for record in earlier]
-        rows.append(values["group_accuracies"])
-        picture = pictures.accuracy_matrix(rows)
-        summaries.images(f"accuracy_matrix/{head}", picture[np.newaxis], index)
-        picture = pictures.confusion_matrix(np.array(values["confusion_matrix"]), class_names, ends)
-        summaries.images(f"confusion_matrix/{head}", picture[np.newaxis], index)
+    for name, picture in _matrices(
+        directory.root, index, heads, earlier, class_names, ends
+    ).items():
+        summaries.images(name, picture[np.newaxis], index)
     shown = rows_shown(memory.labels)
     strips = strips_of(_births(directory, phase, ends, memory, shown), memory.images_at(shown))
     summaries.images("exemplars_birth_now_difference", strips, index)
@@ -77,6 +71,52 @@ def show_phase(
     features, images, columns = _projected(phase, evaluator, memory, test_set, class_names)
     projector.write_embedding(directory.tensorboard, f"phase{index:02d}", features, images, columns)
     summaries.flush()
+
+
+def _matrices(
+    run: pathlib.Path,
+    index: int,
+    heads: dict[str, dict[str, Any]],
+    earlier: list[dict[str, Any]],
+    class_names: Sequence[str],
+    ends: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Returns both heads' matrices of accuracies and of confusions, by name.
+
+    None where matplotlib is not installed or fails: no phase stays undone for want of a picture.
+
+    Args:
+        run: directory of the run.
+        index: of the phase.
+        heads: what phase.json holds of each head.
+        earlier: the records of earlier phases.
+        class_names: by label, of the classes seen.
+        ends: classes seen by the end of each phase.
+    """
+    if not pictures.can_draw():
+        if index == 0:
+            LOGGER.info(
+                "TensorBoard gets no matrices: matplotlib is not installed (pip install "
+                "'mnemonics-tf[report]')"
+            )
+        return {}
+    drawn = {}
+    for head, values in heads.items():
+        rows = [record["heads"][head]["group_accuracies"] for record in earlier]
+        rows.append(values["group_accuracies"])
+        counts = np.array(values["confusion_matrix"])
+        try:
+            drawn[f"accuracy_matrix/{head}"] = pictures.accuracy_matrix(rows)
+            drawn[f"confusion_matrix/{head}"] = pictures.confusion_matrix(counts, class_names, ends)
+        except Exception as error:  # matplotlib's own, and those of what it is built on
+            _tell_of_no_matrices(run, f"{type(error).__name__}: {error}")
+            return {}
+    return drawn
+
+
+@functools.cache  # a reason once in a run
+def _tell_of_no_matrices(run: pathlib.Path, reason: str) -> None:
+    LOGGER.warning("TensorBoard gets no matrices: matplotlib can't draw them (%s)", reason)
 
 
 def _births(
@@ -93,6 +133,7 @@ def _births(
     Args:
         directory: of the run.
         phase: which.
+        ends: classes seen by the end of each phase.
         memory: the exemplars.
         rows: of the memory: the first exemplar of each class asked for. A class gives up its last
             exemplars, so that it is still the same one.
@@ -130,7 +171,6 @@ def _projected(
     parts = [(kind, images) for kind, images in parts if len(images)]
     kinds = [kind for kind, images in parts for _ in range(len(images))]
     names = [class_names[label] for _, images in parts for label in images.labels]
-        ends: classes seen by the end of each phase.
     return (
         np.concatenate([evaluator.features(images) for _, images in parts]),
         np.concatenate([images.load_all() for _, images in parts]),

@@ -1,3 +1,7 @@
+import logging
+import sys
+
+import matplotlib
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -5,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.monitoring import phase as phase_module
 from mnemonics_tf.monitoring import pictures
 from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
 from mnemonics_tf.settings import Settings
@@ -77,6 +82,46 @@ def test_confusion_matrices_have_names_and_lines_between_phases():
     names = [str(label) for label in range(60)]
     drawn = pictures.confusion_matrix(many, names, [30, 60])
     np.testing.assert_array_equal(drawn, pictures.confusion_matrix(many, names[::-1], [30, 60]))
+
+
+def test_pictures_leave_a_notebook_its_own_plots_and_ignore_its_matplotlibrc(monkeypatch):
+    plain = pictures.accuracy_matrix([[1.0]])
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # an import of it fails
+    with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "red", "backend": "svg"}):
+        np.testing.assert_array_equal(pictures.accuracy_matrix([[1.0]]), plain)
+        assert matplotlib.rcParams["text.usetex"]
+        assert matplotlib.get_backend() == "svg"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("drawing", "RuntimeError: Failed to process string with tex"),
+        ("import", "ImportError: cannot import name"),
+    ],
+)
+def test_a_matplotlib_that_fails_costs_the_pictures_and_is_told_once(
+    tmp_path, monkeypatch, caplog, trouble, reason
+):
+    heads = {"nme": {"group_accuracies": [0.5], "confusion_matrix": [[1, 0], [0, 1]]}}
+    arguments = (tmp_path, 0, heads, [], ["a", "b"], [2])
+    assert set(phase_module._matrices(*arguments)) == {
+        "accuracy_matrix/nme",
+        "confusion_matrix/nme",
+    }
+
+    def fail(*_, **__):
+        raise RuntimeError("Failed to process string with tex")
+
+    if trouble == "drawing":
+        monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.draw", fail)
+    else:
+        monkeypatch.delattr("matplotlib.figure.Figure")
+    with caplog.at_level(logging.WARNING):
+        assert [phase_module._matrices(*arguments) for _ in range(2)] == [{}, {}]
+    (told,) = caplog.messages
+    assert "no matrices" in told
+    assert reason in told
 
 
 def test_a_full_disk_is_a_clear_line(tmp_path, monkeypatch):
