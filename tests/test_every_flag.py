@@ -25,6 +25,7 @@ from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
 from mnemonics_tf.phases.finetune import finetune_settings
 from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints
+from mnemonics_tf.run.files import write_text
 from mnemonics_tf.settings import RunSettings, Settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_networks")]
@@ -274,6 +275,12 @@ def test_models_are_exported_under_their_name(make):
     experiment = make("--model_name=numbers")
     path = experiment.exports.path(experiment.protocol.phases[1])
     assert path == experiment.directory.export / "numbers" / "2"
+
+
+def test_models_keep_the_name_that_the_run_began_with(make):
+    experiment = make("--model_name=numbers")
+    write_text(experiment.directory.flags, experiment.settings.flag_lines())
+    assert make().exports.path(experiment.protocol.phases[1]).parent.name == "numbers"
 
 
 @pytest.fixture

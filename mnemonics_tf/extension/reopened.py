@@ -23,6 +23,7 @@ from mnemonics_tf.run.learned import (
     finish_removal,
     learned_phases,
     recorded_data_dir,
+    recorded_model_name,
     remove_export,
     remove_phase,
 )
@@ -126,7 +127,8 @@ def undo(run: RunSettings, named: Mapping[str, str] | None = None) -> None:
     if phase is None:
         raise UserError(f"{directory.root} has learned no further phase that could be taken back")
     dataset = history.settings.protocol.dataset
-    folder = export_folder(directory.export, dataset, run.model_name)
+    noted = recorded_model_name(directory)
+    folder = export_folder(directory.export, dataset, run.model_name, noted)
     if not history.unfinished:
         theirs = _code_of_the_run(history.settings, history.learned, named or {})
         refuse_unnamed_code(history.settings, theirs, "taking a phase back")

@@ -12,6 +12,7 @@ from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.run import results
 from mnemonics_tf.run.directory import RunDirectory
+from mnemonics_tf.run.learned import recorded_model_name
 from mnemonics_tf.serving.export import export_folder, export_phase
 from mnemonics_tf.serving.loading import damage
 from mnemonics_tf.serving.signatures import ExportedClasses
@@ -39,7 +40,10 @@ class PhaseExports:
         self._protocol = protocol
         settings = workshop.settings
         self._folder = export_folder(
-            directory.export, settings.protocol.dataset, settings.run.model_name
+            directory.export,
+            settings.protocol.dataset,
+            settings.run.model_name,
+            recorded_model_name(directory),
         )
         self._on_one_device: IncrementalModel | None = None
 

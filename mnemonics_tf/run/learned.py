@@ -161,12 +161,21 @@ def read_learned(directory: RunDirectory, index: int) -> LearnedPhase | None:
 
 def recorded_data_dir(directory: RunDirectory) -> str:
     """Returns where the data of a run was, as its flags say; empty if they do not."""
+    return _recorded(directory, "data_dir")
+
+
+def recorded_model_name(directory: RunDirectory) -> str:
+    """Returns the name that a run's models were to have, as its flags say; empty if they do not."""
+    return _recorded(directory, "model_name")
+
+
+def _recorded(directory: RunDirectory, name: str) -> str:
     try:
         # `splitlines` also cuts at what a path may hold: form feeds, U+0085, U+2028.
         lines = directory.flags.read_text("utf-8").split("\n") if directory.flags.is_file() else []
     except (OSError, UnicodeDecodeError):
         return ""
-    found = [line.partition("=")[2] for line in lines if line.startswith("--data_dir=")]
+    found = [line.partition("=")[2] for line in lines if line.startswith(f"--{name}=")]
     return found[-1] if found else ""
 
 

@@ -36,20 +36,26 @@ _ASIDE_PREFIX = ".damaged-"
 #: what ends a line for some reader or other, and what a terminal would act on
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
+#: what servers, paths and URLs take for a name
+_MODEL_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
-def export_folder(root: pathlib.Path, dataset: str, wanted: str = "") -> pathlib.Path:
+
+def export_folder(
+    root: pathlib.Path, dataset: str, wanted: str = "", noted: str = ""
+) -> pathlib.Path:
     """Returns the folder, in a run's exports, of its versions; it bears the name that is served.
 
     Args:
         root: of the exports.
         dataset: gives the name, as a file name, where there is none and none is wanted.
-        wanted: the name that was asked for, if any.
+        wanted: the name that is asked for, if any.
+        noted: the name that was asked for when the run began, if any; what is no name is ignored.
 
     Raises:
         UserError: if it can't be a name, or the run has been exported under another one: versions
             of one model in two places would be two models to a server.
     """
-    if wanted and not re.fullmatch(r"\w[\w.-]*", wanted, re.ASCII):
+    if wanted and not _MODEL_NAME.fullmatch(wanted):
         raise UserError(
             f"--model_name={wanted!r} is no name that servers and paths agree on: pass letters, "
             "digits, _, - and ., a letter or digit first"
@@ -60,8 +66,11 @@ def export_folder(root: pathlib.Path, dataset: str, wanted: str = "") -> pathlib
             f"--model_name={wanted}: {root.parent} has been exported as {', '.join(found)}: leave "
             "the flag out, or rename the folder while no server uses it"
         )
-    default = found[0] if len(found) == 1 else re.sub(r"[^\w.-]", "_", dataset)
-    return root / (wanted or default)
+    if len(found) == 1:
+        return root / found[0]
+    if not wanted and _MODEL_NAME.fullmatch(noted):
+        wanted = noted
+    return root / (wanted or re.sub(r"[^\w.-]", "_", dataset))
 
 
 def export_phase(

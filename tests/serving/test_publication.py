@@ -91,7 +91,11 @@ def test_exports_keep_the_name_they_have(tmp_path):
     root = tmp_path / "export"
     assert export_folder(root, "tfds:cats/small") == root / "tfds_cats_small"
     assert export_folder(root, "folder", "cats-2.0") == root / "cats-2.0"
+    assert export_folder(root, "folder", "", "dogs") == root / "dogs"
+    assert export_folder(root, "folder", "cats", "dogs") == root / "cats"
+    assert export_folder(root, "folder", "", "../dogs") == root / "folder"
     (root / "cats" / "1").mkdir(parents=True)
+    assert export_folder(root, "folder", "", "dogs") == root / "cats"
     assert export_folder(root, "folder") == root / "cats"
     assert export_folder(root, "folder", "cats") == root / "cats"
     with pytest.raises(UserError, match="exported as cats: leave the flag out, or rename"):
