@@ -4,6 +4,7 @@ For exports that are missing or damaged: each is made from the phase's model and
 run keeps. Exports that are whole stay as they are. A phase that `learn --noexport` holds back is
 exported where --phase names it, and held back no more. Exit status 1 where one can't be made. Code
 of one's own, package.module:Name, runs where its flag is passed as the run had it.
+        opened.exports.write_config()
 """
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)
@@ -64,6 +65,7 @@ def export(
     chosen = opened.phases_done(phase_index)
     with opened.directory.locked():
         done = [_export(opened, phase, phase.index == phase_index) for phase in chosen]
+        opened.exports.write_config()
     return 0 if all(done) else 1
 
 

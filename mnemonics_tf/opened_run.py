@@ -169,8 +169,12 @@ class OpenedRun:
         return [earlier.new_classes for earlier in self.protocol.phases[: phase.index + 1]]
 
     def look_after_export(self, phase: Phase) -> None:
-        """Makes the damaged export of a phase that is done again; of a missing one it tells."""
+        """Makes the damaged export of a phase that is done again; of a missing one it tells.
+
+        And a models.config that is lost, or names a folder that has another name now.
+        """
         path, trouble = self.exports.path(phase), self.exports.trouble(phase)
+        self.exports.write_config()
         if not trouble:
             return
         kept = (self.directory.model(phase.index), self.directory.exemplars(phase.index))

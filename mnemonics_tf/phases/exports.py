@@ -13,6 +13,7 @@ from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.run import results
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.learned import recorded_model_name
+from mnemonics_tf.serving.assets import write_models_config
 from mnemonics_tf.serving.export import export_folder, export_phase
 from mnemonics_tf.serving.loading import damage
 from mnemonics_tf.serving.signatures import ExportedClasses
@@ -54,6 +55,10 @@ class PhaseExports:
     def trouble(self, phase: Phase) -> str:
         """Returns what is wrong with the SavedModel of a phase that is done, or nothing."""
         return damage(self.path(phase))
+
+    def write_config(self) -> None:
+        """Writes the server's configuration where it is missing, or names other models."""
+        write_models_config(self._folder.parent)
 
     def write(
         self,

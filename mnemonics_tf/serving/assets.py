@@ -96,13 +96,15 @@ def models_config(model_names: Sequence[str]) -> str:
     return f"model_config_list {{\n{''.join(models)}}}\n"
 
 
-def write_models_config(export_root: pathlib.Path) -> pathlib.Path:
+def write_models_config(export_root: pathlib.Path) -> None:
     """Writes `models.config` for all models that lie in `export_root` with at least one version.
+
+    A file that says so already stays as it is, and so does one where no version lies.
 
     To serve them, mount `export_root` as `/models` and start
     `tensorflow_model_server --model_config_file=/models/models.config`.
     """
     names = sorted({v.parent.name for v in export_root.glob("*/*") if v.name.isdecimal()})
-    path = export_root / MODELS_CONFIG
-    write_text(path, models_config(names))
-    return path
+    path, text = export_root / MODELS_CONFIG, models_config(names)
+    if names and not (path.is_file() and path.read_bytes() == text.encode()):
+        write_text(path, text)

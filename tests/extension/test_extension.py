@@ -66,6 +66,7 @@ def quick_ends():
             "write",
             lambda exports, phase, *_: exports.path(phase).mkdir(parents=True, exist_ok=True),
         )
+        patch.setattr(PhaseExports, "write_config", lambda _: None)
         yield
 
 

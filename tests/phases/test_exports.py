@@ -44,6 +44,9 @@ def test_a_damaged_export_is_made_again_and_a_missing_one_is_told_of(run_dir, tm
     exports = copy / "export" / "digits"
     (exports / "1" / "saved_model.pb").write_bytes(b"")
     (exports / "2").rename(tmp_path / "moved away")
+    config = exports.with_name("models.config")
+    written = config.read_text()
+    config.unlink()
     with caplog.at_level(logging.WARNING):
         experiment(copy).run()
     assert "export" in caplog.text
@@ -51,6 +54,7 @@ def test_a_damaged_export_is_made_again_and_a_missing_one_is_told_of(run_dir, tm
     assert "digits/2 is missing: python -m mnemonics_tf.export --run_dir='" in caplog.text
     assert not (exports / "2").exists()
     assert evaluate(str(copy), "", 0, from_export=True) == 0
+    assert config.read_text() == written
 
 
 def test_missing_and_damaged_exports_are_made_again_on_request(run_dir, tmp_path, capsys):
@@ -71,6 +75,9 @@ def test_missing_and_damaged_exports_are_made_again_on_request(run_dir, tmp_path
     assert "model.npz is missing" in told
     (exports / "2").rename(tmp_path / "moved away")
     assert evaluate(str(copy), "", 0, from_export=True) == 0
+    exports.rename(exports.with_name("numbers"))
+    assert export(str(copy), "", 0) == 0
+    assert "/models/numbers" in exports.with_name("models.config").read_text()
     with pytest.raises(UserError, match="--phase=5 is not done in .*; done: 0, 1"):
         export(str(copy), "", 5)
 
