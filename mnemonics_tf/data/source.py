@@ -318,7 +318,9 @@ def ids_in_words(ids: Sequence[int]) -> str:
 
 
 def check_class_names(names: Sequence[str], place: str, remedy: str) -> None:
-    """Refuses names that files of one name a line, in UTF-8, can't hold: at the end of a phase.
+    """Refuses names that are no texts, or that files of one name a line, in UTF-8, can't hold.
+
+    At the end of a phase these would be met otherwise.
 
     Args:
         names: of the classes.
@@ -330,6 +332,8 @@ def check_class_names(names: Sequence[str], place: str, remedy: str) -> None:
     """
     seen = set()
     for name in names:
+        if not isinstance(name, str):
+            raise UserError(f"{place}: the class name {name!r} is no text: {remedy}")
         if not name.strip():
             problem = "is empty"
         elif any("\ud800" <= character <= "\udfff" for character in name):

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.source import DataSource, check_class_names
 from mnemonics_tf.data.sources import create
 from mnemonics_tf.errors import UserError, counted, few, printable
 from mnemonics_tf.methods import METHODS
@@ -113,6 +113,9 @@ def find_wanted(history: History, request: Request) -> Wanted:
     settings = _settings_after(history, request)
     _refuse_another_classifier(history, settings)
     source = create(dataset, request.run.data_dir, request.run.download, settings.data)
+    if not unfinished:
+        unknown = [name for name in source.class_names if name not in history.known]
+        check_class_names(unknown, f"--dataset={dataset}", "mend the source's `class_names`")
     if history.learned and not unfinished:
         before = history.without_last()
         again = _described(before, request, source, _settings_after(before, request), dataset)

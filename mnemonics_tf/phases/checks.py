@@ -10,7 +10,7 @@ from mnemonics_tf.bilevel import check_estimator
 from mnemonics_tf.bilevel.batches import check_step
 from mnemonics_tf.bilevel.objectives import on_originals
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
-from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.source import DataSource, check_class_names
 from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.exemplars.codecs import WITH_QUALITY, loses_nothing, make_codec
@@ -215,11 +215,13 @@ def check_new_run(
         settings: of the run.
         method: how the model learns.
         protocol: what is learned when.
-        source: tells how many images there are.
+        source: names the classes, and tells how many images there are.
 
     Raises:
-        UserError: names the flags to pass instead.
+        UserError: names the flags to pass instead, or the class whose name is not fit.
     """
+    place = f"--dataset={settings.protocol.dataset}"
+    check_class_names(source.class_names, place, "mend the source's `class_names`")
     stored = settings.exemplar
     if stored.jpeg_quality != _DEFAULT_QUALITY and stored.codec not in WITH_QUALITY:
         raise UserError(

@@ -6,8 +6,10 @@ import os
 import numpy as np
 import pytest
 
+from mnemonics_tf.data.measured import MeasuredSource
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.budget import make_budget
+from mnemonics_tf.extension import wanted as wanted_module
 from mnemonics_tf.extension.wanted import Request, Wanted, find_wanted
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import write_arrays
@@ -87,6 +89,17 @@ def test_a_method_of_one_s_own_is_followed_by_one_that_fits_its_model(
 
 
 # Names
+
+
+@pytest.mark.parametrize(
+    ("names", "told"), [((1, 2), "1 is no text"), (("a", "a"), "'a' stands for two")]
+)
+def test_classes_of_ones_own_source_have_a_text_each(history, tmp_path, monkeypatch, names, told):
+    images = {c: np.zeros((3, 2, 2, 1), np.uint8) for c in range(2)}
+    source = MeasuredSource("own", images, images, names)
+    monkeypatch.setattr(wanted_module, "create", lambda *_: source)
+    with pytest.raises(UserError, match=f"the class name {told}"):
+        wanted(history, str(tmp_path), dataset="npz")
 
 
 @pytest.mark.parametrize("name", [ACCENT_OF_ITS_OWN, "dog ", "Cat"])

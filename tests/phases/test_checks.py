@@ -217,6 +217,19 @@ def test_an_estimator_that_can_not_be_built_is_refused_before_work(source):
     begin(source, meta_gradient="mnemonics_tf.bilevel:Unroll", exemplars="mnemonics")
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (range(3), "the class name 0 is no text: mend the source's `class_names`"),
+        (["a", "b", "a"], "the class name 'a' stands for two classes: mend"),
+    ],
+)
+def test_names_of_classes_that_no_phase_could_note_are_refused_before_work(names, told):
+    images = {c: np.zeros((30, 8, 8, 1), np.uint8) for c in range(3)}
+    with pytest.raises(UserError, match=re.escape(f"--dataset=digits: {told}")):
+        begin(InMemorySource(images, images, names), base_classes=2, num_phases=1)
+
+
 def test_the_source_that_is_open_is_not_looked_up_again(source):
     """Its code may be a stranger's, whom `learn` need not trust, or a label of one's own."""
     begin(source, dataset="no.such:Source")
