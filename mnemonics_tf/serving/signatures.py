@@ -108,14 +108,15 @@ class Signatures:
         """Returns scores, the class and the likeliest few classes in their order."""
         _, logits = self._outputs(images)
         probabilities = tf.nn.softmax(logits)
-        top, labels = tf.math.top_k(probabilities, min(TOP, len(self._classes.names)))
+        # By logits: far apart, they have probabilities of 0 alike.
+        _, labels = tf.math.top_k(logits, min(TOP, len(self._classes.names)))
         ranked = {f"top_{name}": value for name, value in self._named(labels).items()}
         return {
             "logits": logits,
             "probabilities": probabilities,
             **self._named(tf.argmax(logits, axis=1)),
             **ranked,
-            "top_probability": top,
+            "top_probability": tf.gather(probabilities, labels, batch_dims=1),
         }
 
     def serving_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -114,6 +114,22 @@ def test_no_image_gives_no_answer(exported):
     assert answer["class_name"].shape == (0,)
 
 
+def test_classes_are_ranked_where_their_probabilities_are_all_zero(tmp_path):
+    learned = learn(image_shape=(8, 8, 1))
+
+    def predict(images):
+        outputs = learned.model(images)
+        return Outputs(outputs.features, 1e5 * outputs.logits)
+
+    served = ServedModel(learned.export(tmp_path / "net", 1, predict=predict))
+    answer = served("serving_default", {"images": learned.images[:8]})
+    assert np.all(answer["top_probability"][:, 1] == 0)
+    ranks = np.argsort(-answer["logits"], axis=1, kind="stable")
+    ids = np.array(learned.classes.original_ids)
+    np.testing.assert_array_equal(answer["top_class_id"], ids[ranks])
+    served.close()
+
+
 def test_jpegs_are_opaque_to_a_model_of_four_channels(tmp_path):
     learned = learn(image_shape=(16, 16, 4))
     served = ServedModel(learned.export(tmp_path / "net", 1))
