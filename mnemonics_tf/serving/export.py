@@ -92,7 +92,8 @@ def export_phase(
       `[n, K]`, `class_id` int64 `[n]` (original ids), `class_name` string `[n]`; and the likeliest
       min(5, K) classes in their order: `top_class_id`, `top_class_name`, `top_probability`
     - `serving_bytes`: `image_bytes` string `[n]`, each a JPEG or PNG file of at most
-      `signatures.MAX_PIXELS` -> the same
+      `signatures.MAX_PIXELS` -> the same; left out for images of two channels, which TensorFlow
+      decodes no file to
     - `scores`: `images` -> `logits`, `probabilities`, `class_id`: numbers alone, for formats that
       have no strings
     - `features`: `images` -> `features` `[n, d]`

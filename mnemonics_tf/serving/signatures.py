@@ -14,6 +14,9 @@ from mnemonics_tf.models.incremental import IncrementalModel
 #: classes that an answer ranks, where there are so many
 TOP = 5
 
+#: channels to which TensorFlow decodes no file, not even a PNG that has as many
+_UNDECODABLE = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class ExportedClasses:
@@ -68,13 +71,14 @@ class Signatures:
         self.module = tf.Module(name="exported_phase")
         self.module.class_means = tf.Variable(class_means, dtype=tf.float32, trainable=False)
         self._outputs = _function(self._run, images)
-        functions = {
+        functions: dict[Callable[[tf.Tensor], dict[str, tf.Tensor]], tf.TensorSpec] = {
             self.serving_default: images,
-            self.serving_bytes: image_bytes,
             self.scores: images,
             self.features: images,
             self.nme: images,
         }
+        if image_shape[-1] != _UNDECODABLE:
+            functions[self.serving_bytes] = image_bytes
         concrete = self._outputs.get_concrete_function()
         _check_traced(concrete, model, classes, class_means)
         positions = {id(handle): i for i, handle in enumerate(concrete.captured_inputs)}

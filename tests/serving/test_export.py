@@ -143,6 +143,18 @@ def test_jpegs_are_opaque_to_a_model_of_four_channels(tmp_path):
     served.close()
 
 
+def test_no_file_is_asked_for_where_images_have_two_channels(tmp_path):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="got 2"):
+        tf.io.decode_png(tf.io.encode_png(np.zeros((4, 4, 2), np.uint8)), channels=2)
+    path = learn(image_shape=(8, 8, 2)).export(tmp_path / "net", 1)
+    served = ServedModel(path)
+    assert set(served.signatures) == {"serving_default", "scores", "features", "nme"}
+    served.close()
+    requests = (path / "assets.extra" / "tf_serving_warmup_requests").read_bytes()
+    assert b"serving_default" in requests
+    assert b"serving_bytes" not in requests
+
+
 def test_a_line_break_in_a_class_name_shifts_no_label(tmp_path):
     learned = learn(num_old=0, num_new=2, transfer=False, image_shape=(8, 8, 1))
     names = ("Straße\nEnde\u2028", "b")
