@@ -562,9 +562,14 @@ class Settings:
             ) from error
 
     def flag_lines(self) -> str:
-        """Returns the settings as the lines of a flagfile."""
+        """Returns the settings as the lines of a flagfile, by which a run is repeated.
+
+        Without `last_phase`: who trained a run in parts repeats all of it.
+        """
         lines = []
         for _, field, value in all_fields(self):
+            if field.name == "last_phase":
+                continue
             if isinstance(value, bool):
                 lines.append(f"--{'' if value else 'no'}{field.name}")
             else:

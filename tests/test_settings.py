@@ -43,6 +43,12 @@ def test_settings_come_back_from_a_flagfile(parse, tmp_path, settings):
     assert settings_from_flags(parse(f"--flagfile={path}")) == settings
 
 
+def test_a_run_that_was_trained_in_parts_is_repeated_to_its_end(parse, tmp_path):
+    path = tmp_path / "flags.txt"
+    path.write_text(Settings(RunSettings("runs/a", last_phase=0)).flag_lines())
+    assert settings_from_flags(parse(f"--flagfile={path}")) == Settings(RunSettings("runs/a"))
+
+
 def test_what_decides_results_survives_json():
     values = CHANGED.results_settings()
     assert json.loads(json.dumps(values)) == values
