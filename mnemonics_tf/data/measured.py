@@ -60,6 +60,7 @@ class MeasuredSource(InMemorySource):
     def statistics_of(self, classes):
         """Returns mean and deviation of the training images of these classes."""
         self._check_known(classes)
+        self.refuse_released(classes)
         images = [self._held["training"][c] for c in sorted(classes)]
         pixels, axes = sum(part[..., 0].size for part in images), (0, 1, 2)
         mean = sum(part.sum(axes, np.float64) for part in images) / pixels

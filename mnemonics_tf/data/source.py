@@ -24,6 +24,10 @@ PARTS = ("training", "test")
 _SAMPLED = 200
 
 
+class ReleasedError(UserError, LookupError):
+    """Training images are asked for that a run has let go."""
+
+
 class DataSource(abc.ABC):
     """A data set with a training and a test part, handed out class by class.
 
@@ -164,6 +168,29 @@ class DataSource(abc.ABC):
             LookupError: if a class does not exist.
         """
 
+    def released_of(self, classes: Sequence[int]) -> list[int]:
+        """Returns those of classes whose training images were released, if the source can tell.
+
+        Args:
+            classes: original class ids.
+        """
+        return []
+
+    def refuse_released(self, classes: Sequence[int]) -> None:
+        """Refuses what `released_of` returns.
+
+        Args:
+            classes: original class ids.
+
+        Raises:
+            ReleasedError: tells which.
+        """
+        if released := self.released_of(classes):
+            raise ReleasedError(
+                f"the training images of the classes {ids_in_words(released)} were released: a "
+                "data source serves one run, so open it anew for each"
+            )
+
     def _check_known(self, classes: Sequence[int]) -> None:
         known = self.original_ids
         unknown = sorted(set(map(int, classes)) - set(known))
@@ -243,9 +270,7 @@ class HoldingSource(DataSource, Generic[Held, Images]):
 
     def training_set(self, classes: Sequence[int]) -> Images:
         self._check_known(classes)
-        released = [c for c in classes if c not in self._held["training"]]
-        if released:
-            raise LookupError(f"the training images of classes {released} were released")
+        self.refuse_released(classes)
         return self._gather("training", classes)
 
     def test_set(self, classes: Sequence[int]) -> Images:
@@ -256,6 +281,9 @@ class HoldingSource(DataSource, Generic[Held, Images]):
         self._check_known(classes)
         for c in classes:
             self._held["training"].pop(c, None)
+
+    def released_of(self, classes: Sequence[int]) -> list[int]:
+        return sorted(c for c in classes if c not in self._held["training"])
 
     @abc.abstractmethod
     def _gather(self, part: str, classes: Sequence[int]) -> Images:

@@ -218,8 +218,10 @@ def check_new_run(
         source: names the classes, and tells how many images there are.
 
     Raises:
-        UserError: names the flags to pass instead, or the class whose name is not fit.
+        UserError: names the flags to pass instead, the class whose name is not fit, or classes
+            whose images another run has let go.
     """
+    source.refuse_released(protocol.order)
     place = f"--dataset={settings.protocol.dataset}"
     check_class_names(source.class_names, place, "mend the source's `class_names`")
     stored = settings.exemplar

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.data.measured import MeasuredSource
+from mnemonics_tf.data.preprocessing import Preprocessing
 from mnemonics_tf.data.source import InMemorySource
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.codecs import webp_lossless
@@ -228,6 +230,18 @@ def test_names_of_classes_that_no_phase_could_note_are_refused_before_work(names
     images = {c: np.zeros((30, 8, 8, 1), np.uint8) for c in range(3)}
     with pytest.raises(UserError, match=re.escape(f"--dataset=digits: {told}")):
         begin(InMemorySource(images, images, names), base_classes=2, num_phases=1)
+
+
+def test_a_source_that_has_served_a_run_is_refused_before_anything_is_written():
+    images = {c: np.zeros((30, 8, 8, 1), np.uint8) for c in range(3)}
+    source = MeasuredSource("own", images, images, "abc")
+    begin(source, base_classes=2, num_phases=1)
+    source.release([2, 1])
+    told = "of the classes 1, 2 were released: a data source serves one run, so open it anew"
+    with pytest.raises(UserError, match=told):
+        begin(source, base_classes=2, num_phases=1)
+    with pytest.raises(UserError, match=told):
+        Preprocessing.beginning_with(source, range(3))
 
 
 def test_the_source_that_is_open_is_not_looked_up_again(source):
