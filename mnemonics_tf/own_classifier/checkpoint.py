@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +14,21 @@ from mnemonics_tf.run.files import check_output, read_arrays, write_atomically
 
 #: between two writes
 _SECONDS = 60.0
+
+#: of an array that stand in memory at a time, unless a row of it has more
+_PIECE_BYTES = 2**24
+
+
+def pieces(array: np.ndarray) -> Iterator[bytes]:
+    """Yields what `array.tobytes()` returns, little by little: a mapped file may exceed the memory.
+
+    Args:
+        array: of any shape.
+    """
+    rows = np.atleast_1d(array)
+    step = max(1, _PIECE_BYTES * len(rows) // max(1, rows.nbytes))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step].tobytes()
 
 
 class LearningCheckpoint:
@@ -32,7 +47,8 @@ class LearningCheckpoint:
         check_output("checkpoint", self._path)
         hasher = hashlib.blake2b(digest_size=16)
         for part in owner:
-            hasher.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+            for piece in pieces(part) if isinstance(part, np.ndarray) else [repr(part).encode()]:
+                hasher.update(piece)
         self._owner = hasher.hexdigest()
         self._written = time.monotonic()
 

@@ -272,6 +272,15 @@ def test_a_stopped_call_goes_on_from_its_checkpoint(few, tmp_path, monkeypatch):
     assert not path.exists()
 
 
+def test_what_a_checkpoint_belongs_to_is_read_little_by_little(monkeypatch):
+    monkeypatch.setattr(checkpoint, "_PIECE_BYTES", 100)
+    images = np.arange(70 * 24, dtype=np.int16).reshape(70, 4, 3, 2)
+    for array in (images, images[::3], images.T, np.float32(3), images[:0], images[:, :0]):
+        found = list(checkpoint.pieces(np.asarray(array)))
+        assert b"".join(found) == np.asarray(array).tobytes()
+    assert {len(piece) for piece in checkpoint.pieces(images)} == {2 * 48}
+
+
 # Points of test accuracy beyond chosen images, as measured; the settings were chosen with seeds 100
 # to 102.
 #   seed       0      1      2      3      4
