@@ -18,12 +18,12 @@ import tensorflow as tf
 from mnemonics_tf.data import caches
 from mnemonics_tf.data.decoding import examine
 from mnemonics_tf.errors import UserError, counted, printable
-from mnemonics_tf.monitoring.progress import LOGGER, duration
+from mnemonics_tf.monitoring.progress import LOGGER, duration, watched
 
 #: how many broken files a message names
 _NAMED = 10
 
-#: images examined between two looks at the clock
+#: files between two looks at the clock
 _BATCH = 2048
 _SECONDS_BETWEEN_NOTES = 60.0
 
@@ -52,7 +52,10 @@ def check_files(
         UserError: names the broken files, unless they may be skipped.
     """
     notes = _Notes(root, by_pillow)
-    digests = np.array([notes.digest(root, path) for path in paths], np.uint64)
+    batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
+    told = "files looked up: batch"  # on a network's file system that alone takes long
+    looked_up = watched(batches, len(batches), told)
+    digests = np.array([notes.digest(root, p) for batch in looked_up for p in batch], np.uint64)
     known = notes.known(digests)
     verdicts: list[bool | str] = [bool(verdict) for verdict in known]
 

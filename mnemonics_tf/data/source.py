@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
 from mnemonics_tf.errors import UserError, printable
+from mnemonics_tf.monitoring.progress import waiting_for
 
 Held = TypeVar("Held", bound=Sized)
 Images = TypeVar("Images", bound=ImageSet)
@@ -122,6 +123,7 @@ class DataSource(abc.ABC):
         A text `KIND-HASH`; of two kinds nothing follows. The same on every machine, wherever the
         data lies. First asked for while no training image has been released.
         """
+        waiting_for(f"taking digests of the images of {printable(self.name)}")
         return {part: self._digest(part) for part in PARTS}
 
     def _digest(self, part: str) -> str:

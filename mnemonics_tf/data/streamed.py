@@ -11,6 +11,7 @@ import numpy as np
 from mnemonics_tf.data.encoded import CENTRE_CROP, EncodedImageSet, View
 from mnemonics_tf.data.source import HoldingSource
 from mnemonics_tf.data.storage import Storage
+from mnemonics_tf.monitoring.progress import watched
 
 #: of x / 255 over ImageNet's training images: the constants that LUCIR and most others use
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -83,7 +84,8 @@ class StreamedSource(HoldingSource[Files, EncodedImageSet]):
         hasher = hashlib.blake2b(digest_size=16)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             all_keys = [files[c].keys for c in self.original_ids]
-            for digest in pool.map(lambda keys: storage.digest(keys, sampled), all_keys):
+            digests = pool.map(lambda keys: storage.digest(keys, sampled), all_keys)
+            for digest in watched(digests, len(all_keys), f"{part} images, digest of class"):
                 hasher.update(digest)
         return f"{storage.digest_kind}-{hasher.hexdigest()}"
 

@@ -8,6 +8,7 @@ from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.codecs import loses_nothing
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.monitoring.progress import watched
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
 from mnemonics_tf.settings import ExemplarSettings
@@ -57,7 +58,8 @@ def partly_coded(
         return images
     chosen = np.zeros(len(images), bool)
     coded = ExemplarMemory.empty(images.image_shape, codec=memory.codec, quality=memory.quality)
-    for label in phase.new_classes:  # a class at a time: no more stand decoded while they are coded
+    classes = watched(phase.new_classes, phase.num_new, f"phase {phase.index} encoding class")
+    for label in classes:  # a class at a time: no more stand decoded while they are coded
         members = images.indices_of(label)
         generator = numpy_generator(workshop.seed, "coded", phase.index, label)
         rows = np.sort(generator.permutation(members)[: round(share * len(members))])

@@ -18,6 +18,7 @@ from mnemonics_tf.data.image_set import MixedImageSet, naming_broken_files
 from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.monitoring.progress import Progress
 from mnemonics_tf.settings import DataSettings
 from tests.data.image_files import OPTIONS, SPLIT, encode, keys, make_folder, smooth_image
 
@@ -153,6 +154,17 @@ def test_files_are_checked_once_for_name_size_and_time(tmp_path, decoded):
         assert len(decoded) == changed
         assert source.training_counts().tolist() == [3, 3]
     assert all(file.suffix == ".JPEG" for file in root.glob("*/*"))
+
+
+def test_what_takes_long_with_many_files_is_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(Progress, "INTERVAL", 0.0)
+    monkeypatch.setattr(checking, "_BATCH", 2)
+    root = make_folder(tmp_path, {"a": 4, "b": 4})
+    with caplog.at_level(logging.INFO, "mnemonics_tf"):
+        assert load_folder(str(root), OPTIONS).digests
+    told = " ".join(caplog.messages)
+    assert "files looked up: batch 3/4" in told
+    assert "training images, digest of class 1/2" in told
 
 
 def test_broken_files_are_not_taken_for_good_later(tmp_path):

@@ -1,6 +1,7 @@
 """What a phase trains on: new images that are coded in part, and old exemplars in turn."""
 
 import dataclasses
+import logging
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.methods import METHODS
+from mnemonics_tf.monitoring.progress import Progress
 from mnemonics_tf.phases import finetune as finetune_module
 from mnemonics_tf.phases import train_model as train_model_module
 from mnemonics_tf.phases.asked_for import make_protocol
@@ -66,6 +68,13 @@ def test_a_share_of_each_class_goes_through_the_codec(begun, parse, flag, share)
         changed = found - {image.tobytes() for image in raw}
         assert changed <= {image.tobytes() for image in through}
         assert len(changed) == pytest.approx(round(share * len(raw)), abs=1)
+
+
+def test_encoding_that_takes_long_is_told(begun, parse, monkeypatch, caplog):
+    monkeypatch.setattr(Progress, "INTERVAL", 0.0)
+    with caplog.at_level(logging.INFO, "mnemonics_tf"):
+        coded(begun, parse)
+    assert "phase 1 encoding class 1/2" in caplog.text
 
 
 def test_the_seed_decides_which(begun, parse):
