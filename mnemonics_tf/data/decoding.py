@@ -8,7 +8,6 @@ from PIL import Image, ImageOps
 
 #: an image with more pixels is refused before it is decoded
 MAX_PIXELS = 64 * 2**20
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns first, and refuses only twice as many
 
 #: what Pillow may open; it knows more formats, some of which start other programs (EPS)
 PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
@@ -45,7 +44,13 @@ def decode_any(contents: bytes, channels: int) -> np.ndarray:
 
 
 def _opened(contents: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(contents), formats=PILLOW_FORMATS)
+    try:
+        return Image.open(io.BytesIO(contents), formats=PILLOW_FORMATS)
+    # Pillow's own limit holds too, which is the program's; so does its warning, if that is raised.
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLargeError(
+            f"{error} At most {MAX_PIXELS / 1e6:.0f} megapixels are read"
+        ) from error
 
 
 def needs_pillow(contents: bytes) -> bool:

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -172,6 +174,13 @@ def test_a_graph_calls_pillow_for_the_files_that_need_it():
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
+    contents = encode(smooth_image(), "PNG")
+    assert Image.MAX_IMAGE_PIXELS is not None  # which is the program's that imports this
+    for limit in (60 * 40 // 2 - 1, 60 * 40 - 1):  # beyond twice as many it is an error
+        with monkeypatch.context() as patch, warnings.catch_warnings(action="error"):
+            patch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+            with pytest.raises(ImageTooLargeError, match=r"2400 pixels.*At most 67 megapixels"):
+                decode_any(contents, 3)
     monkeypatch.setattr(decoding, "MAX_PIXELS", 60 * 40 - 1)
     with pytest.raises(ImageTooLargeError, match="60 x 40 pixels"):
-        decode_any(encode(smooth_image(), "PNG"), 3)
+        decode_any(contents, 3)

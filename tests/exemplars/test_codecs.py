@@ -68,6 +68,13 @@ def test_a_damaged_mosaic_is_a_user_s_error(change):
         coder.decode(change(coder.encode(smooth_images(4))))
 
 
+def test_a_mosaic_may_have_more_pixels_than_pillow_takes_for_a_picture(monkeypatch):
+    coder, images = CODECS["webp_lossless"](), smooth_images(4)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    np.testing.assert_array_equal(coder.decode(coder.encode(images)), images)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
 # A memory behaves alike, whatever it stores
 
 

@@ -3,6 +3,7 @@
 import functools
 import io
 import math
+import threading
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,9 @@ _CHANNELS = (1, 3)
 _COUNT_BYTES = 2  # in front of the picture: how many images the mosaic holds
 _HEAD_BYTES = _COUNT_BYTES + 5  # height, width and channels follow the count
 _MOST_IMAGES = 256**_COUNT_BYTES - 1
+
+#: held while Pillow's limit is lifted: of two threads one would put back what the other had lifted
+_LIFTED = threading.Lock()
 
 
 class LosslessWebP:
@@ -69,7 +73,7 @@ class LosslessWebP:
         count, height, width, channels = shape = self.shape_of(code)
         picture = code[_HEAD_BYTES:]
         try:
-            mosaic = np.asarray(Image.open(io.BytesIO(picture), formats=["WEBP"]).convert("RGB"))
+            mosaic = np.asarray(_opened(picture).convert("RGB"))
             down, across = mosaic.shape[0] // height, mosaic.shape[1] // width
             rows = mosaic.reshape(down, height, across, width, 3).swapaxes(1, 2)
             images = rows.reshape(down * across, height, width, 3)[:count, ..., :channels]
@@ -114,3 +118,13 @@ def _most_images(height: int, width: int, side: int) -> int:
         if max(across * width, down * height) > side:
             return count - 1
     return _MOST_IMAGES
+
+
+def _opened(picture: bytes) -> Image.Image:
+    """Opens a mosaic, which may have more pixels than Pillow takes a picture from elsewhere for."""
+    with _LIFTED:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(picture), formats=["WEBP"])
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
