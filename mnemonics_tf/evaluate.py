@@ -67,7 +67,9 @@ def evaluate(
             import code that was not named.
     """
     own = own or {}
+    passing("reading the run and its data ...")
     opened = open_run(run_dir, data_dir, own, "scoring it")
+    passing("")
     directory = opened.directory
     differs = False
     for phase in opened.phases_done(phase_index):

@@ -55,7 +55,9 @@ def export(
         UserError: if there is no such run or phase, another process works on it, the data has other
             classes or is not found, or the run would import code that was not named.
     """
+    passing("reading the run and its data ...")
     opened = open_run(run_dir, data_dir, own or {}, "exporting it")
+    passing("")
     source = opened.source
     if source.fit_image is None and source.fitting != DataSource.fitting:
         raise UserError(

@@ -9,6 +9,8 @@ import tomllib
 import pytest
 
 from mnemonics_tf.errors import UserError, counted
+from mnemonics_tf.evaluate import evaluate
+from mnemonics_tf.export import export
 from mnemonics_tf.monitoring.outlook import phases_in_words
 from mnemonics_tf.program import program, refuse_arguments
 from tools.generate_build import REPOSITORY
@@ -99,3 +101,18 @@ def test_one_is_singular():
 def test_no_message_has_a_plural_of_one():
     """`1 classes` came of numbers put in front of the word: where it can be 1, `counted` does."""
     assert phases_in_words([1, 1]) == "1 class, then 1 phase of 1"
+
+
+@pytest.mark.parametrize(("command", "rest"), [(evaluate, (False,)), (export, ())])
+def test_what_reads_data_for_long_says_so(monkeypatch, command, rest):
+    module, told = sys.modules[command.__module__], []
+
+    def open_run(*_):
+        told.append("opened")
+        raise UserError("no such run")
+
+    monkeypatch.setattr(module, "passing", told.append)
+    monkeypatch.setattr(module, "open_run", open_run)
+    with pytest.raises(UserError, match="no such run"):
+        command("run", "", -1, *rest)
+    assert told == ["reading the run and its data ...", "opened"]

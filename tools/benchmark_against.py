@@ -21,7 +21,7 @@ from absl import app, flags
 
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, refuse_arguments
-from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.files import check_output, write_json
 from mnemonics_tf.run.hardware import describe_hardware, describe_packages
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -82,6 +82,8 @@ def measure(other: pathlib.Path) -> list[dict]:
 def main(arguments: list[str]) -> int:
     """Measures, prints the table and writes the file."""
     refuse_arguments(arguments)
+    if _OUTPUT.value:
+        check_output("--output", user_path(_OUTPUT.value))
     other = user_path(_CHECKOUT.value)
     if not (other / "tools" / "benchmark_training.py").is_file():
         raise app.UsageError(

@@ -38,7 +38,7 @@ from mnemonics_tf.data.pipeline import Normalization, Pipeline
 from mnemonics_tf.data.streamed import IMAGENET_MEAN, IMAGENET_STD
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, refuse_arguments
-from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.files import check_output, write_json
 from mnemonics_tf.run.hardware import describe_hardware, describe_packages
 from mnemonics_tf.settings import DataSettings
 
@@ -201,6 +201,8 @@ def main(arguments: list[str]) -> int:
     if _MEMORY_OF.value:
         print(peak_memory(pathlib.Path(_MEMORY_OF.value)))
         return 0
+    if _OUTPUT.value:
+        check_output("--output", user_path(_OUTPUT.value))
     figures: dict[str, Any] = {"hardware": describe_hardware(), "packages": describe_packages()}
     figures["peak_memory_mib"] = {
         count: round(measure_memory(int(count))) for count in _MEMORY.value

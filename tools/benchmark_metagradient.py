@@ -31,7 +31,7 @@ from absl import app, flags
 
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, refuse_arguments
-from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.files import check_output, write_json
 from mnemonics_tf.run.hardware import describe_hardware, describe_packages
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -279,6 +279,8 @@ def main(arguments: list[str]) -> int:
     if _CASE.value:
         print(json.dumps(measure_here(json.loads(_CASE.value))))
         return 0
+    if _OUTPUT.value:
+        check_output("--output", user_path(_OUTPUT.value))
     cases = list_cases()
     measurements = [[] for _ in cases]
     for round_index in range(_ROUNDS.value):

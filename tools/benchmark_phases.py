@@ -23,7 +23,7 @@ from absl import app, flags
 
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, refuse_arguments
-from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.files import check_output, write_json
 from mnemonics_tf.run.hardware import describe_hardware, describe_packages
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -105,6 +105,7 @@ def define_flags() -> None:
 def main(arguments: list[str]) -> int:
     """Measures all runs in turns and writes the figures."""
     refuse_arguments(arguments)
+    check_output("--output", user_path(flags.FLAGS.output))
     checkouts = {"this": _REPOSITORY}
     if flags.FLAGS.against:
         other = user_path(flags.FLAGS.against).resolve()

@@ -22,7 +22,7 @@ from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.run import hardware
-from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.files import check_output, write_json
 from mnemonics_tf.serving.export import export_phase
 from mnemonics_tf.serving.signatures import ExportedClasses
 
@@ -135,6 +135,8 @@ def _sizes(model: IncrementalModel, export: pathlib.Path, directory: pathlib.Pat
 def main(arguments: list[str]) -> int:
     """Prints the table and writes the figures."""
     refuse_arguments(arguments)
+    if _OUTPUT.value:
+        check_output("--output", user_path(_OUTPUT.value))
     model = _build_model()
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)

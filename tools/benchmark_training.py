@@ -42,7 +42,7 @@ from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.incremental import IncrementalModel
 from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, refuse_arguments
-from mnemonics_tf.run.files import write_json
+from mnemonics_tf.run.files import check_output, write_json
 from mnemonics_tf.run.hardware import describe_hardware, describe_packages
 from mnemonics_tf.training.loop import LossParts, TrainingLoop
 from mnemonics_tf.training.optimization import OptimizationSettings
@@ -280,6 +280,8 @@ def print_tables(speeds: dict[str, list[float]], comparisons: list[dict]) -> Non
 def main(arguments: list[str]) -> int:
     """Measures, prints the tables and writes the file."""
     refuse_arguments(arguments)
+    if _OUTPUT.value:
+        check_output("--output", user_path(_OUTPUT.value))
     hardware = describe_hardware()
     threads = _THREADS.value or hardware["cores"]
     tf.config.set_visible_devices([], "GPU")

@@ -33,7 +33,7 @@ from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, refuse_arguments
 from mnemonics_tf.run import hardware
 from mnemonics_tf.run.directory import RunDirectory
-from mnemonics_tf.run.files import read_arrays, write_arrays, write_json, write_text
+from mnemonics_tf.run.files import check_output, read_arrays, write_arrays, write_json, write_text
 from mnemonics_tf.run.interruption import EXIT_STATUS
 from tools.chaos_run import (
     DEMO,
@@ -371,6 +371,8 @@ def main(arguments: list[str]) -> int:
     """Runs all faults and writes the table."""
     refuse_arguments(arguments)
     values = flags.FLAGS
+    for suffix in (".json", ".md"):
+        check_output("--output", user_path(f"{values.output}{suffix}"))
     work = user_path(values.work_dir or tempfile.mkdtemp(prefix="chaos-")).resolve()
     work.mkdir(parents=True, exist_ok=True)
     generator = random.Random(values.kill_seed)
