@@ -127,10 +127,13 @@ def _compare() -> None:
         figures["ceiling"] = found
         trials.append(_Trial(ceiling, found, *_phase0(ceiling, source, theta_0, found)))
         write()
-    for variant in next_phases:
-        for one in trials:
-            one.figures[f"next_phase_{variant}"] = _next_phase(one, source, variant == "transfer")
-            write()
+    # All of them first: some sources measure training images that the first one lets go.
+    following = [
+        (v, one, _following(one.settings, source, v)) for v in next_phases for one in trials
+    ]
+    for variant, one, experiment in following:
+        one.figures[f"next_phase_{variant}"] = _next_phase(one, experiment)
+        write()
     figures["settings"] = wanted.results_settings()
     write()
     LOGGER.info("%s", {name: v for name, v in figures.items() if isinstance(v, float)})
@@ -280,14 +283,15 @@ def _measure(
     return figures | {"fresh_head": after_finetune(exemplars)}
 
 
-def _next_phase(one: _Trial, source: DataSource, transfer: bool) -> dict[str, dict]:
+def _following(trial: Settings, source: DataSource, variant: str) -> Experiment:
+    """Returns the run whose phase 1 follows a trial: `plain`, or with weight `transfer`."""
+    run_dir = f"{trial.run.run_dir}/{variant}"
+    settings = trial.changed(weight_transfer=variant == "transfer", run_dir=run_dir)
+    return Experiment(settings, source, tf.distribute.get_strategy())
+
+
+def _next_phase(one: _Trial, experiment: Experiment) -> dict[str, dict]:
     """Returns the accuracies of both heads around the fine-tune that ends phase 1."""
-    name, trial = "transfer" if transfer else "plain", one.settings
-    experiment = Experiment(
-        trial.changed(weight_transfer=transfer, run_dir=f"{trial.run.run_dir}/{name}"),
-        source,
-        tf.distribute.get_strategy(),
-    )
     directory = experiment.directory
     for path in (directory.model(0), directory.exemplars(0)):
         path.parent.mkdir(parents=True, exist_ok=True)
