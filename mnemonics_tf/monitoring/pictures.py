@@ -1,7 +1,7 @@
 """Pictures of results."""
 
 import contextlib
-import importlib.util
+import importlib
 import pathlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +25,14 @@ _LINE_STYLES = ("-", "--", ":")
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
+    """Whether matplotlib is installed; one that can't be imported is, and fails where it draws."""
+    try:
+        importlib.import_module("matplotlib")
+    except ModuleNotFoundError:
+        return False
+    except ImportError:
+        pass
+    return True
 
 
 @contextlib.contextmanager
