@@ -99,7 +99,7 @@ class Experiment(OpenedRun):
             log_before_run(console)
             LOGGER.info("%s", described(self.source))
         try:
-            self._check_begin()
+            self.check_begin()
             with self.directory.locked():
                 log_to(self.directory.log, console)
                 with self.stop.listening():
@@ -121,7 +121,7 @@ class Experiment(OpenedRun):
         """
         phases = phases_to_run(self.settings, self.protocol)
         directory, facts = self.directory, self.class_facts()
-        self._check_begin()
+        self.check_begin()
         chief = is_chief(self.strategy)
         left = claim_directory(directory, self.settings, facts, phases) if chief else []
         share_state(self.strategy, directory)
@@ -166,8 +166,12 @@ class Experiment(OpenedRun):
         )
         return self.write_results([*phases, *done], self.settings)
 
-    def _check_begin(self) -> None:
-        """Refuses what a run should not begin with; one that was begun goes on as it began."""
+    def check_begin(self) -> None:
+        """Refuses what a run should not begin with; one that was begun goes on as it began.
+
+        Raises:
+            UserError: names what can't begin, and the flags to pass instead.
+        """
         # Also by workers whose directories are empty yet.
         if self._may_begin or any_worker(self.strategy, self.directory.settings.exists()):
             return

@@ -2,9 +2,9 @@
 
 For exports that are missing or damaged: each is made from the phase's model and exemplars, which a
 run keeps. Exports that are whole stay as they are. A phase that `learn --noexport` holds back is
-exported where --phase names it, and held back no more. Exit status 1 where one can't be made. Code
-of one's own, package.module:Name, runs where its flag is passed as the run had it.
-        opened.exports.write_config()
+exported where --phase names it, and held back no more. A models.config that is missing, or names
+other models, is written again. Exit status 1 where an export can't be made. Code of one's own,
+package.module:Name, runs where its flag is passed as the run had it.
 """
 
 import mnemonics_tf.startup  # isort: skip  # noqa: F401 (before TensorFlow)

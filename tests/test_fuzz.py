@@ -18,8 +18,6 @@ from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.flags import settings_from_flags
-from mnemonics_tf.opened_run import OpenedRun
-from mnemonics_tf.phases.checks import check_new_run
 from mnemonics_tf.run.checkpoints import PhaseCheckpoints, Snapshot
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, write_arrays
@@ -65,8 +63,7 @@ def test_flags(parse, tmp_path, named):
         wanted = settings_from_flags(
             parse(f"--run_dir={run_dir}", *(f"--{name}={value}" for name, value in named.items()))
         )
-        opened = OpenedRun(wanted, SOURCE, tf.distribute.get_strategy())
-        check_new_run(opened.settings, opened.method, opened.protocol, SOURCE)
+        Experiment(wanted, SOURCE, tf.distribute.get_strategy()).check_begin()
     assert not run_dir.exists()
 
 

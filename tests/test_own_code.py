@@ -147,10 +147,19 @@ def trained(place) -> set[str]:
     return place.used()
 
 
+@pytest.fixture
+def importable(place, monkeypatch):
+    """The module can be imported here too: that it was not is no accident."""
+    monkeypatch.syspath_prepend(place.root)
+    yield
+    sys.modules.pop(place.module, None)
+
+
 def test_a_run_uses_all_of_it(trained):
     assert trained == {"imported", "selection", *(OWN.keys() - {"mnemonics_start"})}
 
 
+@pytest.mark.usefixtures("importable")
 def test_scoring_runs_it_where_it_is_named_again(place, trained):
     with pytest.raises(UserError, match="if you trust it, pass .*--method=mine_in_commands:Method"):
         evaluate(str(place.root / "run"), "", -1, False)
@@ -159,6 +168,7 @@ def test_scoring_runs_it_where_it_is_named_again(place, trained):
     assert place.used() == {"imported", "backbone", "codec", "dataset"}
 
 
+@pytest.mark.usefixtures("importable")
 def test_scoring_with_some_of_it_named_or_otherwise(place, trained):
     run, named = (
         str(place.root / "run"),
@@ -172,6 +182,7 @@ def test_scoring_with_some_of_it_named_or_otherwise(place, trained):
     assert place.used() == set()
 
 
+@pytest.mark.usefixtures("importable")
 def test_a_report_needs_none_of_it(place, trained, capsys):
     output = place.root / "report.html"
     assert report([str(place.root / "run")], output, "") == 0
@@ -207,6 +218,7 @@ def test_data_sets_of_tensorflow_datasets_are_no_code(parse):
     assert own_code(settings_from_flags(parse("--dataset=tfds:mnist"))) == {}
 
 
+@pytest.mark.usefixtures("importable")
 def test_a_stranger_s_run_imports_nothing(place, trained, tmp_path):
     """Wherever its settings stand: groups are not what they are read by."""
     directory = RunDirectory(tmp_path / "stranger")

@@ -144,14 +144,12 @@ def test_a_damaged_settings_file(run, tmp_path, capsys):
     assert "settings.json is damaged" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_help_lists_every_flag(parse):
     listed = parse().module_help("mnemonics_tf.train")
     names = [field.name for _, field, _ in all_fields(Settings())]
     assert names
     for name in names:
         assert f"--{name}:" in listed or f"--[no]{name}:" in listed, name
-    assert "python -m mnemonics_tf.train --flagfile" in train.__doc__
     told = " ".join(listed.split())
     for values in ("pixels, webp_lossless, jpeg", "unrolled_training, class_means, anchored"):
         assert f"Values: {values}; or one of your own" in told
@@ -170,12 +168,23 @@ def test_an_interrupt_ends_in_one_line(parse, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "program", ["evaluate", pytest.param("export", marks=pytest.mark.exhaustive)]
+    ("program", "flag", "names"),
+    [
+        ("train", "--helpshort", ("run_dir", "data_dir", "method")),
+        *(
+            pytest.param(
+                one, "--help", ("run_dir", "phase", "data_dir"), marks=pytest.mark.exhaustive
+            )
+            for one in ("evaluate", "export")
+        ),
+    ],
 )
-def test_help_shows_how_a_run_is_named(program):
-    done = command("--help", program=f"mnemonics_tf.{program}")
-    for name in ("run_dir", "phase", "data_dir"):
-        assert f"--{name}:" in done.stdout + done.stderr
+def test_a_program_shows_its_flags(program, flag, names):
+    done = command(flag, program=f"mnemonics_tf.{program}")
+    told = done.stdout + done.stderr
+    assert f"python -m mnemonics_tf.{program}" in told
+    for name in names:
+        assert f"--{name}:" in told
 
 
 def test_a_place_that_digits_are_not_read_from_is_told_of(tmp_path, monkeypatch, capsys):

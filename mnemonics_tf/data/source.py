@@ -37,7 +37,8 @@ class DataSource(abc.ABC):
 
     Attributes:
         name: the name in the registry.
-        class_names: of the classes in the order of their ids; how many there are is its length.
+        class_names: of the classes in the order of their ids, texts of which no two are the same;
+            how many there are is its length.
         original_ids: the data's own class ids, ascending; other code knows classes by these or by
             their labels, never by their place here.
         origin: where the images were found and which parts were taken, in words.

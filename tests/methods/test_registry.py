@@ -14,13 +14,12 @@ from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.exemplars.selection import SELECTIONS
+from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.methods.base import MeanOver, Method
 from mnemonics_tf.models.classifiers import CLASSIFIERS
 from mnemonics_tf.models.incremental import Outputs
-from mnemonics_tf.opened_run import OpenedRun
-from mnemonics_tf.phases.checks import check_new_run
 from mnemonics_tf.run.naming import default_run_dir
 from mnemonics_tf.settings import (
     AdjustmentSettings,
@@ -75,8 +74,7 @@ def prepare(digits, tmp_path, **values) -> None:
     """Does what a run does before it begins."""
     values = {"base_classes": 8, "num_phases": 2} | values
     settings = Settings(RunSettings(run_dir=str(tmp_path / "run"))).changed(**values)
-    opened = OpenedRun(settings, digits, tf.distribute.get_strategy())
-    check_new_run(opened.settings, opened.method, opened.protocol, digits)
+    Experiment(settings, digits, tf.distribute.get_strategy()).check_begin()
     assert not (tmp_path / "run").exists()
 
 

@@ -30,7 +30,7 @@ def settings(**changes) -> InnerSettings:
 
 
 def make_model(classifier: str = "cosine") -> IncrementalModel:
-    """ResNet-8 over 2 old and 2 new classes, with uneven statistics and transfer switched on."""
+    """A network over 2 old and 2 new classes, with uneven statistics and transfer switched on."""
     random = np.random.default_rng(2)
     model = IncrementalModel(Architecture("resnet_cifar", 8, (8, 8, 3), classifier), 2, 2, seed=5)
     model.classifier.set_kernel(random.normal(size=(model.feature_size, 4)))

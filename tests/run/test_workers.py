@@ -170,7 +170,7 @@ def test_the_chief_alone_leaves_files(runs):
 
 @pytest.mark.slow
 def test_two_workers_agree_with_one(runs):
-    """But for rounding: 1e-7 in the first weights moves the stem's kernel by 2e-3 in this run."""
+    """But for rounding, which grows with every step."""
     first, second = (read_arrays(run.model(0)) for run in (runs.one, runs.two))
     assert first.keys() == second.keys()
     for name, value in first.items():

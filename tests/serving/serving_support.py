@@ -50,11 +50,12 @@ def learn(
     transfer: bool = True,
     corrects_logits: bool = False,
     seed: int = 0,
+    backbone: str = NAME,
 ) -> Learned:
     """Returns a model with random weights, scales and statistics, as after training."""
     random = np.random.default_rng(seed)
     model = IncrementalModel(
-        Architecture(NAME, 8, image_shape, classifier, corrects_logits),
+        Architecture(backbone, 8, image_shape, classifier, corrects_logits),
         num_old,
         num_new,
         seed,

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    learned = learn(image_shape=(8, 8, 1))
+    learned = learn(image_shape=(8, 8, 1), backbone="resnet_cifar")
     return learned, learned.export(tmp_path_factory.mktemp("run") / "net", 1)
 
 

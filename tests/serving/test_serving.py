@@ -22,7 +22,7 @@ needs_serving_api = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def learned():
-    return learn()
+    return learn(backbone="resnet_cifar")
 
 
 @pytest.fixture(scope="module")
