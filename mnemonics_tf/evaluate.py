@@ -119,10 +119,17 @@ def _ways(opened: OpenedRun, missing: np.ndarray, own: Mapping[str, str]) -> str
             continue
         learned = read_learned(opened.directory, phase.index)
         dataset = learned.dataset if learned else opened.settings.protocol.dataset
-        if is_own_source(dataset) and own.get("dataset") != dataset:
+        if is_own_source(dataset) and (named := own.get("dataset")) != dataset:
             way = f"pass {flags_of({'dataset': dataset})}, if you trust it"
+            if named and is_own_source(named):  # as another phase has it
+                way = (
+                    f"those of phase {phase.index} are read by {flags_of({'dataset': dataset})}, "
+                    "and one call reads by one source of one's own: score another --phase"
+                )
+        elif learned and not learned.data_dir:
+            way = f"{dataset} gives other test images of phase {phase.index} than it did then"
         elif learned:
-            place = printable(learned.place)
+            place = printable(learned.data_dir)
             way = f"put those of phase {phase.index} back where they were, {place}"
         else:
             way = "put those that the run began with back where they were, or pass --data_dir"

@@ -177,12 +177,22 @@ class Experiment(OpenedRun):
             return
         check_new_run(self.settings, self.method, self.protocol, self.source)
         check_batch_statistics(self.settings, self.workshop.architecture)
-        check_expected_footprint(
-            self.settings, self.protocol, self.source, self.workshop.architecture
-        )
+        self._check_memory()
         if donor := self.settings.run.phase0_from:
             phase0.origin_of(RunDirectory(donor), self._fingerprint, self.settings)
         self._may_begin = True
+
+    def _check_memory(self) -> None:
+        """Refuses what exemplar learning has no memory for, on this worker or on another."""
+        architecture, refused = self.workshop.architecture, None
+        try:
+            check_expected_footprint(self.settings, self.protocol, self.source, architecture)
+        except UserError as error:
+            refused = error
+        if any_worker(self.strategy, refused is not None):
+            raise refused or UserError(
+                "another worker has too little memory for exemplar learning: see what it says"
+            )
 
     def _look_after(self, phase: Phase) -> None:
         """Finishes what a kill left of a phase that is done, and looks after its export."""

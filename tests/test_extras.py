@@ -1,5 +1,6 @@
 """Packages that an extra brings: what needs them says which."""
 
+import importlib
 import re
 import sys
 
@@ -34,3 +35,11 @@ def test_without_matplotlib_nothing_is_drawn(monkeypatch):
     assert pictures.can_draw()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert not pictures.can_draw()
+
+
+def test_a_matplotlib_that_can_not_be_imported_is_found_to_fail_by_who_draws(monkeypatch):
+    def fail(name):
+        raise ValueError("Key backend: 'nonsense' is not a valid value")  # of MPLBACKEND
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    assert pictures.can_draw()

@@ -83,9 +83,11 @@ class DataSource(abc.ABC):
         """Returns a source of some of the classes alone; its images are this one's.
 
         Args:
-            classes: original class ids.
+            classes: original class ids; of all there are it is this very source.
         """
         self._check_known(classes)
+        if tuple(sorted(classes)) == self.original_ids:
+            return self  # which may take digests of its own
         return _SomeOf(self, classes)
 
     def statistics_of(self, classes: Sequence[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -241,6 +243,9 @@ class _SomeOf(DataSource):
     def release(self, classes: Sequence[int]) -> None:
         self._check_known(classes)
         self._whole.release(classes)
+
+    def released_of(self, classes: Sequence[int]) -> list[int]:
+        return self._whole.released_of(classes)
 
 
 class HoldingSource(DataSource, Generic[Held, Images]):

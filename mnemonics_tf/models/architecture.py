@@ -6,6 +6,7 @@ import keras
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.conversion import right_in_second_order
+from mnemonics_tf.models.naming import numbered_anew
 from mnemonics_tf.models.own_backbone import OwnBackbone
 from mnemonics_tf.models.resnet import BACKBONES, Backbone
 from mnemonics_tf.registry import find
@@ -36,14 +37,15 @@ class Architecture:
             self.family.check_depth(self.depth)
 
     def build_backbone(self, seed: int) -> keras.Model:
-        """Returns a backbone with its first weights.
+        """Returns a backbone with its first weights, and with the same names wherever it is built.
 
         Args:
             seed: of those that are drawn; a model of the user's own has its own.
         """
-        if self.own is not None:
-            return self.own.build()
-        return right_in_second_order(self.family.build(self.image_shape, self.depth, seed))
+        with numbered_anew():
+            if self.own is not None:
+                return self.own.build()
+            return right_in_second_order(self.family.build(self.image_shape, self.depth, seed))
 
     @property
     def family(self) -> Backbone:

@@ -30,7 +30,7 @@ def can_draw() -> bool:
         importlib.import_module("matplotlib")
     except ModuleNotFoundError:
         return False
-    except ImportError:
+    except Exception:  # such as that of an MPLBACKEND that there is not
         pass
     return True
 

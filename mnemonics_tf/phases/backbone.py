@@ -21,6 +21,7 @@ from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.conversion import set_weights, weights_of, wrong_batch_statistics
 from mnemonics_tf.models.converted_layers import ScaledLayer
 from mnemonics_tf.models.layers import WeightTransferConvolution
+from mnemonics_tf.models.naming import numbered_anew
 from mnemonics_tf.models.own_backbone import OwnBackbone, digest_of, opens_own, read_source
 from mnemonics_tf.models.resnet import BACKBONES, Backbone
 from mnemonics_tf.monitoring.progress import LOGGER
@@ -243,7 +244,8 @@ def _refuse_transfer_of_nothing(settings: Settings, preprocessing: Preprocessing
     family = find(BACKBONES, name, "backbone")
     if not wanted or not is_own(name) or not isinstance(family, Backbone):
         return
-    model = family.build(preprocessing.image_shape, settings.model.depth, 0)
+    with numbered_anew():
+        model = family.build(preprocessing.image_shape, settings.model.depth, 0)
     if not any(isinstance(one, WeightTransferConvolution | ScaledLayer) for one in model.layers):
         raise UserError(
             f"{' and '.join(wanted)} with --backbone={name}: none of its layers can be frozen and "

@@ -86,13 +86,7 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
     network, members = new.model, []
     if workshop.settings.inner.inner_start == "pool":
         network = workshop.copy_of(new.model, "pool")
-        quota, seen = _quota(phase, memory), old
-        # As many as an epoch of a fine-tune sees; a copy sees the same ones in all epochs.
-        if replayed := workshop.settings.training.replay_per_class:
-            quota, seen = min(quota, replayed), old.subset(first_rows(old.labels, replayed))
-        members = drifted_copies(
-            workshop, phase, new.model, network, new.candidates, seen, quota, stage
-        )
+        members = _pool(new, network, old, _quota(phase, memory))
     outer_data: OuterBatches = (
         _originals(workshop, network, members, exemplars)
         if anchored
@@ -119,6 +113,25 @@ def learn_new(new: NewClasses, memory: ExemplarMemory, originals: np.ndarray) ->
     tell_where_none_fits(workshop, with_learned(workshop, memory, rows, exemplars))
     learned = stored(exemplars.images)
     return Made(learned, _told(new, course, memory, learned), exemplars)
+
+
+def _pool(
+    new: NewClasses, network: IncrementalModel, old: ImageSet, quota: int
+) -> list[dict[str, np.ndarray]]:
+    """Returns the pool's members.
+
+    Args:
+        new: the classes whose exemplars learn.
+        network: a copy of Theta_i, which is trained.
+        old: the old exemplars that take part.
+        quota: exemplars of a new class.
+    """
+    # As many as an epoch of a fine-tune sees; a copy sees the same ones in all epochs.
+    if replayed := new.workshop.settings.training.replay_per_class:
+        quota, old = min(quota, replayed), old.subset(first_rows(old.labels, replayed))
+    return drifted_copies(
+        new.workshop, new.phase, new.model, network, new.candidates, old, quota, new.stage
+    )
 
 
 def _quota(phase: Phase, memory: ExemplarMemory) -> int:

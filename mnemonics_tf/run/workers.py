@@ -73,7 +73,7 @@ def _share_file(strategy: tf.distribute.Strategy, path: pathlib.Path, size: int)
         size: in bytes.
     """
     chief = devices.is_chief(strategy)
-    with user_error_on_disk_trouble(path, "TMPDIR"):
+    with contextlib.nullcontext() if chief else user_error_on_disk_trouble(path, "TMPDIR"):
         if not chief:
             path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "rb" if chief else "wb") as stream:

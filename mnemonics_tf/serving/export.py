@@ -157,8 +157,7 @@ def _check_same_model(published: pathlib.Path, module: tf.Module, metadata: dict
         if found.get(key) != list(metadata[key]):
             raise UserError(_occupied(published, f"its {key} are not those of this phase"))
     expected = {f"weights/{i}": variable for i, variable in enumerate(module.weights)}
-    if hasattr(module, "class_means"):
-        expected["class_means"] = module.class_means
+    expected["class_means"] = module.class_means
     for name, variable in expected.items():
         stored = weights.get(f"{name}/.ATTRIBUTES/VARIABLE_VALUE", np.empty(0))
         if stored.shape != variable.shape or not np.allclose(

@@ -81,6 +81,8 @@ def test_some_classes_of_a_source_that_counts_all_of_them(joined):
     assert letters(part.test_set([2, 11])) == [(2, "b")] * 2 + [(11, "c")] * 2
     assert part.digests == part.only([2, 11]).digests
     assert part.digests != joined.only([1, 2]).digests
+    assert joined.only(joined.original_ids[::-1]) is joined  # whose digests may be of its own kind
+    assert part.released_of([2, 11]) == joined.released_of([2, 11])
     assert (part.image_shape, part.channel_mean) == (joined.image_shape, joined.channel_mean)
     assert part.statistics_of([2]) == joined.statistics_of([2])
     with pytest.raises(LookupError, match="do not exist"):

@@ -53,6 +53,8 @@ class Place:
         return RunDirectory(self.root)
 
 
+#: digests of no images that there are
+OTHER = {"training": "pixels-0", "test": "pixels-0"}
 SHOW_PHASE = experiment_module.show_phase
 
 
@@ -335,6 +337,9 @@ def test_what_code_of_one_s_own_read_is_scored_where_it_is_named(mine_extended):
     with pytest.raises(UserError, match=f"1 are not found: pass --dataset={OWN_DATASET}, if you"):
         evaluate(*run)
     assert evaluate(*run, {"dataset": OWN_DATASET}) == 0
+    write_json(path, read_json(path) | {"data_dir": "", "data_digests": OTHER})
+    with pytest.raises(UserError, match=f"{OWN_DATASET} gives other test images of phase 2"):
+        evaluate(*run, {"dataset": OWN_DATASET})
     told = f"--dataset=no.such:Source: .* --dataset=npz and --dataset={OWN_DATASET}$"
     with pytest.raises(UserError, match=told):
         evaluate(*run, {"dataset": "no.such:Source"})

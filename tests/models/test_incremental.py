@@ -212,3 +212,22 @@ def test_one_model_goes_through_phases_as_new_ones_would(images):
     fresh.grow(2)
     for path, value in fresh.state().items():
         np.testing.assert_array_equal(model.state()[path], value, err_msg=path)
+
+
+def test_names_of_a_family_do_not_depend_on_what_was_built_before(monkeypatch):
+    """Arrays on disk are found by them, in processes that build more or less than the run did."""
+
+    def build(image_shape, depth, seed):
+        return keras.Sequential(
+            [keras.Input(image_shape), keras.layers.Flatten(), keras.layers.Dense(3)]
+        )
+
+    monkeypatch.setitem(BACKBONES, "unnamed", Backbone(build, lambda depth: None))
+    architecture = Architecture("unnamed", 8, (2, 2, 1), "linear")
+    before, following = (keras.layers.Dense(1).name for _ in range(2))
+    for _ in range(2):
+        paths = [v.path for v in architecture.build_backbone(0).variables]
+        assert paths == ["sequential/dense/kernel", "sequential/dense/bias"]
+    number = int(following.rpartition("_")[2])
+    assert keras.layers.Dense(1).name == f"dense_{number + 1}"
+    assert before != following

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from mnemonics_tf import devices
+from mnemonics_tf import experiment as experiment_module
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
@@ -106,6 +107,12 @@ def test_who_has_not_the_memory_is_told_before_the_run(digits, monkeypatch, tmp_
     with pytest.raises(UserError, match=told), experiment.session(console=False):
         pass
     assert not experiment.directory.root.exists()
+    monkeypatch.setattr(devices, "available_bytes", lambda: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment_module, "any_worker", lambda strategy, mine: not mine)
+        with pytest.raises(UserError, match="another worker has too little memory"):
+            experiment._check_memory()
+    monkeypatch.setattr(devices, "available_bytes", lambda: 10**6)
     write_json(experiment.directory.settings, {})  # what was begun goes on
     with experiment.session(console=False):
         pass
