@@ -259,7 +259,7 @@ def _asks_for_transfer(settings: Settings) -> list[str]:
     wanted = []
     if settings.model.weight_transfer:
         wanted.append("--weight_transfer")
-    if _learns(settings) and settings.inner.inner_scope == "transfer":
+    if exemplars_learn(settings) and settings.inner.inner_scope == "transfer":
         wanted.append("--inner_scope=transfer")
     return wanted
 
@@ -275,7 +275,7 @@ def _refuse_transfer(settings: Settings, own: OwnBackbone) -> None:
         )
 
 
-def _learns(settings: Settings) -> bool:
+def exemplars_learn(settings: Settings) -> bool:
     """Whether exemplars learn in a run, as new ones or as old ones."""
     new = settings.exemplar.exemplars == "mnemonics"
     return new or settings.adjustment.adjust_old_exemplars
@@ -284,7 +284,7 @@ def _learns(settings: Settings) -> bool:
 def trains_backbone(settings: Settings) -> bool:
     """Whether exemplars learn by an inner loop that trains more than the classifier."""
     beyond = settings.inner.inner_scope != "classifier"
-    return beyond and _learns(settings) and has_inner_loop(settings.outer.objective)
+    return beyond and exemplars_learn(settings) and has_inner_loop(settings.outer.objective)
 
 
 def check_batch_statistics(settings: Settings, architecture: Architecture) -> None:

@@ -19,6 +19,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.methods.base import Method
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.adjust_exemplars import check_adjustment
+from mnemonics_tf.phases.backbone import exemplars_learn
 from mnemonics_tf.phases.coded_share import coded_share
 from mnemonics_tf.phases.learn_new import learns_beside_old
 from mnemonics_tf.phases.quotas import ExpectedQuotas, expected_quotas, larger_budget, total_of
@@ -286,7 +287,7 @@ def _check_names(settings: Settings) -> None:
         known = value in facts.choices or facts.is_elsewhere(value) or field.name == "dataset"
         if facts.registry and not known:
             find(imported(facts.registry, field.name), value, field.name)
-    if settings.exemplar.exemplars == "mnemonics" or settings.adjustment.adjust_old_exemplars:
+    if exemplars_learn(settings):
         check_estimator(settings.inner.meta_gradient)
 
 
