@@ -14,7 +14,6 @@ from mnemonics_tf.devices import is_chief
 from mnemonics_tf.errors import UserError, counted
 from mnemonics_tf.exemplars.budget import check_last_share, kept_within
 from mnemonics_tf.exemplars.memory import ExemplarMemory
-from mnemonics_tf.models.own_backbone import OwnBackbone
 from mnemonics_tf.monitoring.outlook import Outlook
 from mnemonics_tf.monitoring.phase import show_phase
 from mnemonics_tf.monitoring.progress import (
@@ -29,14 +28,10 @@ from mnemonics_tf.opened_run import OpenedRun
 from mnemonics_tf.phases import evaluate, phase0
 from mnemonics_tf.phases.adjust_exemplars import adjust_exemplars
 from mnemonics_tf.phases.asked_for import phases_to_run
-from mnemonics_tf.phases.backbone import check_batch_statistics, claim_backbone
-from mnemonics_tf.phases.checks import (
-    check_exemplars,
-    check_new_run,
-    check_snapshot,
-)
+from mnemonics_tf.phases.backbone import claim_backbone
+from mnemonics_tf.phases.beginning import check_run, refuse_unlike_backbones
+from mnemonics_tf.phases.checks import check_exemplars, check_snapshot
 from mnemonics_tf.phases.finetune import finetune_model, finetunes
-from mnemonics_tf.phases.footprint import check_expected_footprint
 from mnemonics_tf.phases.make_exemplars import make_exemplars
 from mnemonics_tf.phases.opening import outlook_of, tell_plan
 from mnemonics_tf.phases.state import PhaseState
@@ -51,7 +46,7 @@ from mnemonics_tf.run.history import read_history
 from mnemonics_tf.run.interruption import RunInterruptedError, StopRequest
 from mnemonics_tf.run.learned import learned_phases, read_learned
 from mnemonics_tf.run.resume import claim_directory, read_record
-from mnemonics_tf.run.workers import any_worker, chiefs_number, share_state
+from mnemonics_tf.run.workers import any_worker, share_state
 
 #: the lines of Algorithm 1 between a phase's beginning and its test; each is resumable as a unit
 STAGES = ("train", "exemplars", "adjust", "trim", "finetune")
@@ -143,7 +138,7 @@ class Experiment(OpenedRun):
             phase0.tell_of_another(directory, RunDirectory(donor))
         own = self.workshop.architecture.own
         if own:
-            self._refuse_unlike_backbones(own)
+            refuse_unlike_backbones(self.workshop, own)
         if own and chief:
             claim_backbone(
                 directory, self.settings, self.preprocessing, self.source, self.protocol, own
@@ -175,24 +170,8 @@ class Experiment(OpenedRun):
         # Also by workers whose directories are empty yet.
         if self._may_begin or any_worker(self.strategy, self.directory.settings.exists()):
             return
-        check_new_run(self.settings, self.method, self.protocol, self.source)
-        check_batch_statistics(self.settings, self.workshop.architecture)
-        self._check_memory()
-        if donor := self.settings.run.phase0_from:
-            phase0.origin_of(RunDirectory(donor), self._fingerprint, self.settings)
+        check_run(self.workshop, self.method, self.protocol, self.source, self._fingerprint)
         self._may_begin = True
-
-    def _check_memory(self) -> None:
-        """Refuses what exemplar learning has no memory for, on this worker or on another."""
-        architecture, refused = self.workshop.architecture, None
-        try:
-            check_expected_footprint(self.settings, self.protocol, self.source, architecture)
-        except UserError as error:
-            refused = error
-        if any_worker(self.strategy, refused is not None):
-            raise refused or UserError(
-                "another worker has too little memory for exemplar learning: see what it says"
-            )
 
     def _look_after(self, phase: Phase) -> None:
         """Finishes what a kill left of a phase that is done, and looks after its export."""
@@ -208,15 +187,6 @@ class Experiment(OpenedRun):
             return contents
         LOGGER.info("%s is made again from the records of all phases", directory.results)
         return write_results_of(history, self.summaries, self.strategy.num_replicas_in_sync)
-
-    def _refuse_unlike_backbones(self, own: OwnBackbone) -> None:
-        """Refuses to train where workers have opened other models: replicas begin as equals."""
-        number = int(results.hash_of(own.digests)[:15], 16)
-        if any_worker(self.strategy, chiefs_number(self.strategy, number) != number):
-            raise UserError(
-                f"--backbone={self.settings.model.backbone} is another model on some workers, or "
-                "has other weights: give all of them the same file, and code that draws by its seed"
-            )
 
     def _check_preprocessing(self) -> None:
         """Refuses to be a worker beside a chief that normalises otherwise."""

@@ -33,6 +33,7 @@ from mnemonics_tf.extension.images import (
 from mnemonics_tf.extension.wanted import Request, find_wanted
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.backbone import check_batch_statistics
+from mnemonics_tf.phases.beginning import check_memory
 from mnemonics_tf.phases.checks import (
     check_further_phase,
     check_outer_step,
@@ -89,6 +90,8 @@ class Extension:
             check_outer_step(wanted.settings, protocol.phases[-1:])
             if not before.unfinished:
                 check_batch_statistics(wanted.settings, experiment.workshop.architecture)
+                counts = source.training_counts_of(protocol.order)
+                check_memory(experiment.workshop, protocol.phases[-1:], counts, kept)
             warn_of_small_classes(wanted.settings, protocol, source, protocol.phases[-1:])
             num_classes = protocol.phases[-1].num_seen
             budget = make_budget(wanted.settings.exemplar)

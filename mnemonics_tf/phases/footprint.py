@@ -1,4 +1,4 @@
-"""What learning exemplars will need of memory, as far as that is known before a run."""
+"""What learning exemplars will need of memory, as far as that is known before a run or a phase."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,12 +6,10 @@ import numpy as np
 
 from mnemonics_tf.bilevel.batches import largest_parts
 from mnemonics_tf.bilevel.cost import check_footprint
-from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
-from mnemonics_tf.data.source import DataSource
+from mnemonics_tf.data.protocol import Phase
 from mnemonics_tf.exemplars.budget import make_budget
 from mnemonics_tf.models.architecture import Architecture
 from mnemonics_tf.models.layer_outputs import layer_bytes
-from mnemonics_tf.phases.asked_for import phases_to_run
 from mnemonics_tf.phases.backbone import trains_backbone
 from mnemonics_tf.phases.learn_new import are_few, stay_as_chosen
 from mnemonics_tf.settings import Settings
@@ -19,27 +17,28 @@ from mnemonics_tf.settings import Settings
 
 def check_expected_footprint(
     settings: Settings,
-    protocol: ClassIncrementalProtocol,
-    source: DataSource,
+    phases: Sequence[Phase],
+    counts: np.ndarray,
     architecture: Architecture,
+    kept: Sequence[int] = (),
 ) -> None:
-    """Refuses a run of which an outer step that trains the backbone would not fit into memory.
+    """Refuses phases of which an outer step that trains the backbone would not fit into memory.
 
     How many exemplars a budget in bytes holds is not known yet; each stage asks again.
 
     Args:
         settings: of the run.
-        protocol: what is learned when.
-        source: tells how many images there are.
+        phases: that are to be run, one after the other.
+        counts: training images by class, `[K]`.
         architecture: of the run's models.
+        kept: exemplars that there are already, by class.
 
     Raises:
         UserError: names what would make it fit.
     """
     if not trains_backbone(settings) or make_budget(settings.exemplar).counts_bytes:
         return
-    counts = source.training_counts_of(protocol.order)
-    sizes = [(0, 0), *_step_sizes(settings, phases_to_run(settings, protocol), counts)]
+    sizes = [(0, 0), *_step_sizes(settings, phases, counts, kept)]
     # Exemplars and outer batch pass the backbone one after the other: the most of each counts.
     num_rows, num_outer = map(max, zip(*sizes, strict=True))
     bytes_per_image = layer_bytes(architecture.build_backbone(settings.protocol.seed))
@@ -47,7 +46,7 @@ def check_expected_footprint(
 
 
 def _step_sizes(
-    settings: Settings, phases: Sequence[Phase], counts: np.ndarray
+    settings: Settings, phases: Sequence[Phase], counts: np.ndarray, kept: Sequence[int] = ()
 ) -> Iterator[tuple[int, int]]:
     """Yields, stage by stage, how many exemplars learn and on how many images, at the least.
 
@@ -55,12 +54,13 @@ def _step_sizes(
         settings: of the run, whose budget counts exemplars.
         phases: of the run.
         counts: training images by class, `[K]`.
+        kept: exemplars that there are already, by class.
     """
     outer, adjustment = settings.outer, settings.adjustment
     subsets = adjustment.adjust_subsets
     budget, share = make_budget(settings.exemplar), settings.validation.validation_share
     learns = settings.exemplar.exemplars == "mnemonics"
-    old = np.zeros([0], np.int64)
+    old = np.array(kept, np.int64)
     for phase in phases:
         images = counts[phase.new_classes]
         new = np.minimum(budget.quota(phase.num_seen), images)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from mnemonics_tf import devices
 from mnemonics_tf import experiment as experiment_module
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
@@ -523,6 +524,20 @@ def test_batch_statistics_with_a_wrong_second_gradient(finished, begun, monkeypa
     noted = read_json(begun.directory.learned(2))
     noted["settings"]["exemplar"]["exemplars"] = "mnemonics"
     noted["settings"]["inner"] |= statistics
+    write_json(begun.directory.learned(2), noted)
+    assert extension(begun.root, "")
+
+
+def test_a_phase_without_the_memory(finished, begun, monkeypatch):
+    """Old exemplars, of which there are four a class, would be adjusted in two halves."""
+    monkeypatch.setattr(devices, "available_bytes", lambda: 10**5)
+    wanted = {"inner_scope": "all", "adjust_old_exemplars": True}
+    with pytest.raises(UserError, match="GiB are there: lower --inner_batch_size"):
+        extension(finished.root, finished.one, **wanted)
+    assert not finished.directory.learned(2).exists()
+    noted = read_json(begun.directory.learned(2))
+    noted["settings"]["inner"]["inner_scope"] = "all"
+    noted["settings"]["adjustment"]["adjust_old_exemplars"] = True
     write_json(begun.directory.learned(2), noted)
     assert extension(begun.root, "")
 

@@ -1,14 +1,15 @@
-"""What learning exemplars will need of memory: asked before a run, as its stages ask."""
+"""What learning exemplars will need of memory: asked before a run or a phase, as its stages ask."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from mnemonics_tf import devices
-from mnemonics_tf import experiment as experiment_module
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.experiment import Experiment
-from mnemonics_tf.phases import footprint, learning
+from mnemonics_tf.phases import beginning, footprint, learning
+from mnemonics_tf.phases.asked_for import phases_to_run
 from mnemonics_tf.run.files import write_json
 from mnemonics_tf.settings import RunSettings, Settings
 from tests.phases.exemplar_stages import adjust, make
@@ -44,10 +45,9 @@ def expected(digits, asked, tmp_path):
         settings = Settings(RunSettings(run_dir=str(tmp_path / "run"))).changed(**values)
         experiment = Experiment(settings, digits, tf.distribute.get_strategy())
         asked.clear()
-        architecture = experiment.workshop.architecture
-        footprint.check_expected_footprint(
-            settings, experiment.protocol, experiment.source, architecture
-        )
+        phases = phases_to_run(settings, experiment.protocol)
+        counts = digits.training_counts_of(experiment.protocol.order)
+        beginning.check_memory(experiment.workshop, phases, counts)
         return asked[0] if asked else None
 
     return ask
@@ -62,6 +62,8 @@ def test_the_stages_ask_for_what_was_expected(stage, calls, asked):
         counts = experiment.source.training_counts_of(experiment.protocol.order)
         phases = experiment.protocol.phases[:2]
         sizes = list(footprint._step_sizes(workshop.settings, phases, counts))
+        kept = [3] * len(phases[0].new_classes)
+        assert list(footprint._step_sizes(workshop.settings, phases[1:], counts, kept)) == sizes[1:]
         asked.clear()
         for phase in (0, 1):
             workshop, state = stage.enter(phase, **wanted, **values)
@@ -109,9 +111,9 @@ def test_who_has_not_the_memory_is_told_before_the_run(digits, monkeypatch, tmp_
     assert not experiment.directory.root.exists()
     monkeypatch.setattr(devices, "available_bytes", lambda: None)
     with monkeypatch.context() as patch:
-        patch.setattr(experiment_module, "any_worker", lambda strategy, mine: not mine)
+        patch.setattr(beginning, "any_worker", lambda strategy, mine: not mine)
         with pytest.raises(UserError, match="another worker has too little memory"):
-            experiment._check_memory()
+            beginning.check_memory(experiment.workshop, [], np.zeros([10], np.int64))
     monkeypatch.setattr(devices, "available_bytes", lambda: 10**6)
     write_json(experiment.directory.settings, {})  # what was begun goes on
     with experiment.session(console=False):
