@@ -76,7 +76,10 @@ _OUTPUT = flags.DEFINE_string("output", "runs/reproduce", "Directory of the runs
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Directory (or archive) that holds the data.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs that train at a time.", lower_bound=1)
 _PHASE0_FROM = flags.DEFINE_list(
-    "phase0_from", [], "Run directories whose phase-0 model may be taken where it fits."
+    "phase0_from",
+    [],
+    "Run directories of this schedule, whose phase-0 model runs of their data, classifier and seed "
+    "take.",
 )
 _SHARE_PHASE0 = flags.DEFINE_boolean(
     "share_phase0", False, "All seeds take one model of phase 0: that of the first that trains one."

@@ -64,7 +64,9 @@ class Figures:
             logits that is best on the test data of each phase; None if it is not told.
         hardware: in words; empty if it is not told.
         learning: settings of exemplar learning, where exemplars learned.
-        phase0_seed: of the run that trained the model of phase 0; None if it is not told.
+        phase0: seed and precision of the run that trained the model of phase 0; None where it is
+            not told.
+        beside: settings with an effect that tell no row from another, by name.
     """
 
     average_accuracy: float
@@ -77,7 +79,8 @@ class Figures:
     with_best_constant: float | None
     hardware: str
     learning: dict[str, Any]
-    phase0_seed: int | None
+    phase0: tuple[int | None, str | None]
+    beside: dict[str, Any]
 
     @property
     def last_accuracy(self) -> float:
@@ -154,7 +157,8 @@ class Run:
         path = self._results()
         contents = read_json(path)
         try:
-            self._check_settings(path, contents["settings"])
+            settings = by_name(contents["settings"])
+            self._check_settings(path, settings)
             self._check_last_phase(path, len(contents["phases"]) - 1)
             head = METHODS[self.cell.method].prediction_head
             summary = contents["summary"][head]
@@ -170,8 +174,9 @@ class Run:
                 _average(_before_finetune(contents["phases"], head, self.cell)),
                 _average(_with_best_constant(contents["phases"], head)),
                 _hardware(contents.get("hardware") or {}),
-                _learning(by_name(contents["settings"])),
-                contents.get("phase0_seed"),
+                _learning(settings),
+                (contents.get("phase0_seed"), contents.get("phase0_mixed_precision")),
+                self._beside(settings),
             )
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise UserError(
@@ -215,14 +220,17 @@ class Run:
         paths = (self._published, self.directory.results)
         return next((path for path in paths if path and path.exists()), None)
 
-    def _check_settings(self, path: pathlib.Path, groups: dict[str, dict[str, Any]]) -> None:
+    def _beside(self, settings: dict[str, Any]) -> dict[str, Any]:
+        named = values(self.choices())
+        return {name: value for name, value in _used(settings).items() if name not in named}
+
+    def _check_settings(self, path: pathlib.Path, told: dict[str, Any]) -> None:
         """Refuses results of another schedule or row, which a file's name does not tell.
 
         Raises:
             KeyError: if they lack what all results tell.
             UserError: if a setting is another one.
         """
-        told = by_name(groups)
         if missing := [name for name in _ALWAYS_TOLD if name not in told]:
             raise KeyError(*missing)
         found = _used(BEFORE | told)

@@ -1,8 +1,9 @@
 """The rows of a table: figures over the seeds beside the paper's, and gains over other rows."""
 
 import dataclasses
+import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
@@ -128,7 +129,8 @@ def rows(runs: Sequence[Run], beside: Sequence[Run] = ()) -> list[Row]:
         beside: those that rows may be compared with where they are done, wanted or not.
 
     Raises:
-        UserError: if they learned from other data than each other.
+        UserError: if they learned from other data than each other, or by other settings than the
+            rows'.
     """
     refuse_other_data([*runs, *beside])
     groups: dict[tuple[Cell, int], dict[int, Figures]] = {}
@@ -136,6 +138,8 @@ def rows(runs: Sequence[Run], beside: Sequence[Run] = ()) -> list[Row]:
         group = groups.setdefault((run.cell, run.num_phases), {})
         if run.is_done():
             group[run.seed] = run.figures()
+    for (cell, _), by_seed in groups.items():
+        _refuse_other_settings(cell, itertools.pairwise(by_seed.values()))
     papers = {(run.cell, run.num_phases): run.paper() for run in runs}
     return [
         _row(
@@ -162,15 +166,17 @@ def _difference(
         wanted: whether a cell is that of the other row; the first one counts.
 
     Raises:
-        UserError: if runs that are compared have other models of phase 0.
+        UserError: if runs that are compared have other models of phase 0, or settings that are no
+            row's.
     """
     by_seed = groups[cell, num_phases]
     found = [other for other, theirs in groups if theirs == num_phases and wanted(other)]
     compared = groups[found[0], num_phases] if found else {}
     pairs = [(by_seed[seed], compared[seed]) for seed in by_seed if seed in compared]
-    # Older results do not tell it.
-    told = [seeds for pair in pairs if None not in (seeds := [one.phase0_seed for one in pair])]
-    if any(mine != theirs for mine, theirs in told):
+    _refuse_other_settings(cell, pairs)
+    # Older results do not tell all of it.
+    told = [one for pair in pairs for one in zip(*(each.phase0 for each in pair), strict=True)]
+    if any(None not in one and one[0] != one[1] for one in told):
         raise UserError(
             f"{cell.name}: its runs and herding's of the same seed learned from other models of "
             "phase 0, and no difference of them tells what exemplars are worth: pass the folders "
@@ -183,6 +189,24 @@ def _difference(
         _value([mine.forgetting - theirs.forgetting for mine, theirs in pairs]),
         _value([mine.other_head - theirs.other_head for mine, theirs in pairs]),
     )
+
+
+def _refuse_other_settings(cell: Cell, pairs: Iterable[tuple[Figures, Figures]]) -> None:
+    """Refuses runs of one table that differ in more than rows do, which their names do not tell.
+
+    Args:
+        cell: of the row.
+        pairs: figures of runs of that row, each beside those of another run.
+    """
+    for mine, theirs in pairs:
+        for name in mine.beside.keys() & theirs.beside.keys():
+            ours, others = mine.beside[name], theirs.beside[name]
+            if ours != others:
+                raise UserError(
+                    f"{cell.name}: one of its runs has --{name}={ours}, and one that it is "
+                    f"compared or averaged with has --{name}={others}, which is none of what tells "
+                    "rows apart: pass the folders (--output, --published) that belong together"
+                )
 
 
 def _row(

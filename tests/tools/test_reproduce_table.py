@@ -134,8 +134,33 @@ def test_compared_runs_have_one_model_of_phase_0(tmp_path):
         write_json(results, read_json(results) | {"phase0_seed": seed})
     with pytest.raises(UserError, match="lwf w/ ours: its runs and herding's .* other models"):
         rows(runs)
+    precision = {"phase0_seed": 1, "phase0_mixed_precision": "bfloat16"}
+    results = named(runs, "lwf w/ herding").directory.results
+    write_json(results, read_json(results) | precision)
+    assert {row.name: row for row in rows(runs)}["lwf w/ ours"].over_herding.accuracy.mean == 0
+    results = named(runs, "lwf w/ ours").directory.results
+    write_json(results, read_json(results) | precision | {"phase0_mixed_precision": "off"})
+    with pytest.raises(UserError, match="other models of phase 0"):
+        rows(runs)
+    write_local(named(runs, "lwf w/ ours"), 0.5)
     write_local(named(runs, "lwf w/ herding"), 0.5)  # as earlier versions wrote it
     assert {row.name: row for row in rows(runs)}["lwf w/ ours"].over_herding.accuracy.mean == 0
+
+
+@pytest.mark.parametrize("others", [("lwf w/ ours", 0), ("lwf w/ herding", 1)])
+def test_compared_and_averaged_runs_differ_in_what_rows_do_alone(tmp_path, others):
+    """In another row of the seed, and in another seed of the row."""
+    runs = grid(tmp_path, methods=["lwf"], seeds=(0, 1))
+    both = [named(runs, *one) for one in (("lwf w/ herding", 0), others)]
+    for name, value in (("less_forget_weight", 1.0), ("temperature", 2.0)):  # LwF has not the first
+        assert rows(runs)
+        for run, now in zip(both, (2 * value, value), strict=True):
+            write_local(run, 0.5)
+            contents = read_json(run.directory.results)
+            contents["settings"]["training"][name] = now
+            write_json(run.directory.results, contents)
+    with pytest.raises(UserError, match="--temperature=[24].0, and one that it is compared"):
+        rows(runs)
 
 
 def test_a_ceiling_for_each_method_that_has_exemplars(tmp_path):
