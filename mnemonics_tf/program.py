@@ -9,7 +9,7 @@ from absl import app, flags, logging
 
 from mnemonics_tf import flags as settings_flags
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.monitoring.progress import drop_output
+from mnemonics_tf.monitoring.progress import drop_output, in_command
 from mnemonics_tf.run.interruption import INTERRUPTED
 from mnemonics_tf.terminal import passing
 
@@ -37,7 +37,8 @@ def program(stopped: str = "stopped at once", diverged: str = "") -> Callable[[M
                 logging.set_verbosity(logging.WARNING)  # TensorFlow tells of its inner life at INFO
             _prepare_output()
             try:
-                status = main(arguments)
+                with in_command():
+                    status = main(arguments)
                 sys.stdout.flush()
                 return status
             except BrokenPipeError:  # as of `| head -1`: what was wanted has been read

@@ -20,6 +20,8 @@ LOGGER = logging.getLogger("mnemonics_tf")
 
 #: what a run has put on the logger
 _HANDLERS: list[logging.Handler] = []
+#: a mark for each command that runs
+_COMMANDS: list[None] = []
 #: level and propagation of the logger before a run changed them
 _BEFORE: list[tuple[int, bool]] = []
 
@@ -152,8 +154,13 @@ class _LogFile(logging.FileHandler):
 
 def waiting_for(text: str) -> None:
     """Shows on a terminal that has the messages what they wait for, until the next one comes."""
-    if any(isinstance(handler, _Console) for handler in _HANDLERS):
+    if _on_console():
         passing(f"{text} ...")
+
+
+def _on_console() -> bool:
+    """Whether messages go to standard output; a program may want none, or have its own way."""
+    return any(isinstance(handler, _Console) for handler in _HANDLERS)
 
 
 def duration(seconds: float) -> str:
@@ -179,6 +186,16 @@ def shown() -> Iterator[None]:
         stop_logging()
 
 
+@contextlib.contextmanager
+def in_command() -> Iterator[None]:
+    """Has a terminal show how far work is, also where a command prints results and no messages."""
+    _COMMANDS.append(None)
+    try:
+        yield
+    finally:
+        _COMMANDS.pop()
+
+
 class Progress:
     """Reports long work: position, metrics, time left.
 
@@ -201,7 +218,7 @@ class Progress:
         self._last = (start, self._started, self._traced)  # position, time, tracing by then
         self._measured = (0.0, 0.0)  # positions and seconds, but for updates that had tracing
         self._reported = -self.INTERVAL
-        self._terminal = is_terminal()
+        self._terminal = is_terminal() and (_on_console() or bool(_COMMANDS and not _HANDLERS))
 
     def spent(self) -> float:
         """Returns the seconds so far, but for tracing: done once, it tells nothing of the rest."""

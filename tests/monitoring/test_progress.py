@@ -105,6 +105,22 @@ def test_a_terminal_shows_one_line_that_changes(stream, clock):
     assert empty == ""
 
 
+def test_a_terminal_without_messages_shows_no_line(stream, clock, tmp_path):
+    """As a notebook's cell that wants none: log.txt has plain lines then."""
+    stream = stream(terminal=True)
+    log_to(tmp_path / "log.txt", console=False)
+    stage = StageProgress(1, 5, "train", total=4)
+    clock.now += 10
+    stage.update(1, METRICS)
+    assert "train epoch 1/4" in (tmp_path / "log.txt").read_text()
+    progress.stop_logging()
+    StageProgress(1, 5, "train", total=4).update(1, METRICS)
+    assert stream.getvalue() == ""
+    with progress.in_command():  # which prints what comes of it
+        StageProgress(1, 5, "train", total=4).update(1, METRICS)
+        assert screen(stream.getvalue())[0].startswith("phase 1/5 train epoch 1/4")
+
+
 def test_a_line_never_breaks(stream, clock, monkeypatch):
     stream = stream(terminal=True)
     monkeypatch.setenv("COLUMNS", "40")
