@@ -142,11 +142,11 @@ class OwnBackbone:
                 few(converted.not_used),
             )
         rescales = any(isinstance(layer, keras.layers.Rescaling) for layer in self.source.layers)
-        if rescales and settings.backbone_input == "normalized":
+        if rescales and settings.backbone_input != "0..255":
             LOGGER.warning(
-                "--backbone=%s rescales pixels by itself, and gets normalised ones: "
+                "--backbone=%s rescales pixels by itself, and gets %s ones: "
                 "--backbone_input=0..255 gives it pixels",
-                self.name,
+                *(self.name, settings.backbone_input),
             )
 
 

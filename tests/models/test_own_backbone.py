@@ -183,9 +183,12 @@ def test_what_it_eats(eats, low, high, images):
 
 
 def test_one_that_rescales_is_told_of(caplog):
-    with caplog.at_level(logging.WARNING):
-        own(mixed())
-    assert "--backbone_input=0..255 gives it pixels" in caplog.text
+    for eats in ("normalized", "-1..1", "0..255"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            own(mixed(), ModelSettings(backbone_input=eats))
+        told = f"gets {eats} ones: --backbone_input=0..255 gives it pixels" in caplog.text
+        assert told is (eats != "0..255")
 
 
 class Noise(layers.Layer):
