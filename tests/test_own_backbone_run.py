@@ -20,9 +20,10 @@ from mnemonics_tf.phases.backbone import (
     warn_of_slow_statistics,
 )
 from mnemonics_tf.registry import own_code
-from mnemonics_tf.run.files import read_json, write_json
+from mnemonics_tf.run.files import read_json, write_json, write_text
 from mnemonics_tf.serving.export import ExportedClasses, export_phase
 from tests.models.small_models import layers, uneven
+from tests.reporting.report_runs import contents
 
 SHAPE = (8, 8, 1)
 
@@ -222,6 +223,25 @@ def test_weights_of_a_file(make, tmp_path):
     assert not np.array_equal(*kernels)
     with pytest.raises(UserError, match="--backbone=resnet_cifar: it is for a model of your own"):
         make(flags[1])
+
+
+def test_results_tell_what_a_backbone_has_from_files(make, file, tmp_path):
+    """What is drawn, and the configuration that code makes, may be another with every seed."""
+    model(seed=1).save_weights(tmp_path / "other.weights.h5")
+    weights = f"--backbone_weights={tmp_path}/other.weights.h5"
+    code, told = f"--backbone={__name__}:build", []
+    for i, flags in enumerate([(f"--backbone={file}",), (code,), (code, weights), (code,)]):
+        experiment = begun(make(*flags, run=f"run{i}"))
+        directory, phase = experiment.directory, experiment.protocol.phases[0]
+        write_text(directory.flags, experiment.settings.flag_lines())
+        write_json(directory.record(0), contents()["phases"][0])
+        if i == 3:
+            write_json(directory.backbone, {})  # damaged: no reason to write no results
+        found = experiment.write_results([phase], experiment.settings)["backbone_digests"]
+        told.append((found, experiment.workshop.architecture.own.digests))
+    (from_file, digests), (drawn, _), (loaded, others), (damaged, _) = told
+    assert (from_file, drawn, damaged) == (digests, None, None)
+    assert loaded == {"weights": others["weights"]}
 
 
 def test_files_and_applications_are_no_code(parse):

@@ -29,7 +29,8 @@ from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import find, is_own
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import read_arrays, read_json, write_arrays, write_text
-from mnemonics_tf.settings import KERAS_APPLICATIONS, Settings
+from mnemonics_tf.run.learned import recorded_backbone_weights
+from mnemonics_tf.settings import KERAS_APPLICATIONS, KERAS_FILE, Settings
 
 #: share of the first statistics of normalisation that may be left after phase 0
 _STALE = 0.05
@@ -120,6 +121,25 @@ def note_backbone(directory: RunDirectory, own: OwnBackbone) -> None:
         text = json.dumps({"digests": own.digests, "configuration": None}, indent=1)
     write_arrays(directory.backbone_weights, weights_of(own.source))
     write_text(directory.backbone, text + "\n")
+
+
+def digests_of_files(directory: RunDirectory, name: str) -> dict[str, str] | None:
+    """Returns the digests of what a run's own backbone has from files; None: nothing, or not known.
+
+    Weights that are drawn, and what code builds, may follow from the run's seed.
+
+    Args:
+        directory: of the run.
+        name: of the backbone.
+    """
+    try:
+        noted = _noted(directory)
+    except UserError:  # who opens the run is told; taking a phase back needs no model
+        return None
+    if noted is None or name.endswith(KERAS_FILE):
+        return noted and noted["digests"]
+    drawn = not recorded_backbone_weights(directory)
+    return None if drawn else {"weights": noted["digests"]["weights"]}
 
 
 def refuse_other_backbone(

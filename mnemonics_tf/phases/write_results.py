@@ -7,6 +7,7 @@ from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
 from mnemonics_tf.evaluation.evaluator import HEADS
 from mnemonics_tf.methods import METHODS
 from mnemonics_tf.monitoring.summaries import Summaries, final_metrics
+from mnemonics_tf.phases.backbone import digests_of_files
 from mnemonics_tf.registry import find, is_own
 from mnemonics_tf.run import hardware, results
 from mnemonics_tf.run.data_facts import DIGESTS, noted_digests
@@ -51,6 +52,7 @@ def write_results(
         "class_order": list(protocol.order),
         "class_names": list(class_names),
         DIGESTS: _noted_digests(directory, records),
+        "backbone_digests": digests_of_files(directory, settings.model.backbone),
         "settings": settings.results_settings(),
         "phases": records,
         "packages": hardware.describe_packages(),

@@ -32,7 +32,9 @@ _SHAPE = schema.fields(
         "prediction_head": schema.one_of(*HEADS),
         "class_order": schema.sequence(schema.whole(-(2**31), _LARGEST)),  # any of 32 bits
         "class_names": schema.sequence(schema.text),
-        DIGESTS: schema.optional(schema.mapping(schema.text)),
+        **dict.fromkeys(
+            (DIGESTS, "backbone_digests"), schema.optional(schema.mapping(schema.text))
+        ),
         "packages": schema.optional(schema.mapping(schema.plain)),
         "hardware": schema.optional(schema.mapping(schema.plain)),
     },

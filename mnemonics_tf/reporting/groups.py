@@ -86,7 +86,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Returns runs grouped by everything but their seeds, in the order in which they came.
 
     Everything: the name they were passed with, settings that have an effect, protocol, phases done,
-    names of the classes, and digests of the images.
+    names of the classes, and digests of the images and of a backbone from files.
     """
     members: dict[str, list[Run]] = {}
     for run in runs:

@@ -19,7 +19,16 @@ _LONGEST = 28
 _FIRST = (
     *("data", "phases_done", "exemplars_per_class", "exemplars_total", "codec", "mnemonics_start"),
     *("num_phases", "base_classes", "class_order_seed", "class_order", "phase_classes"),
-    *("backbone", "depth", "base_epochs", "epochs", "finetune_epochs", "max_shift", "objective"),
+    *(
+        "backbone",
+        "backbone_digest",
+        "depth",
+        "base_epochs",
+        "epochs",
+        "finetune_epochs",
+        "max_shift",
+        "objective",
+    ),
     *("inner_scope", "inner_start", "outer_steps", "outer_learning_rate", "adjust_steps"),
 )
 

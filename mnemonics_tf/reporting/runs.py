@@ -77,13 +77,18 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What runs of a group share: settings with an effect, without seeds, and the data's id."""
+        """What runs of a group share.
+
+        Settings with an effect, without seeds, the data's id, and that of a backbone from files.
+        """
         shared = {
             name: value
             for name, value in self.settings.items()
             if name not in _SEEDS and has_effect(name, self.settings)
         }
-        return {**shared, **self.learned_settings, "data": self.data}
+        files = self.contents.get("backbone_digests")  # earlier versions noted none
+        backbone = {"backbone_digest": results.hash_of(files)[:8]} if files else {}
+        return {**shared, **self.learned_settings, **backbone, "data": self.data}
 
     @functools.cached_property
     def learned_settings(self) -> dict[str, Any]:

@@ -169,6 +169,11 @@ def recorded_model_name(directory: RunDirectory) -> str:
     return _recorded(directory, "model_name")
 
 
+def recorded_backbone_weights(directory: RunDirectory) -> str:
+    """Returns the file that a run's own backbone began with, as its flags say; empty likewise."""
+    return _recorded(directory, "backbone_weights")
+
+
 def _recorded(directory: RunDirectory, name: str) -> str:
     try:
         # `splitlines` also cuts at what a path may hold: form feeds, U+0085, U+2028.

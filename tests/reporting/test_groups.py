@@ -288,6 +288,20 @@ def test_runs_on_other_data_are_neither_averaged_nor_repeats(write):
     assert warnings(same, [group]) == []
 
 
+def test_runs_that_began_with_other_files_of_weights_stand_apart(write):
+    """What is drawn is of the seed; earlier versions noted nothing."""
+    first, second = ({"backbone_digests": {"weights": text}} for text in ("a" * 32, "b" * 32))
+    of_files = [contents() | first, contents(1) | first, contents() | second]
+    drawn = [contents() | {"backbone_digests": None}, contents(1)]
+    runs = load_runs(write(*of_files, *drawn))
+    groups = group_runs(runs)
+    assert [[run.seeds[0] for run in group.runs] for group in groups] == [[0, 1], [0], [0, 1]]
+    names = [group.name for group in groups]
+    assert names[2] == "lwf, herding"
+    assert all(name.startswith("lwf, herding, backbone_digest=") for name in names[:2])
+    assert not any("repeats" in text for text in warnings(runs, groups))
+
+
 def test_different_protocols_are_warned_of(write):
     runs = load_runs(write(contents(), contents(exemplar__exemplars_per_class=5)))
     (warning,) = warnings(runs, group_runs(runs))

@@ -70,6 +70,7 @@ MISTYPED = {
     "class_order: expected each": lambda run: run.update(class_order=[1] * 10),
     "class_names": lambda run: run.update(class_names=list("abc")),
     "data_digests": lambda run: run.update(data_digests=[1]),
+    "backbone_digests": lambda run: run.update(backbone_digests={"weights": 1}),
 }
 
 
