@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mnemonics_tf.errors import printable
 from mnemonics_tf.reporting.groups import Group
 from mnemonics_tf.reporting.names import plain
-from mnemonics_tf.reporting.runs import Run
+from mnemonics_tf.reporting.runs import Run, seeds_in_words
 from mnemonics_tf.run.data_facts import DIGESTS
 
 #: names in one line before it says how many more there are
@@ -25,6 +25,7 @@ def warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
     found = [*_other_courses(groups), *_other_budgets(groups), *_other_data(groups)]
     if len({frozenset(run.seeds for run in group.runs) for group in groups}) > 1:
         found.append("The groups do not have the same seeds.")
+    found += [*_other_phase0(groups), *_shared_phase0(groups)]
     kept = {id(run) for group in groups for run in group.runs}
     for run in runs:
         path = printable(run.path)
@@ -62,6 +63,47 @@ def _other_data(groups: Sequence[Group]) -> list[str]:
         return []
     told = [_few_classes(group.first) for group in groups]
     return [f"Other classes or images: {_told(told, groups)}."]
+
+
+def _other_phase0(groups: Sequence[Group]) -> list[str]:
+    """Returns a line that tells which differences, seed by seed, hold that of phase 0 too."""
+    seeds = {
+        group.index: [
+            seeds_in_words(ours.seeds)
+            for theirs, ours in groups[0].pairs(group)
+            # What each trained itself differs by settings, which are told.
+            if ours.phase0 != theirs.phase0 and not (ours.trained_phase0 and theirs.trained_phase0)
+        ]
+        for group in groups[1:]
+    }
+    members = [group for group in groups[1:] if seeds[group.index]]
+    if not members:
+        return []
+    told = _told([f"of seed {', '.join(seeds[group.index])}" for group in members], members)
+    return [
+        f"Another phase 0 than that of {groups[0].name}: {told}; differences of these seeds are "
+        "those of phase 0 too."
+    ]
+
+
+def _shared_phase0(groups: Sequence[Group]) -> list[str]:
+    """Returns lines that tell of seeds that share their phase 0, so that it varies too little."""
+    counts = [len({run.phase0 for run in group.runs}) for group in groups]
+    pairs = list(zip(groups, counts, strict=True))
+    all_of = [group for group, count in pairs if count == 1 < len(group.runs)]
+    some = [group for group, count in pairs if 1 < count < len(group.runs)]
+    found = []
+    if all_of:
+        found.append(
+            f"One phase 0 for all seeds ({_listed(all_of)}): deviations and intervals over them "
+            "say nothing of how phase 0 varies."
+        )
+    if some:
+        found.append(
+            f"One phase 0 for several seeds and others for the rest ({_listed(some)}): deviations "
+            "and intervals over them say too little of how phase 0 varies."
+        )
+    return found
 
 
 def _told(values: Sequence[str], groups: Sequence[Group]) -> str:

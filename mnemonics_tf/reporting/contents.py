@@ -13,7 +13,7 @@ _SIGNED = schema.whole(-_LARGEST, _LARGEST)
 
 #: the settings that a report looks at, in whatever group; another version may have others
 _SETTINGS = {
-    **dict.fromkeys(("method", "exemplars", "codec"), schema.text),
+    **dict.fromkeys(("method", "exemplars", "codec", "mixed_precision"), schema.text),
     **dict.fromkeys(("weight_transfer", "adjust_old_exemplars"), schema.flag),
     **dict.fromkeys(("base_epochs", "epochs", "finetune_epochs"), _SIGNED),
     **dict.fromkeys(("seed", "exemplar_seed"), _SIGNED),
@@ -30,6 +30,8 @@ _SHAPE = schema.fields(
     },
     {
         "prediction_head": schema.one_of(*HEADS),
+        "phase0_seed": _SIGNED,
+        "phase0_mixed_precision": schema.text,
         "class_order": schema.sequence(schema.whole(-(2**31), _LARGEST)),  # any of 32 bits
         "class_names": schema.sequence(schema.text),
         **dict.fromkeys(

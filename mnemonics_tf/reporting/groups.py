@@ -60,6 +60,21 @@ class Group:
             finetune=bool(run.settings["finetune_epochs"]),
         )
 
+    def pairs(self, other: "Group") -> list[tuple[Run, Run]]:
+        """Returns its runs with those of another group that have their seeds.
+
+        Empty where the groups do not learn the same classes in the same phases from the same data;
+        what the memory may hold can differ, for that is what some comparisons are about.
+        """
+        mine, theirs = self.first, other.first
+        if (mine.course, mine.data, len(mine.phases)) != (
+            *(theirs.course, theirs.data),
+            len(theirs.phases),
+        ):
+            return []
+        others = {run.seeds: run for run in other.runs}
+        return [(run, others[run.seeds]) for run in self.runs if run.seeds in others]
+
     def accuracies(self, head: str) -> list[Estimate]:
         """Returns the accuracy on all seen classes after each phase."""
         return self._by_phase(head, lambda record: record["accuracy"])

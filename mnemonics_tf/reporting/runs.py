@@ -76,6 +76,23 @@ class Run:
         return tuple(self.settings[name] for name in _SEEDS)
 
     @property
+    def phase0(self) -> tuple[Any, Any]:
+        """Seed and precision that its Theta_0 was trained with, which another run may have done."""
+        own = self._own_phase0
+        names = ("phase0_seed", "phase0_mixed_precision")  # earlier versions note none or one
+        seed, precision = (self.contents.get(*pair) for pair in zip(names, own, strict=True))
+        return seed, precision
+
+    @property
+    def trained_phase0(self) -> bool:
+        """Whether its Theta_0 is one that it trains itself, as far as is told."""
+        return self.phase0 == self._own_phase0
+
+    @property
+    def _own_phase0(self) -> tuple[Any, Any]:
+        return self.settings["seed"], self.settings["mixed_precision"]
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What runs of a group share.
 

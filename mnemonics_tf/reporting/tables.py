@@ -103,14 +103,13 @@ def paired(groups: Sequence[Group]) -> Table | None:
     """Returns differences from the first group, seed by seed; None where none can be formed.
 
     Two runs of one seed share their initialisation and batches: their difference varies less than
-    either. Only groups that learn the same classes in the same phases from the same data are
-    compared; what their memory may hold can differ, for that is what some comparisons are about.
+    either. Where they do not, as one took over another's phase 0, a warning says so.
     """
     first, rows = groups[0], []
     heads = [first.head] + [head for head in HEADS if head != first.head]
     for group in groups[1:]:
-        seeds = _shared_seeds(first, group)
-        if not seeds or not _comparable(first, group):
+        seeds = [run.seeds for run, _ in first.pairs(group)]
+        if not seeds:
             continue
         for head in heads:
             cells = []
@@ -133,19 +132,6 @@ def paired(groups: Sequence[Group]) -> Table | None:
             f"{_SEVERAL_SEEDS}",
         ),
     )
-
-
-def _comparable(one: Group, other: Group) -> bool:
-    mine, theirs = one.first, other.first
-    return (mine.course, mine.data, len(mine.phases)) == (
-        *(theirs.course, theirs.data),
-        len(theirs.phases),
-    )
-
-
-def _shared_seeds(one: Group, other: Group) -> list[tuple[Any, ...]]:
-    theirs = {run.seeds for run in other.runs}
-    return [run.seeds for run in one.runs if run.seeds in theirs]
 
 
 def _by_seed(group: Group, head: str, metric: str) -> dict[tuple[Any, ...], float]:

@@ -302,6 +302,45 @@ def test_runs_that_began_with_other_files_of_weights_stand_apart(write):
     assert not any("repeats" in text for text in warnings(runs, groups))
 
 
+def of_phase0(seed: int, of: int, **changes) -> dict:
+    """Results of a run whose phase 0 was trained with a seed, perhaps not its own."""
+    return contents(seed, **changes) | {"phase0_seed": of, "phase0_mixed_precision": "off"}
+
+
+def warned(*groups: list[dict], write) -> list[str]:
+    runs = load_runs(write(*(run for group in groups for run in group)))
+    return warnings(runs, group_runs(runs))
+
+
+RANDOM = {"exemplar__exemplars": "random"}
+BFLOAT16 = {"training__mixed_precision": "bfloat16"}
+
+
+@pytest.mark.parametrize("shared", [{}, BFLOAT16])
+def test_pairs_that_do_not_share_their_phase_0_are_warned_of(write, shared):
+    own = [contents(seed, **shared) for seed in (0, 1)]
+    taken = [of_phase0(seed, 1, **shared, **RANDOM) for seed in (0, 1)]
+    (warning, _) = warned(own, taken, write=write)
+    seeds = "0, 1" if shared else "0"  # its own would have been trained in bfloat16
+    assert warning.startswith("Another phase 0 than that of lwf, herding: of seed "
+                              f"{seeds} (lwf, random)")  # fmt: skip
+    same = [of_phase0(seed, 1, **shared) for seed in (0, 1)]
+    (warning,) = warned(same, taken, write=write)
+    assert warning.startswith("One phase 0 for all seeds (lwf, herding / lwf, random): deviations")
+
+
+def test_each_that_trains_its_own_phase_0_is_warned_of_nothing(write):
+    """With other settings, which are told."""
+    other = [contents(seed, **BFLOAT16) for seed in (0, 1)]
+    noted = [of_phase0(seed, seed) for seed in (0, 1)]
+    assert warned(noted, other, write=write) == []
+
+
+def test_seeds_of_which_some_share_their_phase_0_are_warned_of(write):
+    (warning,) = warned([of_phase0(seed, min(seed, 1)) for seed in range(3)], write=write)
+    assert warning.startswith("One phase 0 for several seeds and others for the rest (lwf, herd")
+
+
 def test_different_protocols_are_warned_of(write):
     runs = load_runs(write(contents(), contents(exemplar__exemplars_per_class=5)))
     (warning,) = warnings(runs, group_runs(runs))

@@ -70,6 +70,9 @@ MISTYPED = {
     "class_order: expected each": lambda run: run.update(class_order=[1] * 10),
     "class_names": lambda run: run.update(class_names=list("abc")),
     "data_digests": lambda run: run.update(data_digests=[1]),
+    "phase0_seed": lambda run: run.update(phase0_seed=[0]),
+    "phase0_mixed_precision": lambda run: run.update(phase0_mixed_precision=None),
+    "mixed_precision": lambda run: run["settings"]["training"].update(mixed_precision=[]),
     "backbone_digests": lambda run: run.update(backbone_digests={"weights": 1}),
 }
 
