@@ -133,7 +133,7 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
         OtherDataError: if no run is of the data that was passed.
     """
     candidates = [group for group in groups if group.first.directory]
-    candidates.sort(key=lambda group: group.choices.exemplars != "mnemonics")
+    candidates.sort(key=lambda group: "mnemonics" not in group.first.kinds_of_exemplars())
     if not candidates:
         return Embedded("", (), "it needs a run directory; only results.json files were passed")
     try:

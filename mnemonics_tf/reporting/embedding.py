@@ -101,8 +101,10 @@ def _embed_phase(
         ]
         for name in SELECTIONS
     }
-    # A run's own exemplars stand last; those of a selection take its place.
-    chosen[run.settings["exemplars"]] = [features_of(own) for own in kept]
+    # A run's own exemplars stand last; those of a selection take its place. Further phases may make
+    # them otherwise.
+    own_kinds = " and ".join(run.kinds_of_exemplars(phase + 1))
+    chosen[own_kinds] = [features_of(own) for own in kept]
     data = [_sample(part, int(label)) for part, label in zip(features, labels, strict=True)]
     points = _tsne([*data, *(part for parts in chosen.values() for part in parts)])
     groups = [points[i : i + len(labels)] for i in range(0, len(points), len(labels))]

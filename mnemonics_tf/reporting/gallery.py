@@ -1,7 +1,7 @@
 """Pictures of exemplars by class: what they began as, what they are now, how far they moved."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -77,9 +77,8 @@ def gallery(group: Group) -> Gallery | None:
     if memories is None:
         return None
     held, last = memories[-1].labels, len(run.phases) - 1
-    learned = run.settings["exemplars"] == "mnemonics"
-    starts = _starts(run, memories[-1].image_shape) if learned else {}
-    labels = np.array(sorted(starts)) if starts else np.unique(held)
+    starts = _starts(run, memories[-1].image_shape)
+    labels = _shown(run, held, starts)
     labels = labels[np.linspace(0, len(labels) - 1, min(_CLASSES, len(labels))).astype(int)]
     cards = []
     for label in labels:
@@ -99,7 +98,7 @@ def gallery(group: Group) -> Gallery | None:
             )
         )
     largest = int(np.bincount(held).max())
-    known = bool(starts) or not learned
+    known = bool(starts) or "mnemonics" not in run.kinds_of_exemplars()
     return Gallery(tuple(cards), run.phases[-1]["num_seen"], largest, known, _amplification(cards))
 
 
@@ -127,6 +126,23 @@ def _amplification(cards: Sequence[Card]) -> int:
     while large and 2 * factor * large < _MIDDLE_GREY and factor < _MOST_AMPLIFIED:
         factor *= 2
     return factor
+
+
+def _shown(run: Run, held: np.ndarray, starts: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Returns the labels that can be shown: of what learned those whose starts are kept, if any.
+
+    Args:
+        run: whose.
+        held: labels in the memory.
+        starts: by label, what learned exemplars began as.
+    """
+    shown, first = [], 0
+    for record in run.phases:
+        mine = [label for label in range(first, record["num_seen"]) if label in held]
+        learned = run.settings_of(record)["exemplars"] == "mnemonics"
+        shown += [label for label in mine if label in starts or not (starts and learned)]
+        first = record["num_seen"]
+    return np.array(shown)
 
 
 def _starts(run: Run, image_shape: Sequence[int]) -> dict[int, np.ndarray]:

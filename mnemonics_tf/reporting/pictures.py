@@ -72,8 +72,10 @@ def _told(shown: Gallery) -> str:
         )
         moved = np.concatenate([card.moved for card in shown.cards])
         parts.append(f"On average those shown moved by {moved.mean():.1f} grey levels.")
-    else:
+    elif shown.starts_known:
         parts.append("Training images, as they are stored: none of them has changed.")
+    else:
+        parts.append("As first stored: none has changed since. The run keeps nothing earlier.")
     if len(shown.cards) < shown.num_classes or count < shown.num_exemplars:
         parts.append(
             f"Shown: {len(shown.cards)} of {shown.num_classes} classes, of each {count} of "

@@ -70,6 +70,24 @@ class Run:
         """The settings by name, whatever version the run is of."""
         return of_any_version(self.contents["settings"])
 
+    def settings_of(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Returns the settings of a phase by name: a further one may have had others than the run.
+
+        Args:
+            record: of the phase.
+        """
+        noted = record.get("learned", {}).get("settings")
+        return of_any_version(noted) if noted else self.settings
+
+    def kinds_of_exemplars(self, num_phases: int | None = None) -> tuple[str, ...]:
+        """Returns how its exemplars were made, each kind once.
+
+        Args:
+            num_phases: of so many phases; None: of all.
+        """
+        records = self.phases[:num_phases]
+        return tuple(dict.fromkeys(self.settings_of(record)["exemplars"] for record in records))
+
     @property
     def seeds(self) -> tuple[Any, ...]:
         """The run's seeds."""
@@ -112,8 +130,7 @@ class Run:
         """Settings with an effect that further phases had otherwise than the run, by phase."""
         found: dict[str, Any] = {}
         for record in self.phases:
-            noted = record.get("learned", {}).get("settings")
-            theirs = of_any_version(noted) if noted else {}
+            theirs = self.settings_of(record)
             found |= {
                 f"{name} (phase {record['phase']})": value
                 for name, value in theirs.items()

@@ -49,6 +49,16 @@ def contents(seed=0, accuracies=(0.9, 0.6), **changes) -> dict:
     }
 
 
+def with_learned(run: dict, **changes) -> dict:
+    """A run whose last phase was learned afterwards, with other settings."""
+    settings = copy.deepcopy(run["settings"])
+    for name, value in changes.items():
+        group, key = name.split("__")
+        settings[group][key] = value
+    run["phases"][-1]["learned"] = {"settings": settings}
+    return run
+
+
 def write_run(
     root: pathlib.Path, run: dict, per_class: int = 2, moved: int = 0, starts: bool = True
 ) -> RunDirectory:

@@ -1,6 +1,5 @@
 """Which runs are one group of a report, what it is called, and what is warned of."""
 
-import copy
 import json
 import pathlib
 
@@ -12,7 +11,7 @@ from mnemonics_tf.reporting import tables
 from mnemonics_tf.reporting.comparability import warnings
 from mnemonics_tf.reporting.groups import group_runs
 from mnemonics_tf.reporting.runs import load_runs, seeds_in_words
-from tests.reporting.report_runs import contents
+from tests.reporting.report_runs import contents, with_learned
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
@@ -30,16 +29,6 @@ def test_seeds_become_one_group_with_an_interval(write):
     forgotten = group.metric("classifier", "forgetting")
     assert forgotten.values == (pytest.approx(0.2), pytest.approx(0.4))
     assert warnings(runs, [group]) == []
-
-
-def with_learned(run: dict, **changes) -> dict:
-    """A run whose last phase was learned afterwards, with other settings."""
-    settings = copy.deepcopy(run["settings"])
-    for name, value in changes.items():
-        group, key = name.split("__")
-        settings[group][key] = value
-    run["phases"][-1]["learned"] = {"settings": settings}
-    return run
 
 
 def test_runs_that_learned_further_classes_otherwise_stand_apart(write):
