@@ -30,7 +30,7 @@ from mnemonics_tf.reporting.comparability import warnings
 from mnemonics_tf.reporting.embedding import check_installed, embed
 from mnemonics_tf.reporting.groups import Group, group_runs
 from mnemonics_tf.reporting.page import Embedded, page
-from mnemonics_tf.reporting.runs import load_runs
+from mnemonics_tf.reporting.runs import load_runs, seeds_in_words
 from mnemonics_tf.run.data_facts import (
     OtherDataError,
     refuse_other_classes,
@@ -156,7 +156,7 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
             hint = "" if data_dir else " (pass the data with --data_dir)"
             return Embedded(group.name, (), f"{error}{hint}")
         else:
-            return Embedded(f"{group.name}, seed {group.first.seeds[0]}", pictures)
+            return Embedded(f"{group.name}, seed {seeds_in_words(group.first.seeds)}", pictures)
     if not data_dir:  # images at the place where the run had them are others by now
         return Embedded("", (), f"{others[0]}")
     raise others[0]

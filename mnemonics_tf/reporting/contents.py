@@ -19,9 +19,11 @@ _SETTINGS = {
     **dict.fromkeys(("seed", "exemplar_seed"), _SIGNED),
 }
 
+_GROUPS = schema.mapping(schema.fields({}, _SETTINGS, others=schema.plain))
+
 _SHAPE = schema.fields(
     {
-        "settings": schema.mapping(schema.fields({}, _SETTINGS, others=schema.plain)),
+        "settings": _GROUPS,
         "protocol": schema.fields(
             {"dataset": schema.text, "num_phases": schema.whole(0, _LARGEST)},
             others=schema.plain,
@@ -53,6 +55,9 @@ def trouble(contents: Any) -> str | None:
         wrong = record_shape(index)(record)
         if wrong:
             return f"phases/{index}{wrong}"
+        wrong = _GROUPS(record.get("learned", {}).get("settings", {}))
+        if wrong:
+            return f"phases/{index}/learned/settings{wrong}"
     seen = [record["num_seen"] for record in records]
     if any(later <= earlier for earlier, later in itertools.pairwise(seen)):
         return f"phases: num_seen must grow from phase to phase, found {seen[:10]}"

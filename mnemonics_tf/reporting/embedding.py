@@ -131,7 +131,7 @@ def _class_order(run: Run, source: DataSource) -> list[int]:
 
 def _select(run: Run, name: str, features: np.ndarray, label: int, count: int) -> np.ndarray:
     """Returns what a run with this selection chooses of a class, given these features."""
-    seed, exemplar_seed = run.seeds
+    seed, exemplar_seed = run.seeds[:2]
     if exemplar_seed is None or exemplar_seed < 0:
         exemplar_seed = seed
     generator = numpy_generator(exemplar_seed, "exemplars", label)

@@ -38,8 +38,16 @@ _NOTED = ("base_classes", "exemplars_per_class", "exemplars_total")
 
 
 def seeds_in_words(seeds: tuple[Any, ...]) -> str:
-    """Returns `Run.seeds` as readers are told them: `0`, or `0/2` with a seed of exemplars."""
-    seed, exemplar_seed = seeds
+    """Returns `Run.seeds` as readers are told them: `0`, or `0/2` with a seed of exemplars.
+
+    With others in further phases: `0 (from phase 6: 3)`.
+    """
+    later = zip(seeds[2::3], seeds[3::3], seeds[4::3], strict=True)
+    told = [f"from phase {phase}: {_pair_in_words(*pair)}" for phase, *pair in later]
+    return _pair_in_words(*seeds[:2]) + f" ({', '.join(told)})" * bool(told)
+
+
+def _pair_in_words(seed: Any, exemplar_seed: Any) -> str:
     own = isinstance(exemplar_seed, int) and exemplar_seed >= 0
     return f"{seed}/{exemplar_seed}" if own else str(seed)
 
@@ -90,8 +98,17 @@ class Run:
 
     @property
     def seeds(self) -> tuple[Any, ...]:
-        """The run's seeds."""
-        return tuple(self.settings[name] for name in _SEEDS)
+        """The run's seeds; then, where a further phase has others than the one before, these.
+
+        Behind the phase's index each time.
+        """
+        found = before = tuple(self.settings[name] for name in _SEEDS)
+        for record in self.phases:
+            settings = self.settings_of(record)
+            own = tuple(settings[name] for name in _SEEDS)
+            if own != before:
+                found, before = (*found, record["phase"], *own), own
+        return found
 
     @property
     def phase0(self) -> tuple[Any, Any]:

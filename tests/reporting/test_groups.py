@@ -15,6 +15,7 @@ from tests.reporting.report_runs import contents, with_learned
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
+RANDOM = {"exemplar__exemplars": "random"}
 
 
 def test_seeds_become_one_group_with_an_interval(write):
@@ -241,6 +242,20 @@ def test_runs_can_be_named(tmp_path, write):
         load_runs([f"a={first}", f"b={first}"])
 
 
+def test_seeds_of_further_phases_tell_runs_apart(write):
+    """One base run, extended with several seeds."""
+    further = [with_learned(contents(), protocol__seed=seed) for seed in (0, 1, 2, 2)]
+    further[2]["phases"][-1]["learned"]["settings"]["exemplar"]["exemplar_seed"] = 5
+    runs = load_runs(write(*further))
+    groups = group_runs(runs)
+    (group,) = groups
+    expected = ["0", "0 (from phase 1: 1)", "0 (from phase 1: 2)", "0 (from phase 1: 2/5)"]
+    assert [seeds_in_words(run.seeds) for run in group.runs] == expected
+    assert not any("repeats" in text for text in warnings(runs, groups))
+    other = load_runs(write(*further[:2], with_learned(contents(**RANDOM), protocol__seed=1)))
+    assert tables.paired(group_runs(other)).rows[0][2] == "0 (from phase 1: 1)"
+
+
 def test_a_seed_counts_once(write):
     same = contents()
     runs = load_runs([*write(same, same), *write(same, same)])
@@ -301,7 +316,6 @@ def warned(*groups: list[dict], write) -> list[str]:
     return warnings(runs, group_runs(runs))
 
 
-RANDOM = {"exemplar__exemplars": "random"}
 BFLOAT16 = {"training__mixed_precision": "bfloat16"}
 
 

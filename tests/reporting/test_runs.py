@@ -9,7 +9,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.reporting.runs import load_runs
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.files import write_arrays, write_json
-from tests.reporting.report_runs import contents
+from tests.reporting.report_runs import contents, with_learned
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
@@ -70,6 +70,7 @@ MISTYPED = {
     "class_order: expected each": lambda run: run.update(class_order=[1] * 10),
     "class_names": lambda run: run.update(class_names=list("abc")),
     "data_digests": lambda run: run.update(data_digests=[1]),
+    "learned/settings/protocol/seed": lambda run: with_learned(run, protocol__seed=[1]),
     "phase0_seed": lambda run: run.update(phase0_seed=[0]),
     "phase0_mixed_precision": lambda run: run.update(phase0_mixed_precision=None),
     "mixed_precision": lambda run: run["settings"]["training"].update(mixed_precision=[]),
