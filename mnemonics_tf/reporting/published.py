@@ -1,6 +1,10 @@
 """The paper's figures, to stand beside ours. Average accuracy and forgetting F in percent."""
 
 import dataclasses
+from typing import Any
+
+from mnemonics_tf.reporting.names import short
+from mnemonics_tf.run.effects import has_effect
 
 #: numbers of incremental phases in the paper's tables
 PHASES = (5, 10, 25)
@@ -74,6 +78,29 @@ AUTHORS_LATER = {
 #: epochs of the paper by data set: phase 0, later phases, balanced fine-tune
 EPOCHS = {"cifar100": (160, 160, 50), "imagenet_subset": (90, 90, 50), "imagenet": (90, 90, 50)}
 
+_SHARED = {
+    "codec": "pixels",
+    "batch_size": 128,
+    "learning_rate": 0.1,
+    "learning_rate_decay": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 0.0005,
+    "finetune_learning_rate": 0.01,
+}
+_IMAGENET = _SHARED | {
+    "backbone": "resnet_imagenet",
+    "depth": 18,
+    "learning_rate_milestones": [0.3333, 0.6667],
+    "image_size": 224,
+}
+#: further settings of the paper by data set, as the flag files in configs/ have them
+SETTINGS = {
+    "cifar100": _SHARED
+    | {"backbone": "resnet_cifar", "depth": 32, "learning_rate_milestones": [0.5, 0.75]},
+    "imagenet_subset": _IMAGENET,
+    "imagenet": _IMAGENET,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
@@ -137,6 +164,42 @@ def published_values(dataset: str, num_phases: int, choices: Choices) -> Publish
         later[column] if later else None,
         tuple(_departures(choices, expected)),
     )
+
+
+def departures_of_settings(dataset: str, settings: dict[str, Any]) -> list[str]:
+    """Returns in what a run's network and schedule depart from the paper's.
+
+    Args:
+        dataset: of the run.
+        settings: all of the run's, by name.
+    """
+    theirs = SETTINGS.get(dataset, {})
+    # 0 is the source's own size.
+    ours = {**settings, "image_size": settings["image_size"] or theirs.get("image_size")}
+    unlike = {
+        name: value
+        for name, value in theirs.items()
+        if ours[name] != value and has_effect(name, settings)
+    }
+    if "backbone" in unlike:
+        unlike.pop("depth", None)  # which counts something else there
+    return [
+        *_epochs(dataset, settings),
+        *(
+            f"{name.replace('_', ' ')} {short(ours[name])}, not {short(value)}"
+            for name, value in unlike.items()
+        ),
+    ]
+
+
+def _epochs(dataset: str, settings: dict[str, Any]) -> list[str]:
+    epochs = EPOCHS.get(dataset)
+    names = ("base_epochs", "epochs", "finetune_epochs")
+    ours = tuple(settings[name] for name in names)
+    if not epochs or ours == epochs or (ours[2] == 0 and ours[:2] == epochs[:2]):
+        return []
+    text = "/".join(map(str, ours))
+    return [f"{text} epochs (phase 0, later, fine-tune), not {'/'.join(map(str, epochs))}"]
 
 
 def _departures(choices: Choices, expected: Choices) -> list[str]:

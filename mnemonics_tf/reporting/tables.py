@@ -1,6 +1,7 @@
 """The tables of a report, once for HTML and Markdown."""
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from mnemonics_tf.evaluation.intervals import FEWEST_FOR_INTERVAL, Estimate, as_
 from mnemonics_tf.exemplars.budget import Budget
 from mnemonics_tf.monitoring.progress import duration
 from mnemonics_tf.reporting.groups import Group
-from mnemonics_tf.reporting.published import EPOCHS, published_values
+from mnemonics_tf.reporting.published import departures_of_settings, published_values
 from mnemonics_tf.reporting.runs import seeds_in_words
 
 #: for a figure that does not exist
@@ -159,7 +160,8 @@ def beside_the_paper(groups: Sequence[Group]) -> Table | None:
         cells += _beside(accuracy, row.authors_later) * later
         cells += [percent(forgetting), *_beside(forgetting, row.forgetting)]
         rows.append((group.name, str(_place(group)[1]), *cells))
-        departures = [*row.departures, *_schedule(group), *_memory(group)]
+        settings = departures_of_settings(_place(group)[0], group.first.settings)
+        departures = [*row.departures, *settings, *_memory(group)]
         if departures:
             notes.append(f"{group.name}: unlike the paper's row, {'; '.join(departures)}.")
     about_later = (
@@ -188,10 +190,12 @@ _PAPERS_BUDGET = Budget(per_class=20).in_words
 
 
 def _has_the_papers_phases(group: Group) -> bool:
-    """Whether a run is finished, began with half of the classes, and learned no others since."""
+    """Whether a run learned half of the classes, the rest in equal phases, and no others since."""
     run = group.first
-    base, seen = run.phases[0]["num_seen"], run.phases[-1]["num_seen"]
-    return run.is_finished and 2 * base == seen and not any("learned" in r for r in run.phases)
+    seen = [record["num_seen"] for record in run.phases]
+    sizes = {later - earlier for earlier, later in itertools.pairwise(seen)}
+    of_the_paper = 2 * seen[0] == seen[-1] and len(sizes) == 1
+    return run.is_finished and of_the_paper and not any("learned" in r for r in run.phases)
 
 
 def _place(group: Group) -> tuple[str, int]:
@@ -204,18 +208,6 @@ def _beside(ours: Estimate, theirs: float | None) -> list[str]:
     if theirs is None:
         return [NOTHING, NOTHING]
     return [f"{theirs:.2f}", f"{100 * ours.mean - theirs:+.2f}"]
-
-
-def _schedule(group: Group) -> list[str]:
-    """Returns in what the schedule departs from the paper's."""
-    run = group.first
-    epochs = EPOCHS.get(run.protocol["dataset"])
-    names = ("base_epochs", "epochs", "finetune_epochs")
-    ours = tuple(run.settings[name] for name in names)
-    if not epochs or ours == epochs or (ours[2] == 0 and ours[:2] == epochs[:2]):
-        return []
-    text = "/".join(map(str, ours))
-    return [f"{text} epochs (phase 0, later, fine-tune), not {'/'.join(map(str, epochs))}"]
 
 
 def _memory(group: Group) -> list[str]:

@@ -16,6 +16,7 @@ from mnemonics_tf import report as report_module
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.reporting import embedding, markdown, tables
 from mnemonics_tf.reporting.charts import Series, line_chart, ticks
 from mnemonics_tf.reporting.drift import since_birth
@@ -24,7 +25,9 @@ from mnemonics_tf.reporting.gallery import difference, gallery
 from mnemonics_tf.reporting.groups import group_runs
 from mnemonics_tf.reporting.memories import memories
 from mnemonics_tf.reporting.pictures import galleries
+from mnemonics_tf.reporting.published import EPOCHS, SETTINGS, departures_of_settings
 from mnemonics_tf.reporting.runs import load_runs
+from mnemonics_tf.settings import by_name
 from tests.reporting.report_runs import contents, with_learned, write_run
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -72,7 +75,7 @@ def test_two_seeds_are_drawn_as_lines_and_three_as_a_ribbon(tmp_path, write):
     assert drawn(3) == (4, 0)
 
 
-def test_the_table_beside_the_paper():
+def test_the_table_beside_the_paper(write):
     runs = load_runs([str(RESULTS / "cifar100_cpu_lwf.json")])
     table = tables.beside_the_paper(group_runs(runs))
     (row,) = table.rows
@@ -80,13 +83,36 @@ def test_the_table_beside_the_paper():
     assert row[3:7] == ("49.59", "+3.50", "52.44", "+0.65")
     assert row[7:] == ("23.88", "43.36", "-19.48")
     assert "with the balanced fine-tune; 20/12/15 epochs" in table.notes[-1]
+    assert table.notes[-1].endswith(", not 160/160/50.")
+    run = json.loads((RESULTS / "cifar100_cpu_lwf.json").read_text())
+    run["settings"]["training"] |= {"batch_size": 64, "learning_rate_milestones": [0.5]}
+    table = tables.beside_the_paper(group_runs(load_runs(write(run))))
+    told = "; batch size 64, not 128; learning rate milestones 0.5, not 0.5,0.75."
+    assert table.notes[-1].endswith(told)
 
 
-@pytest.mark.parametrize("change", ["base", "learned", "memory"])
+@pytest.mark.parametrize("dataset", SETTINGS)
+def test_the_paper_s_settings_are_those_of_the_flag_files(parse, dataset):
+    flags = parse(f"--flagfile={REPOSITORY}/configs/{dataset}.flags")
+    settings = by_name(settings_from_flags(flags).results_settings())
+    assert departures_of_settings(dataset, settings) == []
+    epochs = "base_epochs", "epochs", "finetune_epochs"
+    assert EPOCHS[dataset] == tuple(settings[name] for name in epochs)
+    changed = {name: 3 for name in SETTINGS[dataset] if name != "backbone"}
+    told = departures_of_settings(dataset, settings | changed | {"finetune_epochs": 0})
+    expected = SETTINGS[dataset].keys() - {"backbone", "finetune_learning_rate"}
+    assert {text.split(" 3, not ")[0].replace(" ", "_") for text in told} == expected
+    told = departures_of_settings(dataset, settings | {"backbone": "mine:build", "depth": 3})
+    assert told == [f"backbone mine:build, not {settings['backbone']}"]
+
+
+@pytest.mark.parametrize("change", ["base", "phases", "learned", "memory"])
 def test_runs_of_another_course_are_not_put_beside_the_paper(write, change):
     run = json.loads((RESULTS / "cifar100_cpu_lwf.json").read_text())
     if change == "base":
         run["phases"][0]["num_seen"] -= 1
+    elif change == "phases":
+        run["phases"][1]["num_seen"] -= 1
     elif change == "learned":
         run["phases"][-1]["learned"] = {"settings": run["settings"]}
     else:
