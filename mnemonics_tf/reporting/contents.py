@@ -17,6 +17,8 @@ _SETTINGS = {
     **dict.fromkeys(("weight_transfer", "adjust_old_exemplars"), schema.flag),
     **dict.fromkeys(("base_epochs", "epochs", "finetune_epochs"), _SIGNED),
     **dict.fromkeys(("seed", "exemplar_seed"), _SIGNED),
+    **dict.fromkeys(("exemplars_per_class", "exemplars_total"), _SIGNED),
+    **dict.fromkeys(("exemplar_bytes_per_class", "exemplar_bytes_total"), _SIGNED),
 }
 
 _GROUPS = schema.mapping(schema.fields({}, _SETTINGS, others=schema.plain))

@@ -174,21 +174,26 @@ class Run:
 
     @property
     def budget(self) -> str:
-        """What the memory may hold, in words."""
-        return Budget(**{_BUDGETS[self._budget]: self.protocol[self._budget]}).in_words
+        """What the memory may hold after the last phase, in words."""
+        name, value = self._budget
+        return Budget(**{_BUDGETS[name]: value}).in_words
 
     @property
     def bytes_per_class(self) -> int | None:
         """Bytes that a class may take, or takes where exemplars are counted; None: not known."""
-        if self._budget == "exemplars_per_class":
+        name, value = self._budget
+        if name == "exemplars_per_class":
             noted = self.phases[-1].get("memory") or {}
             return max(noted.get("bytes_by_class") or [], default=None)
-        return self.protocol[self._budget] if self._budget == "exemplar_bytes_per_class" else None
+        return value if name == "exemplar_bytes_per_class" else None
 
     @property
-    def _budget(self) -> str:
-        protocol = self.protocol
-        return next((name for name in _BUDGETS if protocol.get(name)), "exemplars_per_class")
+    def _budget(self) -> tuple[str, Any]:
+        """The last phase's, which may have another than the run began with: name and value."""
+        last = self.phases[-1]
+        noted = self.settings_of(last) if "learned" in last else self.protocol
+        name = next((name for name in _BUDGETS if noted.get(name)), "exemplars_per_class")
+        return name, noted[name]
 
     @property
     def data(self) -> str:

@@ -245,6 +245,18 @@ def test_the_budget_is_named(tmp_path, write, budget, words):
     assert f"digits, N = 1, {words}" in (tmp_path / "report.html").read_text()
 
 
+def test_the_budget_is_that_of_the_last_phase(write):
+    run = with_learned(contents(), exemplar__exemplars_total=500)
+    plain = with_learned(contents())
+    groups = group_runs(load_runs(write(plain, run)))
+    assert [group.first.budget for group in groups] == ["20 a class", "500 in all"]
+    in_bytes = with_learned(contents(), exemplar__exemplar_bytes_per_class=640)
+    in_bytes["settings"]["exemplar"] |= {"exemplars_total": 50}
+    in_bytes["protocol"] |= {"exemplars_total": 50}
+    (group,) = group_runs(load_runs(write(in_bytes)))
+    assert (group.first.budget, group.first.bytes_per_class) == ("640 bytes a class", 640)
+
+
 def test_other_memories_share_a_panel_and_other_classes_do_not(tmp_path, write):
     small, large, other = contents(), contents(), contents(protocol__base_classes=4)
     large["protocol"]["exemplars_per_class"] = 80

@@ -71,6 +71,7 @@ MISTYPED = {
     "class_names": lambda run: run.update(class_names=list("abc")),
     "data_digests": lambda run: run.update(data_digests=[1]),
     "learned/settings/protocol/seed": lambda run: with_learned(run, protocol__seed=[1]),
+    "exemplar_bytes_total": lambda run: with_learned(run, exemplar__exemplar_bytes_total=[1]),
     "phase0_seed": lambda run: run.update(phase0_seed=[0]),
     "phase0_mixed_precision": lambda run: run.update(phase0_mixed_precision=None),
     "mixed_precision": lambda run: run["settings"]["training"].update(mixed_precision=[]),
