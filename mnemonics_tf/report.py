@@ -127,13 +127,15 @@ def _begins_with(path: pathlib.Path, title: str) -> bool:
 def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
     """Makes the t-SNE for the first run that learned exemplars, or else the first run.
 
-    Of runs on different data, those that are not of this data don't count.
+    A group is stood for by its first run that was passed as a directory. Of runs on different data,
+    those that are not of this data don't count.
 
     Raises:
         OtherDataError: if no run is of the data that was passed.
     """
-    candidates = [group for group in groups if group.first.directory]
-    candidates.sort(key=lambda group: "mnemonics" not in group.first.kinds_of_exemplars())
+    whole = [(group, [run for run in group.runs if run.directory]) for group in groups]
+    candidates = [(group, runs[0]) for group, runs in whole if runs]
+    candidates.sort(key=lambda pair: "mnemonics" not in pair[1].kinds_of_exemplars())
     if not candidates:
         return Embedded("", (), "it needs a run directory; only results.json files were passed")
     try:
@@ -141,22 +143,21 @@ def _embedded(groups: Sequence[Group], data_dir: str) -> Embedded:
     except UserError as error:
         return Embedded("", (), str(error))
     others: list[OtherDataError] = []
-    for group in candidates:
+    for group, run in candidates:
         try:
-            directory = group.first.directory
-            assert directory is not None, "the candidates have one"
+            assert run.directory is not None, "the candidates have one"
             passing("reading data for the t-SNE ...")
-            opened = _opened(directory, data_dir)
+            opened = _opened(run.directory, data_dir)
             passing("laying exemplars and their classes out (t-SNE) ...")
             features_of = functools.partial(_features, opened)
-            pictures = embed(group.first, opened.source, features_of)
+            pictures = embed(run, opened.source, features_of)
         except OtherDataError as error:
             others.append(error)
         except UserError as error:
             hint = "" if data_dir else " (pass the data with --data_dir)"
             return Embedded(group.name, (), f"{error}{hint}")
         else:
-            return Embedded(f"{group.name}, seed {seeds_in_words(group.first.seeds)}", pictures)
+            return Embedded(f"{group.name}, seed {seeds_in_words(run.seeds)}", pictures)
     if not data_dir:  # images at the place where the run had them are others by now
         return Embedded("", (), f"{others[0]}")
     raise others[0]

@@ -129,7 +129,7 @@ def _exemplars(figure: Any, group: Group, shown: Gallery) -> None:
     ]
     times = f" x {shown.amplification}" if shown.amplification > 1 else ""
     figure.suptitle(
-        f"{group.name}, seed {group.first.seeds[0]}: an exemplar of each class; below, how far it "
+        f"{group.name}, seed {shown.seed}: an exemplar of each class; below, how far it "
         "moved (root mean square, grey levels of 255)",
         fontsize=10,
     )

@@ -1,5 +1,7 @@
 """How far stored exemplars have moved since they were first stored, from a run's directory."""
 
+import dataclasses
+
 import numpy as np
 
 from mnemonics_tf.arrays import grey_levels_moved
@@ -7,7 +9,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.registry import is_own
 from mnemonics_tf.reporting.groups import Group
-from mnemonics_tf.reporting.runs import Run
+from mnemonics_tf.reporting.runs import Run, seeds_in_words
 from mnemonics_tf.run.resume import check_memory
 
 
@@ -62,19 +64,30 @@ def memories_of(run: Run) -> list[ExemplarMemory] | None:
     return memories
 
 
-def pixel_drift(group: Group) -> list[float] | None:
-    """Returns, by phase, the mean distance of the stored exemplars from their first versions.
+@dataclasses.dataclass(frozen=True)
+class Drift:
+    """How far the stored exemplars of a group have moved from their first versions.
 
-    In grey levels of 255, the root mean square over an image, averaged over exemplars and seeds.
-    None where a run has no directory.
+    Attributes:
+        values: by phase, in grey levels of 255: the root mean square over an image, averaged over
+            exemplars and seeds.
+        seeds: of the runs that tell, in words.
     """
-    courses = []
+
+    values: list[float]
+    seeds: list[str]
+
+
+def pixel_drift(group: Group) -> Drift | None:
+    """Returns how far exemplars moved, over the runs that hold them; None where none does."""
+    courses, seeds = [], []
     for run in group.runs:
         memories = memories_of(run)
-        if memories is None:
-            return None
-        courses.append([_mean_drift(memories, group.num_classes, i) for i in range(len(memories))])
-    return [float(value) for value in np.mean(courses, axis=0)]
+        if memories:
+            moved = [_mean_drift(memories, group.num_classes, i) for i in range(len(memories))]
+            courses.append(moved)
+            seeds.append(seeds_in_words(run.seeds))
+    return Drift([float(value) for value in np.mean(courses, axis=0)], seeds) if courses else None
 
 
 def _mean_drift(memories: list[ExemplarMemory], num_seen: list[int], phase: int) -> float:

@@ -10,7 +10,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.reporting.drift import memories_of, since_birth
 from mnemonics_tf.reporting.groups import Group
-from mnemonics_tf.reporting.runs import Run
+from mnemonics_tf.reporting.runs import Run, seeds_in_words
 
 #: classes, and exemplars of each, that a page shows of a group
 _CLASSES = 40
@@ -46,6 +46,7 @@ class Gallery:
     """Exemplars of one run.
 
     Attributes:
+        seed: of the run, in words.
         cards: by class, in the order in which the run met them.
         num_classes: of the memory; more than there are cards where these would be too many.
         num_exemplars: of the largest class, likewise.
@@ -54,6 +55,7 @@ class Gallery:
         amplification: factor on differences in `difference`.
     """
 
+    seed: str
     cards: tuple[Card, ...]
     num_classes: int
     num_exemplars: int
@@ -67,15 +69,15 @@ class Gallery:
 
 
 def gallery(group: Group) -> Gallery | None:
-    """Returns exemplars of the group's first run after its last phase; None if it keeps none.
+    """Returns exemplars after the last phase, of the group's first run that has any; None if none.
 
     Raises:
         UserError: if a file of the run is damaged, or does not fit the others.
     """
-    run = group.first
-    memories = memories_of(run)
-    if memories is None:
+    found = next(((run, kept) for run in group.runs if (kept := memories_of(run))), None)
+    if found is None:
         return None
+    run, memories = found
     held, last = memories[-1].labels, len(run.phases) - 1
     starts = _starts(run, memories[-1].image_shape)
     labels = _shown(run, held, starts)
@@ -99,7 +101,14 @@ def gallery(group: Group) -> Gallery | None:
         )
     largest = int(np.bincount(held).max())
     known = bool(starts) or "mnemonics" not in run.kinds_of_exemplars()
-    return Gallery(tuple(cards), run.phases[-1]["num_seen"], largest, known, _amplification(cards))
+    return Gallery(
+        seeds_in_words(run.seeds),
+        tuple(cards),
+        run.phases[-1]["num_seen"],
+        largest,
+        known,
+        _amplification(cards),
+    )
 
 
 def class_name(run: Run, label: int) -> str:

@@ -305,12 +305,20 @@ def _scatter(picture: Embedding, name: str, exemplars, define: bool) -> str:
 def _exemplars(groups: Sequence[Group]) -> str:
     parts = []
     drifts = [(group, pixel_drift(group)) for group in groups]
-    moved = [(group, values) for group, values in drifts if values and max(values) > 0]
-    unmoved = [group.name for group, values in drifts if values and max(values) == 0]
-    unknown = [group.name for group, values in drifts if values is None]
+    moved = [(group, drift) for group, drift in drifts if drift and max(drift.values) > 0]
+    unmoved = [group.name for group, drift in drifts if drift and max(drift.values) == 0]
+    unknown = [group.name for group, drift in drifts if drift is None]
+    partly = [
+        f"{group.name} (seed {', '.join(drift.seeds)})"
+        for group, drift in drifts
+        if drift and len(drift.seeds) < len(group.runs)
+    ]
     if moved:
         chart = charts.line_chart(
-            [Series(group.index, group.name, group.num_classes, values) for group, values in moved],
+            [
+                Series(group.index, group.name, group.num_classes, drift.values)
+                for group, drift in moved
+            ],
             "Number of classes",
             "Moved since first stored",
             "Lines of the mean root mean square distance of the stored exemplars from their first "
@@ -323,10 +331,15 @@ def _exemplars(groups: Sequence[Group]) -> str:
         parts.append(_figure(caption, chart))
     if unmoved:
         parts.append(f"<p>Never change once stored: {escape('; '.join(unmoved))}.</p>")
+    if partly:
+        parts.append(
+            f"<p>Of the seeds whose exemplars can be seen alone: {escape('; '.join(partly))}.</p>"
+        )
     if unknown:
         parts.append(
-            f"<p>Not known: {escape('; '.join(unknown))}. It is seen in run directories, not in a "
-            "results.json alone, where no codec of the run's own stores the exemplars.</p>"
+            f"<p>Not known: {escape('; '.join(unknown))}. It is seen in run directories that still "
+            "hold the exemplars, not in a results.json alone, where no codec of the run's own "
+            "stores them.</p>"
         )
     parts += [_table(table) for group in groups if (table := tables.learning(group))]
     return "".join(parts)

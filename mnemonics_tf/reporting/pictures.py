@@ -11,7 +11,6 @@ from mnemonics_tf.errors import counted
 from mnemonics_tf.reporting.charts import escape
 from mnemonics_tf.reporting.gallery import Card, Gallery, difference, gallery
 from mnemonics_tf.reporting.groups import Group
-from mnemonics_tf.reporting.runs import seeds_in_words
 
 #: longest side of a picture in the page, in pixels; larger images are shrunk
 _SIDE = 96
@@ -34,8 +33,9 @@ def galleries(groups: Sequence[Group]) -> str:
             parts.append(_gallery(group, shown))
     if without:
         parts.append(
-            f"<p>Not shown: {escape('; '.join(without))}. Exemplars are seen in run directories, "
-            "not in a results.json alone, and where no codec of the run's own stores them.</p>"
+            f"<p>Not shown: {escape('; '.join(without))}. Exemplars are seen in run directories "
+            "that still hold them, not in a results.json alone, and where no codec of the run's "
+            "own stores them.</p>"
         )
     return "".join(parts)
 
@@ -49,9 +49,8 @@ def _gallery(group: Group, shown: Gallery) -> str:
         cards = cards[:_OPEN]
     else:
         unfolded = ""
-    seed = seeds_in_words(group.first.seeds)
     return (
-        f"<h3>{escape(group.name)}, seed {escape(seed)}</h3><p>{escape(_told(shown))}</p>"
+        f"<h3>{escape(group.name)}, seed {escape(shown.seed)}</h3><p>{escape(_told(shown))}</p>"
         f'<div class="cards">{"".join(cards)}</div>{unfolded}'
     )
 

@@ -13,22 +13,18 @@ import numpy as np
 import pytest
 
 from mnemonics_tf import report as report_module
-from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.flags import settings_from_flags
-from mnemonics_tf.reporting import embedding, markdown, tables
+from mnemonics_tf.reporting import markdown, tables
 from mnemonics_tf.reporting.charts import Series, line_chart, ticks
 from mnemonics_tf.reporting.drift import since_birth
-from mnemonics_tf.reporting.embedding import embed
-from mnemonics_tf.reporting.gallery import difference, gallery
 from mnemonics_tf.reporting.groups import group_runs
 from mnemonics_tf.reporting.memories import memories
-from mnemonics_tf.reporting.pictures import galleries
 from mnemonics_tf.reporting.published import EPOCHS, SETTINGS, departures_of_settings
 from mnemonics_tf.reporting.runs import load_runs
 from mnemonics_tf.settings import by_name
-from tests.reporting.report_runs import contents, with_learned, write_run
+from tests.reporting.report_runs import contents, with_learned
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
@@ -134,59 +130,6 @@ def test_no_published_column_where_there_is_nothing_to_publish(tmp_path, write):
     assert "paper" in table.header
     assert not any("README" in title for title in table.header)
     assert all(len(row) == len(table.header) for row in table.rows)
-
-
-def test_the_gallery_shows_where_exemplars_began_and_how_far_they_moved(tmp_path):
-    run = contents(exemplar__exemplars="mnemonics")
-    shown = gallery(group_runs(load_runs([write_run(tmp_path / "a", run, moved=4).root]))[0])
-    assert shown.starts_known
-    assert len(shown.cards) == 10
-    for card in shown.cards:
-        assert card.moved.tolist() == [4.0, 4.0]
-        assert card.farthest.tolist() == [4, 4]
-        np.testing.assert_array_equal(card.now - card.start, 4)
-    assert shown.amplification == 16
-    assert set(np.unique(difference(shown.cards[0], 16))) == {128 + 64}
-    # A run of an earlier version keeps no starts; those that never moved are shown as they are.
-    (older,) = group_runs(load_runs([write_run(tmp_path / "b", run, moved=4, starts=False).root]))
-    assert not gallery(older).starts_known
-    assert not gallery(older).any_moved
-    (herding,) = group_runs(load_runs([write_run(tmp_path / "c", contents()).root]))
-    assert not gallery(herding).any_moved
-
-
-LEARNED = {"exemplar__exemplars": "mnemonics"}
-
-
-def test_the_gallery_shows_what_learned_in_a_further_phase_alone(tmp_path):
-    """Beside what the phases before kept as it was."""
-    directory = write_run(tmp_path, with_learned(contents(), **LEARNED), moved=4)
-    directory.exemplar_starts(0).unlink()
-    groups = group_runs(load_runs([directory.root]))
-    shown = gallery(groups[0])
-    assert shown.starts_known
-    assert [card.moved.max() for card in shown.cards] == [0] * 5 + [4] * 5
-    directory.exemplar_starts(1).unlink()
-    assert not gallery(groups[0]).starts_known
-    assert "As first stored: none has changed since" in galleries(groups)
-
-
-def test_exemplars_that_learned_in_a_further_phase_are_no_selection_s(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding, "_tsne", lambda parts: [part[:, :2] for part in parts])
-    run = with_learned(contents(), **LEARNED) | {"class_order": list(range(10))}
-    (read,) = load_runs([write_run(tmp_path, run).root])
-    pictures = embed(read, load_digits(), lambda phase, images: images.reshape(len(images), -1))
-    ways = [list(picture.exemplars) for picture in pictures]
-    assert ways == [["random", "herding"], ["random", "herding", "herding and mnemonics"]]
-
-
-def test_starts_that_are_not_the_phase_s_are_named(tmp_path):
-    directory = write_run(tmp_path, contents(exemplar__exemplars="mnemonics"), moved=4)
-    other = ExemplarMemory(np.zeros((1, 8, 8, 1), np.uint8), np.array([7]))
-    other.save(directory.exemplar_starts(0))
-    (group,) = group_runs(load_runs([directory.root]))
-    with pytest.raises(UserError, match="00/exemplar_starts.npz holds images .* from 0 to 4: put"):
-        gallery(group)
 
 
 def test_a_page_from_results_alone(tmp_path, capsys):
