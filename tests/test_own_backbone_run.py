@@ -14,7 +14,7 @@ from mnemonics_tf.flags import settings_from_flags
 from mnemonics_tf.models.resnet import Backbone
 from mnemonics_tf.phases import phase0
 from mnemonics_tf.phases.backbone import (
-    check_batch_statistics,
+    check_second_order,
     note_backbone,
     refuse_other_backbone,
     warn_of_slow_statistics,
@@ -200,7 +200,31 @@ def test_batch_statistics_with_a_wrong_second_gradient_are_refused_in_time(make,
         make(*wanted[1:], "--inner_scope=all", run="resnet"),
     )
     for experiment in right:
-        check_batch_statistics(experiment.settings, experiment.workshop.architecture)
+        check_second_order(experiment.settings, experiment.workshop.architecture)
+    write_json(refused.directory.settings, {})  # a run that exists goes on
+    with refused.session(console=False):
+        pass
+
+
+def build_derived(image_shape, seed):
+    return model(more=[Derived(name="mine")])
+
+
+class Derived(layers.LayerNormalization):
+    """A layer whose place none of this project's takes."""
+
+
+def test_normalisation_with_a_wrong_second_gradient_is_refused_in_time(make):
+    wanted = (f"--backbone={__name__}:build_derived", "--exemplars=mnemonics")
+    refused = make(*wanted, "--inner_scope=all")
+    advice = "--inner_scope=all with .*: mine .Derived.; make .* or pass --inner_scope=classifier"
+    with pytest.raises(UserError, match=advice), refused.session(console=False):
+        pass
+    assert not refused.directory.root.exists()
+    more = ["--inner_scope=classifier", "--meta_gradient=first_order", "--objective=class_means"]
+    for flag in more:
+        experiment = make(*wanted, "--inner_scope=all", flag, run=flag)
+        check_second_order(experiment.settings, experiment.workshop.architecture)
     write_json(refused.directory.settings, {})  # a run that exists goes on
     with refused.session(console=False):
         pass

@@ -51,7 +51,7 @@ from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import STAGES, Experiment
 from mnemonics_tf.monitoring.progress import LOGGER, log_before_run, log_to
 from mnemonics_tf.paths import user_path
-from mnemonics_tf.phases.backbone import check_batch_statistics
+from mnemonics_tf.phases.backbone import check_second_order
 from mnemonics_tf.phases.checks import check_enough, check_outer_step, warn_of_small_classes
 from mnemonics_tf.phases.evaluate import best_constant
 from mnemonics_tf.phases.finetune import finetune_model
@@ -99,7 +99,7 @@ def _compare() -> None:
     source = open_source(wanted)
     donor = Experiment(wanted, source, tf.distribute.get_strategy())
     check_next_phase(next_phases, len(donor.protocol.phases))
-    check_batch_statistics(wanted, donor.workshop.architecture)
+    check_second_order(wanted, donor.workshop.architecture)
     check_outer_step(wanted, donor.protocol.phases[: 2 if next_phases else 1])
     check_enough(wanted, donor.method, donor.protocol, source)
     warn_of_small_classes(wanted, donor.protocol, source, donor.protocol.phases)

@@ -1,7 +1,7 @@
 """What an outer step of exemplar learning needs of memory, and whether it is there."""
 
 from mnemonics_tf import devices
-from mnemonics_tf.bilevel.objectives import has_inner_loop
+from mnemonics_tf.bilevel.objectives import trains_encoder
 from mnemonics_tf.bilevel.on_features import CHUNK_SIZE
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.settings import InnerSettings, OuterSettings
@@ -43,8 +43,7 @@ def check_footprint(
         return
     exemplars = min(outer.exemplars_per_step or num_exemplars, num_exemplars)
     outer_batch = min(outer.outer_batch_size, num_outer)
-    trains_encoder = inner.inner_scope != "classifier" and has_inner_loop(outer.objective)
-    if trains_encoder:
+    if trains_encoder(inner, outer):
         needed = _trained_bytes(bytes_per_image, inner, exemplars, outer_batch)
         batch = min(inner.inner_batch_size or exemplars, exemplars)
         # Settings of a run stay as they are; those of a phase that is learned afterwards need not.

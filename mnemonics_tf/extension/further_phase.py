@@ -32,7 +32,7 @@ from mnemonics_tf.extension.images import (
 )
 from mnemonics_tf.extension.wanted import Request, find_wanted
 from mnemonics_tf.monitoring.progress import LOGGER
-from mnemonics_tf.phases.backbone import check_batch_statistics
+from mnemonics_tf.phases.backbone import check_second_order
 from mnemonics_tf.phases.beginning import check_memory
 from mnemonics_tf.phases.checks import (
     check_further_phase,
@@ -89,7 +89,7 @@ class Extension:
             check_further_phase(wanted.settings, experiment.method, protocol, source)
             check_outer_step(wanted.settings, protocol.phases[-1:])
             if not before.unfinished:
-                check_batch_statistics(wanted.settings, experiment.workshop.architecture)
+                check_second_order(wanted.settings, experiment.workshop.architecture)
                 counts = source.training_counts_of(protocol.order)
                 check_memory(experiment.workshop, protocol.phases[-1:], counts, kept)
             warn_of_small_classes(wanted.settings, protocol, source, protocol.phases[-1:])

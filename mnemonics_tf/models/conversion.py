@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mnemonics_tf.errors import UserError
+from mnemonics_tf.errors import UserError, few
 from mnemonics_tf.models.converted_layers import (
     FixedNormalization,
     FromNormalized,
@@ -153,6 +153,35 @@ def wrong_batch_statistics(model: keras.Model) -> list[str]:
         for layer in model._flatten_layers()
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     ]
+
+
+def check_normalizations(model: keras.Model, trained: str, otherwise: str = "") -> None:
+    """Refuses layers whose variance has no right second gradient.
+
+    None could take the place of those within a layer of the user's own, nor of a class derived from
+    Keras'.
+
+    Args:
+        model: of whatever layers, through which second derivatives are taken.
+        trained: what was passed that asks for them, for the message.
+        otherwise: another way out than other layers.
+
+    Raises:
+        UserError: names the layers, and what may take their place.
+    """
+    wrong = [
+        f"{layer.name} ({type(layer).__name__})"
+        for layer in model._flatten_layers()
+        if isinstance(layer, tuple(_EXACT)) and not isinstance(layer, tuple(_EXACT.values()))
+        if not getattr(layer, "rms_scaling", False)  # which takes no variance
+    ]
+    if wrong:
+        raise UserError(
+            f"{trained}: Keras' layer and group normalisation have no right second gradient, so "
+            f"that exemplars would learn from a wrong one by these layers: {few(wrong)}; make them "
+            "LayerNormalization or GroupNormalization of mnemonics_tf.models.converted_layers, or "
+            f"of a class derived from those{otherwise}"
+        )
 
 
 class _Conversion:

@@ -131,6 +131,7 @@ def learn_exemplars(
     else:
         network = make_untrained_network(build, pixels, examples, len(classes), inner, seed)
         encoded = make_network(model, encoder, pixels, examples, classes, InnerSettings(), seed)
+    network.check_second_order(inner, wanted.outer)
     num_exemplars = int(np.minimum(per_class, np.bincount(positions)).sum())
     check_footprint(network.bytes_per_image, inner, wanted.outer, num_exemplars, len(images))
     with shown() if progress else contextlib.nullcontext():

@@ -14,14 +14,15 @@ import numpy as np
 import tensorflow as tf
 
 from mnemonics_tf.bilevel.cost import images_at_once
+from mnemonics_tf.bilevel.objectives import second_order
 from mnemonics_tf.data.augmentation import Augmentation, ResizedCropMirror
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.classifiers import first_bound
-from mnemonics_tf.models.conversion import right_in_second_order
+from mnemonics_tf.models.conversion import check_normalizations, right_in_second_order
 from mnemonics_tf.models.layer_outputs import layer_bytes
 from mnemonics_tf.randomness import derive_seed, numpy_generator
-from mnemonics_tf.settings import InnerSettings
+from mnemonics_tf.settings import InnerSettings, OuterSettings
 
 #: layers that may follow the classifier: they map logits to probabilities, or change nothing
 _AFTER_LOGITS = (keras.layers.Softmax, keras.layers.Activation, keras.layers.Identity)
@@ -373,6 +374,22 @@ class KerasNetwork:
         inputs = self._pixels.to_input(images)
         features, _ = self._encoder.stateless_call(values, others, inputs, training=False)
         return tf.cast(features, tf.float32)
+
+    def check_second_order(self, inner: InnerSettings, outer: OuterSettings) -> None:
+        """Refuses layers through which the meta-gradient would be wrong.
+
+        Args:
+            inner: the base level.
+            outer: the meta level.
+
+        Raises:
+            UserError: names them, and what may take their place.
+        """
+        if second_order(inner, outer):
+            scope = "; or leave inner_scope at 'classifier'"
+            built = self._new_weights != self._own_weights
+            trained, way = ("build=", "") if built else ("inner_scope='all'", scope)
+            check_normalizations(self._encoder, f"{trained} trains model {self._encoder.name}", way)
 
     @staticmethod
     def _logits(parameters: list[tf.Tensor], features: tf.Tensor) -> tf.Tensor:

@@ -12,13 +12,18 @@ from typing import Any
 
 import keras
 
-from mnemonics_tf.bilevel.objectives import has_inner_loop
+from mnemonics_tf.bilevel.objectives import second_order, trains_encoder
 from mnemonics_tf.data.preprocessing import Preprocessing
 from mnemonics_tf.data.protocol import ClassIncrementalProtocol
 from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError, few
 from mnemonics_tf.models.architecture import Architecture
-from mnemonics_tf.models.conversion import set_weights, weights_of, wrong_batch_statistics
+from mnemonics_tf.models.conversion import (
+    check_normalizations,
+    set_weights,
+    weights_of,
+    wrong_batch_statistics,
+)
 from mnemonics_tf.models.converted_layers import ScaledLayer
 from mnemonics_tf.models.layers import WeightTransferConvolution
 from mnemonics_tf.models.naming import numbered_anew
@@ -303,12 +308,11 @@ def exemplars_learn(settings: Settings) -> bool:
 
 def trains_backbone(settings: Settings) -> bool:
     """Whether exemplars learn by an inner loop that trains more than the classifier."""
-    beyond = settings.inner.inner_scope != "classifier"
-    return beyond and exemplars_learn(settings) and has_inner_loop(settings.outer.objective)
+    return exemplars_learn(settings) and trains_encoder(settings.inner, settings.outer)
 
 
-def check_batch_statistics(settings: Settings, architecture: Architecture) -> None:
-    """Refuses batch statistics in the inner loop where the meta-gradient through them is wrong.
+def check_second_order(settings: Settings, architecture: Architecture) -> None:
+    """Refuses layers in the inner loop through which the meta-gradient is wrong.
 
     Args:
         settings: of a run, or of a phase that follows one, that has not begun.
@@ -317,16 +321,24 @@ def check_batch_statistics(settings: Settings, architecture: Architecture) -> No
     Raises:
         UserError: names the layers, and what may take their place.
     """
-    if not (settings.inner.inner_batch_statistics and trains_backbone(settings)):
+    if not (exemplars_learn(settings) and second_order(settings.inner, settings.outer)):
         return
-    if wrong := wrong_batch_statistics(architecture.build_backbone(settings.protocol.seed)):
+    model = architecture.build_backbone(settings.protocol.seed)
+    name = f"--backbone={settings.model.backbone}"
+    wrong = wrong_batch_statistics(model) if settings.inner.inner_batch_statistics else []
+    if wrong:
         right = (
             "make them plain BatchNormalization layers, without renorm"
             if architecture.own
             else "use BatchNormalization of mnemonics_tf.models.layers in their place"
         )
         raise UserError(
-            f"--inner_batch_statistics with --backbone={settings.model.backbone}: Keras' batch "
-            "statistics have no right second gradient, so that exemplars would learn from a wrong "
-            f"one by these layers: {few(wrong)}; pass --noinner_batch_statistics, or {right}"
+            f"--inner_batch_statistics with {name}: Keras' batch statistics have no right second "
+            "gradient, so that exemplars would learn from a wrong one by these layers: "
+            f"{few(wrong)}; pass --noinner_batch_statistics, or {right}"
         )
+    check_normalizations(
+        model,
+        f"--inner_scope={settings.inner.inner_scope} with {name}",
+        "; or pass --inner_scope=classifier",
+    )

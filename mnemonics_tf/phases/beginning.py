@@ -11,7 +11,7 @@ from mnemonics_tf.methods.base import Method
 from mnemonics_tf.models.own_backbone import OwnBackbone
 from mnemonics_tf.phases import phase0
 from mnemonics_tf.phases.asked_for import phases_to_run
-from mnemonics_tf.phases.backbone import check_batch_statistics
+from mnemonics_tf.phases.backbone import check_second_order
 from mnemonics_tf.phases.checks import check_new_run
 from mnemonics_tf.phases.footprint import check_expected_footprint
 from mnemonics_tf.phases.workshop import Workshop
@@ -41,7 +41,7 @@ def check_run(
     """
     settings = workshop.settings
     check_new_run(settings, method, protocol, source)
-    check_batch_statistics(settings, workshop.architecture)
+    check_second_order(settings, workshop.architecture)
     counts = source.training_counts_of(protocol.order)
     check_memory(workshop, phases_to_run(settings, protocol), counts)
     if donor := settings.run.phase0_from:

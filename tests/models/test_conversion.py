@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.models.conversion import convert, right_in_second_order
-from mnemonics_tf.models.converted_layers import FromNormalized, ScaledLayer
+from mnemonics_tf.models.conversion import check_normalizations, convert, right_in_second_order
+from mnemonics_tf.models.converted_layers import FromNormalized, LayerNormalization, ScaledLayer
 from mnemonics_tf.models.layers import BatchNormalization
 from tests.models.small_models import SHAPE, mixed, plain
 
@@ -223,3 +223,39 @@ def test_layers_wrong_in_second_order_are_replaced_and_nothing_else(images):
 
     with pytest.raises(UserError, match="holds LayerNormalization, whose gradient can't be"):
         right_in_second_order(Subclassed())
+
+
+def test_layers_whose_place_no_others_take_are_named():
+    class Derived(layers.LayerNormalization):
+        pass
+
+    class Block(layers.Layer):
+        def __init__(self, norm, **options):
+            super().__init__(**options)
+            self.norm = norm
+
+        def call(self, inputs):
+            return self.norm(inputs)
+
+        def get_config(self):
+            return super().get_config() | {"norm": self.norm}
+
+        @classmethod
+        def from_config(cls, config):
+            norm = config.pop("norm")
+            return cls(type(norm).from_config(norm.get_config()), **config)
+
+    def exact(*parts):
+        return right_in_second_order(keras.Sequential([keras.Input(SHAPE), *parts]))
+
+    model = exact(
+        Block(layers.GroupNormalization(3, name="inside")),
+        Derived(name="derived"),
+        layers.LayerNormalization(name="plain"),
+    )
+    named = r"^it: .*: inside .GroupNormalization., derived .Derived.; make .*; or so$"
+    with pytest.raises(UserError, match=named):
+        check_normalizations(model, "it", "; or so")
+    right = Block(LayerNormalization()), layers.LayerNormalization(rms_scaling=True)
+    check_normalizations(exact(*right), "it")
+    check_normalizations(exact(layers.BatchNormalization(), Block(right[1])), "it")

@@ -151,6 +151,15 @@ def test_a_model_that_can_not_be_cut_goes_with_an_encoder(few):
     assert images.images.shape == (6, 8, 8, 1)
 
 
+class Normalized(keras.layers.LayerNormalization):
+    """A layer whose place none of this project's takes."""
+
+
+def normalized(seed: int = 0) -> keras.Sequential:
+    flat, norm = keras.layers.Flatten(), Normalized(name="norm")
+    return keras.Sequential([keras.Input((8, 8, 1)), flat, norm, keras.layers.Dense(10)])
+
+
 def pooled() -> keras.Sequential:
     return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.GlobalAveragePooling2D()])
 
@@ -187,6 +196,14 @@ def pooled() -> keras.Sequential:
         ({"per_class": 2.0}, "per_class=2.0: pass a whole number from 1 up"),
         ({"objective": "anchored"}, "objective='anchored' measures exemplars on the very"),
         ({"objective": f"{__name__}:OnOriginals"}, "OnOriginals' measures exemplars on the very"),
+        (
+            {"model": normalized(), "inner_scope": "all"},
+            "'all' trains model .*: norm .Normalized.; .*; or leave inner_scope at 'classifier'$",
+        ),
+        (
+            {"build": normalized},
+            "build= trains model .*: norm .Normalized.; .* derived from those$",
+        ),
         ({"build": network, "inner_scope": "classifier"}, "does not go with build="),
         ({"build": lambda seed: keras.Sequential(network().layers[:1])}, "ends with"),
     ],
@@ -195,6 +212,17 @@ def pooled() -> keras.Sequential:
 def test_what_does_not_fit_is_refused(few, options, message):
     with pytest.raises(UserError, match=message):
         learn(few, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"inner_scope": "all", "meta_gradient": "first_order"}, {"objective": "class_means"}],
+    ids=lambda options: "-".join(options),
+)
+def test_layers_wrong_in_second_order_go_with_what_takes_none(few, options, monkeypatch):
+    monkeypatch.setattr(learning.Learning, "__init__", None)
+    with pytest.raises(TypeError, match="not callable"):
+        learn(few, model=normalized(), **options)
 
 
 class OnOriginals(Anchored):
