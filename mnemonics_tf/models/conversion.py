@@ -135,7 +135,7 @@ def right_in_second_order(model: keras.Model) -> keras.Model:
         return kind.from_config(layer.get_config())
 
     exact = keras.models.clone_model(model, clone_function=remade, recursive=True)
-    exact.set_weights(model.get_weights())
+    set_weights(exact, weights_of(model))
     return exact
 
 
@@ -250,7 +250,7 @@ class _Conversion:
         """Gives a layer that was made again its weights, once its first call has built it."""
         done = made is operation or isinstance(made, FixedNormalization | ScaledLayer)
         if not done and isinstance(made, keras.layers.Layer) and made.weights:
-            made.set_weights(operation.get_weights())
+            set_weights(made, weights_of(operation))
         if not done and isinstance(made, keras.layers.Layer):
             # Keras numbers the states of random numbers through the process.
             states = [v for v in made.variables if v.name == "seed_generator_state"]
@@ -359,20 +359,20 @@ def _snake_case(name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
-    """Returns a user's model's weights as arrays, named by their places."""
+def weights_of(layer: keras.layers.Layer) -> dict[str, np.ndarray]:
+    """Returns the weights of a user's model or layer as arrays, named by their places."""
     return {
-        str(place): keras.ops.convert_to_numpy(weight) for place, weight in enumerate(model.weights)
+        str(place): keras.ops.convert_to_numpy(weight) for place, weight in enumerate(layer.weights)
     }
 
 
-def set_weights(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
+def set_weights(layer: keras.layers.Layer, arrays: Mapping[str, np.ndarray]) -> None:
     """Sets what `weights_of` returned.
 
     Raises:
-        ValueError: if they are those of another model.
+        ValueError: if they are those of another model or layer.
     """
-    model.set_weights(list(arrays.values()))
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization) and layer.built:
-            layer.finalize_state()  # its constants follow its weights on demand only
+    layer.set_weights(list(arrays.values()))
+    for one in layer._flatten_layers():
+        if isinstance(one, keras.layers.Normalization) and one.built:
+            one.finalize_state()  # its constants follow its weights on demand only

@@ -12,6 +12,25 @@ from tests.models.small_models import SHAPE, mixed, plain
 layers = keras.layers
 
 
+class Block(layers.Layer):
+    """A layer of the user's own around another."""
+
+    def __init__(self, norm, **options):
+        super().__init__(**options)
+        self.norm = norm
+
+    def call(self, inputs):
+        return self.norm(inputs)
+
+    def get_config(self):
+        return super().get_config() | {"norm": self.norm}
+
+    @classmethod
+    def from_config(cls, config):
+        norm = config.pop("norm")
+        return cls(type(norm).from_config(norm.get_config()), **config)
+
+
 @pytest.fixture(scope="module")
 def source() -> keras.Model:
     return mixed()
@@ -197,15 +216,19 @@ def test_layers_wrong_in_second_order_are_replaced_and_nothing_else(images):
     inputs = keras.Input(SHAPE)
     inner = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(4, 3, padding="same"),
                               layers.GroupNormalization(2)])  # fmt: skip
-    outputs = layers.Flatten()(layers.LayerNormalization()(inner(inputs)))
+    standard = layers.Normalization()
+    outputs = layers.Flatten()(layers.LayerNormalization()(inner(Block(standard)(inputs))))
     source = keras.Model(inputs, outputs)
     for variable in source.variables:
         variable.assign(variable + 0.1)
+    standard.adapt(3 * images + 2)
     exact = right_in_second_order(source)
     kinds = [type(layer) for layer in exact._flatten_layers(include_self=False, recursive=True)]
     assert layers.LayerNormalization not in kinds
     assert layers.GroupNormalization not in kinds
     np.testing.assert_allclose(exact(images), source(images), atol=1e-5)
+    converted = convert(source, SHAPE, None, "backbone").model
+    np.testing.assert_allclose(converted(images), source(images), atol=1e-4)
     assert [v.shape for v in exact.trainable_variables] == [
         v.shape for v in source.trainable_variables
     ]
@@ -228,22 +251,6 @@ def test_layers_wrong_in_second_order_are_replaced_and_nothing_else(images):
 def test_layers_whose_place_no_others_take_are_named():
     class Derived(layers.LayerNormalization):
         pass
-
-    class Block(layers.Layer):
-        def __init__(self, norm, **options):
-            super().__init__(**options)
-            self.norm = norm
-
-        def call(self, inputs):
-            return self.norm(inputs)
-
-        def get_config(self):
-            return super().get_config() | {"norm": self.norm}
-
-        @classmethod
-        def from_config(cls, config):
-            norm = config.pop("norm")
-            return cls(type(norm).from_config(norm.get_config()), **config)
 
     def exact(*parts):
         return right_in_second_order(keras.Sequential([keras.Input(SHAPE), *parts]))
