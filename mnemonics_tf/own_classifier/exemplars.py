@@ -23,7 +23,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.exemplars.selection import SELECTIONS
 from mnemonics_tf.monitoring.progress import LOGGER, shown
 from mnemonics_tf.own_classifier.arguments import check_images, check_others, settings_of
-from mnemonics_tf.own_classifier.learning import BATCH, Learning
+from mnemonics_tf.own_classifier.learning import Learning
 from mnemonics_tf.own_classifier.network import (
     Build,
     Encode,
@@ -36,6 +36,9 @@ from mnemonics_tf.paths import user_path
 from mnemonics_tf.registry import find
 from mnemonics_tf.run.files import check_output
 from mnemonics_tf.settings import InnerSettings
+
+#: images whose pixels are added up at a time
+_BATCH = 256
 
 
 class LearnedExemplars(NamedTuple):
@@ -136,7 +139,7 @@ def learn_exemplars(
     check_footprint(network.bytes_per_image, inner, wanted.outer, num_exemplars, len(images))
     with shown() if progress else contextlib.nullcontext():
         work = Learning(
-            encoded.encode,
+            encoded,
             network,
             normalization,
             wanted,
@@ -160,8 +163,8 @@ def learn_exemplars(
 def _normalization_of(images: np.ndarray) -> Normalization:
     """Returns the normalisation by the images' own mean and deviation, channel by channel."""
     sums, squares = np.zeros(images.shape[-1]), np.zeros(images.shape[-1])
-    for first in range(0, len(images), BATCH):
-        batch = images[first : first + BATCH] / 255.0
+    for first in range(0, len(images), _BATCH):
+        batch = images[first : first + _BATCH] / 255.0
         sums += batch.sum(axis=(0, 1, 2))
         squares += np.square(batch).sum(axis=(0, 1, 2))
     count = images.size / images.shape[-1]

@@ -16,15 +16,12 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.monitoring.progress import Progress
 from mnemonics_tf.own_classifier.checkpoint import LearningCheckpoint
-from mnemonics_tf.own_classifier.network import Encode, KerasNetwork
+from mnemonics_tf.own_classifier.network import KerasNetwork
 from mnemonics_tf.own_classifier.report import Report
 from mnemonics_tf.randomness import numpy_generator, some_of_each
 from mnemonics_tf.registry import find
 from mnemonics_tf.settings import Settings
 from mnemonics_tf.tracing import TracedFunction
-
-#: images that pass the encoder at a time
-BATCH = 256
 
 #: networks trained from scratch that judge exemplars
 _JUDGES = 3
@@ -34,7 +31,7 @@ class Learning:
     """Choosing and learning, once all arguments are found to be sound.
 
     Args:
-        encode: maps normalised pixels to the features that choosing and judging go by.
+        encoded: gives the features that choosing and judging go by.
         network: what exemplars learn for.
         normalization: of the pixels.
         settings: of base level, meta level and validation.
@@ -47,7 +44,7 @@ class Learning:
 
     def __init__(
         self,
-        encode: Encode,
+        encoded: KerasNetwork,
         network: KerasNetwork,
         normalization: Normalization,
         settings: Settings,
@@ -66,7 +63,8 @@ class Learning:
         self._positions = positions
         self._seed = seed
         self._from_scratch = from_scratch
-        self._encode = TracedFunction("exemplars, encode", encode, reduce_retracing=True)
+        self._encode = TracedFunction("exemplars, encode", encoded.encode, reduce_retracing=True)
+        self._at_once = encoded.images_at_once
         self._features = self._features_of_all()
 
     def held_out(self, per_class: int) -> np.ndarray:
@@ -181,8 +179,8 @@ class Learning:
         correct = []
         for start in range(_JUDGES):
             trained = objective.trained(tf.constant(normalized), labels, "judge", start)
-            for first in range(0, len(positions), BATCH):
-                part = slice(first, first + BATCH)
+            for first in range(0, len(positions), self._network.images_at_once):
+                part = slice(first, first + self._network.images_at_once)
                 outer = {"image": self._normalization.normalize(images[part])}
                 logits = self._network.outer_logits(trained, outer)
                 correct.append(np.argmax(logits.numpy(), axis=1) == positions[part])
@@ -248,8 +246,8 @@ class Learning:
             tell: called with the number of images that are done.
         """
         features = []
-        for first in range(0, len(images), BATCH):
-            batch = images[first : first + BATCH]
+        for first in range(0, len(images), self._at_once):
+            batch = images[first : first + self._at_once]
             features.append(self._encode(normalize(batch)).numpy())
             tell(first + len(batch))
         return np.concatenate(features)

@@ -8,10 +8,15 @@ import tensorflow as tf
 import mnemonics_tf
 from mnemonics_tf import devices
 from mnemonics_tf.bilevel.objectives.anchored import Anchored
+from mnemonics_tf.data.augmentation import AUGMENTATIONS
 from mnemonics_tf.data.digits import load_digits
+from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.own_classifier import checkpoint, learning
+from mnemonics_tf.own_classifier import network as network_module
+from mnemonics_tf.own_classifier.network import KerasNetwork, Pixels, make_untrained_network
+from mnemonics_tf.settings import InnerSettings
 
 FEW = {"outer_steps": 2, "inner_steps": 3}
 
@@ -250,6 +255,26 @@ def test_what_does_not_fit_into_memory_is_refused_before_work(few, monkeypatch):
         learn(few)
     with pytest.raises(UserError, match=r"--inner_batch_size \(now 36\)"):  # there are no more
         learn(few, inner_scope="all", per_class=20)
+
+
+def test_no_more_images_pass_an_encoder_at_a_time_than_fit(few, monkeypatch):
+    sizes = {"encode": [], "judge": []}
+
+    def encode(kind, function, **options):
+        return lambda images: sizes["encode"].append(len(images)) or function(images)
+
+    def judge(self, parameters, outer):
+        if not tf.inside_function():
+            sizes["judge"].append(len(outer["image"]))
+        return outer_logits(self, parameters, outer)
+
+    outer_logits = KerasNetwork.outer_logits
+    monkeypatch.setattr(network_module, "images_at_once", lambda bytes_per_image: 5)
+    monkeypatch.setattr(learning, "_JUDGES", 1)
+    monkeypatch.setattr(learning, "TracedFunction", encode)
+    monkeypatch.setattr(KerasNetwork, "outer_logits", judge)
+    learn(few, build=network, outer_steps=1, inner_steps=1, validation_share=0.5)
+    assert max(sizes["encode"]) == max(sizes["judge"]) == 5
 
 
 def test_what_keras_says_of_an_input_is_told_on_one_line(few):
