@@ -21,6 +21,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.models.classifiers import first_bound
 from mnemonics_tf.models.conversion import check_normalizations, right_in_second_order
 from mnemonics_tf.models.layer_outputs import layer_bytes
+from mnemonics_tf.models.own_backbone import seeded
 from mnemonics_tf.randomness import derive_seed, numpy_generator
 from mnemonics_tf.settings import InnerSettings, OuterSettings
 
@@ -137,7 +138,7 @@ def make_untrained_network(
     """Returns models that are untrained at every start, as objectives ask for them.
 
     Args:
-        build: makes one from a seed.
+        build: makes one from a seed; what it draws without one follows from `seed` all the same.
         pixels: what comes before.
         examples: some normalised images.
         num_classes: how many classes exemplars have.
@@ -148,16 +149,21 @@ def make_untrained_network(
         UserError: as for `make_network`.
     """
     inputs = _inputs(pixels, examples)
-    encoder, _ = _cut(build(derive_seed(seed, "untrained")), inputs)
-    encoder = right_in_second_order(encoder)
+
+    def untrained(*key: str | int) -> keras.Model:
+        wanted = derive_seed(seed, *key, "untrained")
+        with seeded(wanted):  # a layer may draw its weights at its first call
+            return _cut(build(wanted), inputs)[0]
+
+    encoder = right_in_second_order(untrained())
     num_features = _num_features(functools.partial(_features, encoder, pixels), examples)
     shapes = [tuple(variable.shape) for variable in encoder.trainable_variables]
 
     def new_weights(*key: str | int) -> list[tf.Tensor]:
-        fresh, _ = _cut(build(derive_seed(seed, *key, "untrained")), inputs)
-        if [tuple(variable.shape) for variable in fresh.trainable_variables] != shapes:
+        fresh = untrained(*key).trainable_variables
+        if [tuple(variable.shape) for variable in fresh] != shapes:
             raise UserError("build= makes models of other shapes with other seeds")
-        return [tf.convert_to_tensor(variable.value) for variable in fresh.trainable_variables]
+        return [tf.convert_to_tensor(variable.value) for variable in fresh]
 
     head = Head.zeros(num_features, num_classes)
     return KerasNetwork(encoder, head, pixels, settings, seed, new_weights)

@@ -277,6 +277,24 @@ def test_no_more_images_pass_an_encoder_at_a_time_than_fit(few, monkeypatch):
     assert max(sizes["encode"]) == max(sizes["judge"]) == 5
 
 
+def test_weights_that_build_draws_without_its_seed_follow_from_the_seed():
+    def build(seed):
+        parts = keras.layers.Flatten(), keras.layers.Dense(4), keras.layers.Dense(3)
+        return keras.Sequential(parts)  # which is built at its first call
+
+    def start(*key, seed=0):
+        pixels = Pixels(Normalization((0.5,), (0.5,)), tf.identity, AUGMENTATIONS["none"])
+        inner = InnerSettings(inner_scope="all")
+        made = make_untrained_network(build, pixels, tf.zeros((2, 8, 8, 1)), 3, inner, seed)
+        return made.start(*key)[0].numpy()
+
+    first = start("judge", 0)
+    np.testing.assert_array_equal(start("judge", 0), first)
+    assert not any(
+        (other == first).any() for other in (start("judge", 1), start("judge", 0, seed=1))
+    )
+
+
 def test_what_keras_says_of_an_input_is_told_on_one_line(few):
     with pytest.raises(
         UserError, match=r"\(2, 9, 9, 1\), which .*: Input 0 .* shape \(2, 81\)$"
