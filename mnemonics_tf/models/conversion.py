@@ -118,7 +118,8 @@ def right_in_second_order(model: keras.Model) -> keras.Model:
         model: with its weights, which the other one gets too.
 
     Raises:
-        UserError: if the model has no graph of layers in which others could take their place.
+        UserError: if the model has no graph of layers in which others could take their place, or a
+            layer can't be made again.
     """
     found = [layer for layer in model._flatten_layers() if type(layer) in _EXACT]
     if not found:
@@ -132,7 +133,7 @@ def right_in_second_order(model: keras.Model) -> keras.Model:
 
     def remade(layer: keras.layers.Layer) -> keras.layers.Layer:
         kind: Any = _EXACT.get(type(layer), type(layer))
-        return kind.from_config(layer.get_config())
+        return _again(layer, kind, f"model {model.name}")
 
     exact = keras.models.clone_model(model, clone_function=remade, recursive=True)
     set_weights(exact, weights_of(model))
@@ -235,7 +236,10 @@ class _Conversion:
             return FixedNormalization(operation, name)
         if kind not in _EXACT and getattr(operation, "trainable_weights", None):
             self.kept.append(f"{name} ({kind.__name__})")
-        return _again(operation, _EXACT.get(kind, kind), name)
+        changed = {"name": name}
+        if isinstance(operation, keras.layers.Layer):
+            changed["dtype"] = keras.config.floatx()
+        return _again(operation, _EXACT.get(kind, kind), "--backbone", **changed)
 
     def _note_not_used(self, operation: Any, name: str) -> None:
         found = [
@@ -312,20 +316,27 @@ def _is_modified(layer: keras.layers.Layer) -> bool:
     return len(layer.weights) != 1 + layer.use_bias
 
 
-def _again(operation: Any, kind: Any, name: str) -> Any:
-    """Returns a layer or operation made anew, without weights yet; or itself if it has none."""
+def _again(operation: Any, kind: Any, place: str, **changed: Any) -> Any:
+    """Returns a layer or operation made anew, without weights yet; or itself if it has none.
+
+    Args:
+        operation: of a model.
+        kind: the class of the new one.
+        place: where it stands, for the message.
+        **changed: what differs in its configuration.
+
+    Raises:
+        UserError: if it has weights and can't be made.
+    """
     try:
-        config: Mapping[str, Any] = {**operation.get_config(), "name": name}
-        if isinstance(operation, keras.layers.Layer):
-            config = {**config, "dtype": keras.config.floatx()}
-        return kind.from_config(config)
+        return kind.from_config({**operation.get_config(), **changed})
     except Exception as error:  # whatever the user's class raises
         if not getattr(operation, "variables", None):
             return operation
         raise UserError(
-            f"--backbone: the layer {operation.name} ({kind.__name__}) can't be made again from "
-            f"its configuration ({type(error).__name__}: {error}): give its class get_config and "
-            "from_config"
+            f"{place}: the layer {operation.name} ({kind.__name__}) can't be made again from its "
+            f"configuration ({type(error).__name__}: {' '.join(str(error).split())[:300]}): give "
+            "its class get_config and from_config"
         ) from error
 
 

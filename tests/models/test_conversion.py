@@ -167,9 +167,13 @@ def test_a_layer_without_configuration():
         def get_config(self):
             raise NotImplementedError
 
-    source = keras.Sequential([keras.Input(SHAPE), Closed(tf.abs), layers.Flatten()])
-    with pytest.raises(UserError, match="closed .Closed. can't be made again .* give its class"):
+    parts = layers.LayerNormalization(), Closed(tf.abs), layers.Flatten()
+    source = keras.Sequential([keras.Input(SHAPE), *parts], name="mine")
+    message = "the layer closed .Closed. can't be made again .* give its class"
+    with pytest.raises(UserError, match=f"--backbone: {message}"):
         convert(source, SHAPE, None, "backbone")
+    with pytest.raises(UserError, match=f"model mine: {message}"):
+        right_in_second_order(source)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 255), (-1, 1)])
@@ -216,8 +220,8 @@ def test_layers_wrong_in_second_order_are_replaced_and_nothing_else(images):
     inputs = keras.Input(SHAPE)
     inner = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(4, 3, padding="same"),
                               layers.GroupNormalization(2)])  # fmt: skip
-    standard = layers.Normalization()
-    outputs = layers.Flatten()(layers.LayerNormalization()(inner(Block(standard)(inputs))))
+    standard, moved = layers.Normalization(), layers.Lambda(lambda x: x + 1)
+    outputs = layers.Flatten()(layers.LayerNormalization()(inner(Block(standard)(moved(inputs)))))
     source = keras.Model(inputs, outputs)
     for variable in source.variables:
         variable.assign(variable + 0.1)
