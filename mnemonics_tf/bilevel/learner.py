@@ -373,7 +373,7 @@ class ExemplarLearner:
         course.validations.append((step, validate(exemplars.images)))
         if course.steps_kept == step:
             course.best = exemplars.images.copy()
-        if self._out_of_patience(course):
+        if not last and self._out_of_patience(course):
             course.stopped = "held-out accuracy no longer rises"
 
     def _out_of_patience(self, course: Course) -> bool:

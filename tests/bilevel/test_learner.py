@@ -175,6 +175,13 @@ def test_patience(patience, steps):
     assert (course.stopped is not None) == (patience > 0)
 
 
+def test_patience_that_ends_with_the_last_step_stops_nothing():
+    scores = iter([0.5, 0.4])
+    learner = make_learner(Bowl(), steps=2, patience=1)
+    course = train(learner, make_exemplars(), lambda images: next(scores))
+    assert (len(course.meta_losses), course.steps_kept, course.stopped) == (2, 0, None)
+
+
 def test_a_level_score_is_no_better_one():
     course = train(make_learner(Bowl(), steps=20, patience=2), make_exemplars(), lambda images: 0.5)
     assert [score for _, score in course.validations] == [0.5] * 3
