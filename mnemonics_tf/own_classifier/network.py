@@ -288,9 +288,13 @@ def _origin(tensor: keras.KerasTensor) -> tuple[keras.layers.Layer, keras.KerasT
 def _features(encoder: keras.Model | Encode, pixels: Pixels, images: tf.Tensor) -> tf.Tensor:
     """Returns features `[n, d]` of normalised images, each image by itself."""
     inputs = pixels.to_input(images)
-    if isinstance(encoder, keras.Model):
-        return tf.cast(encoder(inputs, training=False), tf.float32)
-    return tf.cast(encoder(inputs), tf.float32)
+    options = {"training": False} if isinstance(encoder, keras.Model) else {}
+    features = encoder(inputs, **options)
+    if features is None or tf.nest.is_nested(features):
+        raise UserError(
+            f"encoder= returns a {type(features).__name__}, expected one tensor of features [n, d]"
+        )
+    return tf.cast(features, tf.float32)
 
 
 class KerasNetwork:

@@ -165,6 +165,12 @@ def normalized(seed: int = 0) -> keras.Sequential:
     return keras.Sequential([keras.Input((8, 8, 1)), flat, norm, keras.layers.Dense(10)])
 
 
+def two_outputs() -> keras.Model:
+    flat = keras.layers.Flatten()
+    inputs = keras.Input((8, 8, 1))
+    return keras.Model(inputs, [flat(inputs), flat(inputs)])
+
+
 def pooled() -> keras.Sequential:
     return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.GlobalAveragePooling2D()])
 
@@ -177,6 +183,19 @@ def pooled() -> keras.Sequential:
         ({"encoder": lambda inputs: inputs}, r"shape \(2, 8, 8, 1\), expected \(2, d\)"),
         ({"encoder": lambda x: tf.reshape(x, (-1, 64)), "inner_start": "model"}, "leave out one"),
         ({"encoder": lambda x: tf.reshape(x, (-1, 64)), "inner_scope": "all"}, "must be a keras"),
+        (
+            {"encoder": lambda inputs: {"one": inputs}},
+            "encoder= returns a dict, expected one tensor",
+        ),
+        ({"encoder": two_outputs()}, "encoder= returns a list, expected one tensor"),
+        (
+            {
+                "model": scaled,
+                "encoder": lambda x: tf.reshape(x, (-1, 64)),
+                "checkpoint": "file.npz",
+            },
+            "got a function as a model, expected a keras.Model, by whose .* leave out checkpoint=",
+        ),
         ({"preprocess": lambda pixels: tf.round(pixels)}, "no gradient by the pixels"),
         (
             {"preprocess": lambda pixels: pixels[:, :4]},
@@ -214,7 +233,8 @@ def pooled() -> keras.Sequential:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_what_does_not_fit_is_refused(few, options, message):
+def test_what_does_not_fit_is_refused(few, options, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         learn(few, **options)
 
