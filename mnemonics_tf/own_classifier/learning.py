@@ -16,7 +16,7 @@ from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.probe import probe_accuracy
 from mnemonics_tf.monitoring.progress import Progress
 from mnemonics_tf.own_classifier.checkpoint import LearningCheckpoint
-from mnemonics_tf.own_classifier.network import KerasNetwork
+from mnemonics_tf.own_classifier.network import Encode, KerasNetwork
 from mnemonics_tf.own_classifier.report import Report
 from mnemonics_tf.randomness import numpy_generator, some_of_each
 from mnemonics_tf.registry import find
@@ -40,6 +40,9 @@ class Learning:
         seed: of all draws.
         from_scratch: whether they are judged by networks trained from scratch, rather than by
             softmax regression on features.
+
+    Raises:
+        UserError: if features of whatever number of images can't be had, or some are no numbers.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Learning:
         self._positions = positions
         self._seed = seed
         self._from_scratch = from_scratch
-        self._encode = TracedFunction("exemplars, encode", encoded.encode, reduce_retracing=True)
+        self._encode = _as_graph(encoded.encode, normalization.normalize(images[:2]))
         self._at_once = encoded.images_at_once
         self._features = self._features_of_all()
 
@@ -251,3 +254,29 @@ class Learning:
             features.append(self._encode(normalize(batch)).numpy())
             tell(first + len(batch))
         return np.concatenate(features)
+
+
+def _as_graph(encode: Encode, examples: tf.Tensor) -> TracedFunction:
+    """Returns a function as a graph of any number of images, once it is found to work as one.
+
+    Args:
+        encode: maps images to features `[n, d]`.
+        examples: two images.
+
+    Raises:
+        UserError: if it works on these alone, or not in a graph.
+    """
+    images = tf.TensorSpec([None, *examples.shape[1:]], examples.dtype)
+    graph = TracedFunction("exemplars, encode", encode, input_signature=[images])
+    try:
+        shapes = [tuple(graph(tf.gather(examples, rows)).shape) for rows in ([0, 1], [0, 1, 0])]
+        reason = f"the features of 2 and of 3 images have the shapes {shapes[0]} and {shapes[1]}"
+    except Exception as error:  # whatever the user's code raises
+        shapes, reason = [], " ".join(str(error).split())[:300]
+    if [shape[0] for shape in shapes] != [2, 3]:
+        raise UserError(
+            "preprocess= and encoder= work on two images as they are, and not in a graph for "
+            f"whatever number of images ({reason}): use tf.where or tf.cond in the place of if on "
+            "a tensor, and tf.shape(x)[0] in the place of len(x) and x.shape[0]"
+        )
+    return graph

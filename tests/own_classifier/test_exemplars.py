@@ -240,6 +240,22 @@ def test_what_does_not_fit_is_refused(few, options, message, monkeypatch, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"preprocess": lambda x: x / 255.0 if tf.reduce_max(x) > 1 else x}, "as a Python `bool`"),
+        ({"encoder": lambda x: tf.reshape(x, (len(x), 64))}, "len is not well defined"),
+        ({"encoder": lambda x: tf.reshape(x, (x.shape[0], 64))}, "None"),
+        ({"encoder": lambda x: tf.reshape(x, (2, -1))}, r"\(2, 64\) and \(2, 96\)"),
+    ],
+    ids=["if", "len", "shape", "two"],
+)
+def test_functions_of_two_images_alone_are_refused_before_work(few, options, reason, monkeypatch):
+    monkeypatch.setattr(learning.Learning, "_features_of_all", None)
+    with pytest.raises(UserError, match=rf"work on two .* \(.*{reason}.*\): use tf.where"):
+        learn(few, **options)
+
+
+@pytest.mark.parametrize(
     "options",
     [{}, {"inner_scope": "all", "meta_gradient": "first_order"}, {"objective": "class_means"}],
     ids=lambda options: "-".join(options),
