@@ -14,7 +14,7 @@ from mnemonics_tf.bilevel.objectives.unrolled_training import UnrolledTraining
 from mnemonics_tf.data.pipeline import Normalization
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.probe import probe_accuracy
-from mnemonics_tf.monitoring.progress import Progress
+from mnemonics_tf.monitoring.progress import LOGGER, Progress
 from mnemonics_tf.own_classifier.checkpoint import LearningCheckpoint
 from mnemonics_tf.own_classifier.network import Encode, KerasNetwork
 from mnemonics_tf.own_classifier.report import Report
@@ -66,6 +66,11 @@ class Learning:
         self._positions = positions
         self._seed = seed
         self._from_scratch = from_scratch
+        if network.in_float16:
+            LOGGER.warning(
+                "the model computes in float16, in which the small gradients by pixels become 0, "
+                "so that exemplars hardly learn: make it in float32 or mixed_bfloat16"
+            )
         self._encode = _as_graph(encoded.encode, normalization.normalize(images[:2]))
         self._at_once = encoded.images_at_once
         self._features = self._features_of_all()

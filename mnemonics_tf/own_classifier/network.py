@@ -317,6 +317,7 @@ class KerasNetwork:
         on_features: whether only the classifier is trained.
         bytes_per_image: of all outputs of the encoder's layers; 0: it does not tell.
         images_at_once: how many images pass the encoder at a time.
+        in_float16: whether layers of the encoder compute in it; not known of a plain function.
     """
 
     def __init__(
@@ -331,6 +332,8 @@ class KerasNetwork:
         self.on_features = settings.inner_scope == "classifier"
         self.bytes_per_image = layer_bytes(encoder) if isinstance(encoder, keras.Model) else 0
         self.images_at_once = images_at_once(self.bytes_per_image)
+        layers = encoder._flatten_layers() if isinstance(encoder, keras.Model) else []
+        self.in_float16 = any(layer.compute_dtype == "float16" for layer in layers)
         self._encoder: Any = encoder  # a keras.Model where its weights are trained
         self._head = head
         self._pixels = pixels

@@ -339,6 +339,16 @@ def test_what_keras_says_of_an_input_is_told_on_one_line(few):
     assert str(e.value).isprintable()
 
 
+@pytest.mark.parametrize(("dtype", "warns"), [("mixed_float16", True), ("mixed_bfloat16", False)])
+def test_a_model_in_float16_is_told_of(few, caplog, monkeypatch, dtype, warns):
+    flat, narrow = keras.layers.Flatten(), keras.layers.Dense(8, dtype=dtype)
+    model = keras.Sequential([keras.Input((8, 8, 1)), flat, narrow, keras.layers.Dense(3)])
+    monkeypatch.setattr(learning.Learning, "_features_of_all", None)
+    with pytest.raises(TypeError, match="not callable"):
+        learn(few, model=model)
+    assert ("computes in float16" in caplog.text) == warns
+
+
 def test_numbers_of_numpy_are_numbers(few):
     assert len(learn(few, per_class=np.int64(1), seed=np.int64(3)).images) == 3
 
