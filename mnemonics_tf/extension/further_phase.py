@@ -39,6 +39,7 @@ from mnemonics_tf.phases.checks import (
     check_outer_step,
     warn_of_small_classes,
 )
+from mnemonics_tf.phases.coded_share import check_coded_share
 from mnemonics_tf.run.directory import RunDirectory
 from mnemonics_tf.run.history import History, read_history
 from mnemonics_tf.run.learned import read_learned
@@ -90,6 +91,9 @@ class Extension:
             check_outer_step(wanted.settings, protocol.phases[-1:])
             if not before.unfinished:
                 check_second_order(wanted.settings, experiment.workshop.architecture)
+                check_coded_share(
+                    wanted.settings, experiment.method, protocol, source, protocol.phases[-1:]
+                )
                 counts = source.training_counts_of(protocol.order)
                 check_memory(experiment.workshop, protocol.phases[-1:], counts, kept)
             warn_of_small_classes(wanted.settings, protocol, source, protocol.phases[-1:])

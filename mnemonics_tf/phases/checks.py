@@ -20,7 +20,7 @@ from mnemonics_tf.methods.base import Method
 from mnemonics_tf.monitoring.progress import LOGGER
 from mnemonics_tf.phases.adjust_exemplars import check_adjustment
 from mnemonics_tf.phases.backbone import exemplars_learn
-from mnemonics_tf.phases.coded_share import coded_share
+from mnemonics_tf.phases.coded_share import check_coded_share, coded_share
 from mnemonics_tf.phases.learn_new import learns_beside_old
 from mnemonics_tf.phases.quotas import ExpectedQuotas, expected_quotas, larger_budget, total_of
 from mnemonics_tf.phases.train_model import check_held_out
@@ -237,6 +237,7 @@ def check_new_run(
         np.zeros((1, *source.image_shape), np.uint8)
     )
     _check_codes(settings, protocol, source, protocol.phases)
+    check_coded_share(settings, method, protocol, source, protocol.phases)
     check_outer_step(settings, protocol.phases)
     check_enough(settings, method, protocol, source)
     warn_of_small_classes(settings, protocol, source, protocol.phases)

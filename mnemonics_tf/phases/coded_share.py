@@ -1,17 +1,23 @@
 """New images that go through the codec, in part, in the phase they belong to."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from mnemonics_tf.data.image_set import ArrayImageSet, ImageSet
 from mnemonics_tf.data.pipeline import concatenate
-from mnemonics_tf.data.protocol import Phase
+from mnemonics_tf.data.protocol import ClassIncrementalProtocol, Phase
+from mnemonics_tf.data.source import DataSource
 from mnemonics_tf.errors import UserError
-from mnemonics_tf.exemplars.codecs import loses_nothing
+from mnemonics_tf.exemplars.codecs import loses_nothing, make_codec
+from mnemonics_tf.exemplars.codecs.base import LimitedCodec
 from mnemonics_tf.exemplars.memory import ExemplarMemory
+from mnemonics_tf.methods.base import Method
 from mnemonics_tf.monitoring.progress import watched
 from mnemonics_tf.phases.workshop import Workshop
 from mnemonics_tf.randomness import numpy_generator
-from mnemonics_tf.settings import ExemplarSettings
+from mnemonics_tf.settings import ExemplarSettings, Settings
 
 #: where none is told, of codecs that lose something
 _DEFAULT = 0.5
@@ -35,6 +41,44 @@ def coded_share(wanted: ExemplarSettings) -> float:
     if share >= 0:
         return share
     return 0.0 if lossless else _DEFAULT
+
+
+def check_coded_share(
+    settings: Settings,
+    method: Method,
+    protocol: ClassIncrementalProtocol,
+    source: DataSource,
+    phases: Sequence[Phase],
+) -> None:
+    """Refuses a share of a new class's images that is more than its code can hold.
+
+    Args:
+        settings: of a run, or of a phase that follows one, that has not begun.
+        method: how the model learns.
+        protocol: what is learned when.
+        source: tells how many images there are.
+        phases: whose new classes are looked at.
+
+    Raises:
+        UserError: names the share to pass instead.
+    """
+    stored, share = settings.exemplar, coded_share(settings.exemplar)
+    coder = make_codec(stored.codec, stored.jpeg_quality)
+    if not share or method.keeps_past_data or not isinstance(coder, LimitedCodec):
+        return
+    counts = source.training_counts_of(protocol.order)
+    largest = max((int(max(counts[one.new_classes])) for one in phases if one.index), default=0)
+    coded, most = _num_coded(share, largest), coder.most_images(source.image_shape)
+    if coded > most:
+        raise UserError(
+            f"--coded_share={share:g} codes {coded} of the {largest} new images of a class, and "
+            f"--codec={stored.codec} stores {most} at most: pass at most --coded_share="
+            f"{math.floor(1000 * most / largest) / 1000:g}"
+        )
+
+
+def _num_coded(share: float, num_images: int) -> int:
+    return round(share * num_images)
 
 
 def partly_coded(
@@ -62,7 +106,7 @@ def partly_coded(
     for label in classes:  # a class at a time: no more stand decoded while they are coded
         members = images.indices_of(label)
         generator = numpy_generator(workshop.seed, "coded", phase.index, label)
-        rows = np.sort(generator.permutation(members)[: round(share * len(members))])
+        rows = np.sort(generator.permutation(members)[: _num_coded(share, len(members))])
         if len(rows):
             coded = coded.extended(images.subset(rows).load_all(), np.full(len(rows), label))
         chosen[rows] = True

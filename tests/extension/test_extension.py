@@ -13,6 +13,7 @@ from mnemonics_tf import experiment as experiment_module
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluate import evaluate
 from mnemonics_tf.export import export
+from mnemonics_tf.extension import further_phase
 from mnemonics_tf.extension.images import find_base
 from mnemonics_tf.extension.reopened import undo
 from mnemonics_tf.phases import backbone
@@ -525,6 +526,18 @@ def test_batch_statistics_with_a_wrong_second_gradient(finished, begun, monkeypa
     noted["settings"]["exemplar"]["exemplars"] = "mnemonics"
     noted["settings"]["inner"] |= statistics
     write_json(begun.directory.learned(2), noted)
+    assert extension(begun.root, "")
+
+
+def test_more_new_images_than_a_code_holds(finished, begun, monkeypatch):
+    """They are asked for before a phase, and not of one that has begun."""
+
+    def refuse(settings, method, protocol, source, phases):
+        raise UserError(f"phases {[phase.index for phase in phases]}")
+
+    monkeypatch.setattr(further_phase, "check_coded_share", refuse)
+    with pytest.raises(UserError, match=r"phases \[2\]"):
+        extension(finished.root, finished.one)
     assert extension(begun.root, "")
 
 

@@ -10,7 +10,9 @@ import tensorflow as tf
 from mnemonics_tf.data.coded import CodedImageSet
 from mnemonics_tf.data.digits import load_digits
 from mnemonics_tf.data.image_set import MixedImageSet
+from mnemonics_tf.data.source import InMemorySource
 from mnemonics_tf.errors import UserError
+from mnemonics_tf.exemplars.codecs.jpeg import Jpeg
 from mnemonics_tf.exemplars.memory import ExemplarMemory
 from mnemonics_tf.experiment import Experiment
 from mnemonics_tf.flags import settings_from_flags
@@ -19,7 +21,7 @@ from mnemonics_tf.monitoring.progress import Progress
 from mnemonics_tf.phases import finetune as finetune_module
 from mnemonics_tf.phases import train_model as train_model_module
 from mnemonics_tf.phases.asked_for import make_protocol
-from mnemonics_tf.phases.checks import check_settings
+from mnemonics_tf.phases.checks import check_new_run, check_settings
 from mnemonics_tf.phases.coded_share import coded_share, partly_coded
 from mnemonics_tf.phases.finetune import finetune_model
 from mnemonics_tf.phases.train_model import train_model
@@ -98,6 +100,36 @@ def test_files_are_coded_as_streams(begun, parse):
     assert isinstance(images, MixedImageSet)
     assert {type(part) for part in images._parts} == {CodedImageSet}
     assert images.load_all().shape == new.images.shape
+
+
+class ThreeAtMost(Jpeg):
+    """A codec of a user's own that loses something, and holds so many images of a class."""
+
+    def __init__(self):
+        super().__init__(30)
+
+    def most_images(self, image_shape):
+        return 3
+
+
+def test_more_new_images_than_a_code_holds_are_refused_before_the_run():
+    images = {k: np.zeros((60 if k < 5 else 10, 8, 8, 1), np.uint8) for k in range(10)}
+    source = InMemorySource(images, images, list("abcdefghij"))
+    codec = f"{__name__}:ThreeAtMost"
+
+    def begin(**values):
+        values = {"codec": codec, "exemplars_per_class": 3, "base_classes": 5, **values}
+        settings = Settings().changed(class_order=tuple(range(10)), num_phases=1, **values)
+        method = METHODS[settings.training.method](settings.training)
+        check_new_run(settings, method, make_protocol(settings, 10), source)
+
+    told = "--coded_share=0.5 codes 5 of the 10 new images .* stores 3 at most: pass at most "
+    with pytest.raises(UserError, match=f"{told}--coded_share=0.3$"):
+        begin()
+    begin(coded_share=0.3)
+    begin(method="joint")
+    with pytest.raises(UserError, match="codes 5 of"):
+        begin(exemplar_bytes_per_class=10**6, exemplars_per_class=20)
 
 
 def test_shares_that_change_nothing():
