@@ -170,10 +170,11 @@ def check_normalizations(model: keras.Model, trained: str, otherwise: str = "") 
     Raises:
         UserError: names the layers, and what may take their place.
     """
+    kinds: tuple[type[keras.layers.Layer], ...] = tuple(_EXACT)
     wrong = [
         f"{layer.name} ({type(layer).__name__})"
         for layer in model._flatten_layers()
-        if isinstance(layer, tuple(_EXACT)) and not isinstance(layer, tuple(_EXACT.values()))
+        if isinstance(layer, kinds) and not isinstance(layer, tuple(_EXACT.values()))
         if not getattr(layer, "rms_scaling", False)  # which takes no variance
     ]
     if wrong:
