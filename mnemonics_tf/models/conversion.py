@@ -175,7 +175,7 @@ def check_normalizations(model: keras.Model, trained: str, otherwise: str = "") 
         f"{layer.name} ({type(layer).__name__})"
         for layer in model._flatten_layers()
         if isinstance(layer, kinds) and not isinstance(layer, tuple(_EXACT.values()))
-        if not getattr(layer, "rms_scaling", False)  # which takes no variance
+        if not getattr(layer, "rms_scaling", False)  # whose variance is another
     ]
     if wrong:
         raise UserError(

@@ -168,7 +168,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     def call(self, inputs):
         """Returns the normalised inputs, of the same shape."""
-        if self.rms_scaling:  # asks for no variance from `tf.nn.moments`
+        if self.rms_scaling:  # its variance is not that of `tf.nn.moments`
             return super().call(inputs)
         x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
