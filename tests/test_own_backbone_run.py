@@ -196,6 +196,7 @@ def test_batch_statistics_with_a_wrong_second_gradient_are_refused_in_time(make,
     right = (
         make(*wanted, run="classifier"),  # trains on features
         make(*wanted, "--inner_scope=all", "--exemplars=herding", run="herding"),
+        make(*wanted, "--inner_scope=all", "--meta_gradient=first_order", run="first_order"),
         make(f"--backbone={__name__}:build", *wanted[1:], "--inner_scope=all", run="plain"),
         make(*wanted[1:], "--inner_scope=all", run="resnet"),
     )

@@ -43,7 +43,7 @@ from mnemonics_tf.settings import GROUP_OF
 from tools.reproduce_cells import OWN_TABLES, TABLES, TIMES, cells
 from tools.reproduce_flags import is_value, values
 from tools.reproduce_picture import refuse_no_difference, write_picture
-from tools.reproduce_results import Place, Run, refuse_other_data
+from tools.reproduce_results import Place, Run, refuse_unlike
 from tools.reproduce_runs import (
     Signals,
     Trainer,
@@ -138,7 +138,7 @@ def _reproduce() -> int:
     if _DRY_RUN.value:
         _show(runs, Trainer(schedule, _DATA_DIR.value), given)
         return 0
-    refuse_other_data(runs)
+    refuse_unlike(runs)
     for run in runs:
         run.publish()
     signals = Signals()
@@ -146,7 +146,7 @@ def _reproduce() -> int:
     _print_left(runs)
 
     def finished(run: Run) -> None:
-        refuse_other_data(runs)
+        refuse_unlike(runs)
         run.publish()
         _print_left(runs)
 
@@ -158,11 +158,11 @@ def _reproduce() -> int:
         signals=signals,
         finished=finished,
     )
+    for run in failed:
+        print(f"failed: {run.name}\n  see {printed(run)}")
     print(text_table(rows, beside))
     if _MARKDOWN.value:
         write_markdown(user_path(_MARKDOWN.value), rows, beside)
-    for run in failed:
-        print(f"failed: {run.name}\n  see {printed(run)}")
     status = 1 if failed else 0
     if signals.requested and not all(run.is_done() for run in runs):
         status = EXIT_STATUS

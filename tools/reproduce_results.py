@@ -66,7 +66,6 @@ class Figures:
         learning: settings of exemplar learning, where exemplars learned.
         phase0: seed and precision of the run that trained the model of phase 0; None where it is
             not told.
-        beside: settings with an effect that tell no row from another, by name.
     """
 
     average_accuracy: float
@@ -80,7 +79,6 @@ class Figures:
     hardware: str
     learning: dict[str, Any]
     phase0: tuple[int | None, str | None]
-    beside: dict[str, Any]
 
     @property
     def last_accuracy(self) -> float:
@@ -176,7 +174,6 @@ class Run:
                 _hardware(contents.get("hardware") or {}),
                 _learning(settings),
                 (contents.get("phase0_seed"), contents.get("phase0_mixed_precision")),
-                self._beside(settings),
             )
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise UserError(
@@ -199,6 +196,21 @@ class Run:
         classes = results.data_id({**contents, DIGESTS: None})
         return path, classes, results.data_id(contents) if contents.get(DIGESTS) else None
 
+    def beside(self) -> tuple[pathlib.Path, dict[str, Any]]:
+        """Returns its results.json and the settings there that tell no row from another, by name.
+
+        Raises:
+            UserError: if the results are damaged.
+        """
+        path, named = self._results(), values(self.choices())
+        try:
+            settings = by_name(read_json(path)["settings"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path} is not the results.json of a run ({error!r}): restore or remove it"
+            ) from error
+        return path, {name: one for name, one in _used(settings).items() if name not in named}
+
     def publish(self) -> None:
         """Copies its results to the folder of published ones, without confusion matrices."""
         target = self._published
@@ -219,10 +231,6 @@ class Run:
     def _results(self) -> pathlib.Path | None:
         paths = (self._published, self.directory.results)
         return next((path for path in paths if path and path.exists()), None)
-
-    def _beside(self, settings: dict[str, Any]) -> dict[str, Any]:
-        named = values(self.choices())
-        return {name: value for name, value in _used(settings).items() if name not in named}
 
     def _check_settings(self, path: pathlib.Path, told: dict[str, Any]) -> None:
         """Refuses results of another schedule or row, which a file's name does not tell.
@@ -254,8 +262,30 @@ class Run:
             )
 
 
-def refuse_other_data(runs: Sequence[Run]) -> None:
-    """Refuses runs that learned from other data than each other: no table compares these.
+def refuse_unlike(runs: Sequence[Run]) -> None:
+    """Refuses runs that no table compares: on other data, or by other settings than rows have.
+
+    Args:
+        runs: done or not.
+
+    Raises:
+        UserError: names two that differ.
+    """
+    _refuse_other_data(runs)
+    first: dict[str, tuple[pathlib.Path, Any]] = {}
+    for path, settings in [run.beside() for run in runs if run.is_done()]:
+        for name, value in sorted(settings.items()):
+            other, theirs = first.setdefault(name, (path, value))
+            if theirs != value:
+                raise UserError(
+                    f"{path} was made with --{name}={value} and {other} with --{name}={theirs}, "
+                    "which tells no rows apart: one table can't hold both; remove one of them, or "
+                    "pass the folders (--output, --published) that belong together"
+                )
+
+
+def _refuse_other_data(runs: Sequence[Run]) -> None:
+    """Refuses runs that learned from other data than each other.
 
     Of results that note no digest of the images the classes alone are compared.
 

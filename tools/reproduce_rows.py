@@ -1,15 +1,14 @@
 """The rows of a table: figures over the seeds beside the paper's, and gains over other rows."""
 
 import dataclasses
-import itertools
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from mnemonics_tf.errors import UserError
 from mnemonics_tf.evaluation.intervals import mean_and_interval
 from mnemonics_tf.reporting.published import Published
 from tools.reproduce_cells import Cell
-from tools.reproduce_results import Figures, Run, refuse_other_data
+from tools.reproduce_results import Figures, Run, refuse_unlike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,14 +131,12 @@ def rows(runs: Sequence[Run], beside: Sequence[Run] = ()) -> list[Row]:
         UserError: if they learned from other data than each other, or by other settings than the
             rows'.
     """
-    refuse_other_data([*runs, *beside])
+    refuse_unlike([*runs, *beside])
     groups: dict[tuple[Cell, int], dict[int, Figures]] = {}
     for run in dict.fromkeys([*runs, *beside]):
         group = groups.setdefault((run.cell, run.num_phases), {})
         if run.is_done():
             group[run.seed] = run.figures()
-    for (cell, _), by_seed in groups.items():
-        _refuse_other_settings(cell, itertools.pairwise(by_seed.values()))
     papers = {(run.cell, run.num_phases): run.paper() for run in runs}
     return [
         _row(
@@ -166,14 +163,12 @@ def _difference(
         wanted: whether a cell is that of the other row; the first one counts.
 
     Raises:
-        UserError: if runs that are compared have other models of phase 0, or settings that are no
-            row's.
+        UserError: if runs that are compared have other models of phase 0.
     """
     by_seed = groups[cell, num_phases]
     found = [other for other, theirs in groups if theirs == num_phases and wanted(other)]
     compared = groups[found[0], num_phases] if found else {}
     pairs = [(by_seed[seed], compared[seed]) for seed in by_seed if seed in compared]
-    _refuse_other_settings(cell, pairs)
     # Older results do not tell all of it.
     told = [one for pair in pairs for one in zip(*(each.phase0 for each in pair), strict=True)]
     if any(None not in one and one[0] != one[1] for one in told):
@@ -189,24 +184,6 @@ def _difference(
         _value([mine.forgetting - theirs.forgetting for mine, theirs in pairs]),
         _value([mine.other_head - theirs.other_head for mine, theirs in pairs]),
     )
-
-
-def _refuse_other_settings(cell: Cell, pairs: Iterable[tuple[Figures, Figures]]) -> None:
-    """Refuses runs of one table that differ in more than rows do, which their names do not tell.
-
-    Args:
-        cell: of the row.
-        pairs: figures of runs of that row, each beside those of another run.
-    """
-    for mine, theirs in pairs:
-        for name in mine.beside.keys() & theirs.beside.keys():
-            ours, others = mine.beside[name], theirs.beside[name]
-            if ours != others:
-                raise UserError(
-                    f"{cell.name}: one of its runs has --{name}={ours}, and one that it is "
-                    f"compared or averaged with has --{name}={others}, which is none of what tells "
-                    "rows apart: pass the folders (--output, --published) that belong together"
-                )
 
 
 def _row(

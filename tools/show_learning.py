@@ -23,7 +23,7 @@ from mnemonics_tf.paths import user_path
 from mnemonics_tf.program import program, start
 from mnemonics_tf.reporting.gallery import Gallery, difference, gallery
 from mnemonics_tf.reporting.groups import Group, group_runs
-from mnemonics_tf.reporting.runs import load_runs
+from mnemonics_tf.reporting.runs import load_runs, seeds_in_words
 from mnemonics_tf.run import results
 
 # Okabe and Ito's colours; markers repeat the distinction.
@@ -65,7 +65,7 @@ def show(runs: Sequence[str], picture: str) -> None:
         # Computed again: an older file may have fewer metrics.
         contents = run.contents | {"summary": results.summarize(run.phases)}
         contents["prediction_head"] = group.head
-        print(f"\n{group.name}, seed {run.seeds[0]}\n{results.table(contents)}")
+        print(f"\n{group.name}, seed {seeds_in_words(run.seeds)}\n{results.table(contents)}")
     draw(groups, output)
     print(f"\npicture: {output}")
 

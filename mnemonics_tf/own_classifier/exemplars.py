@@ -128,17 +128,17 @@ def learn_exemplars(
     examples = normalization.normalize(images[:2])
     if checkpoint is not None:
         check_output("checkpoint", user_path(checkpoint))
+        if not isinstance(model, keras.Model):
+            raise UserError(
+                f"got a {type(model).__name__} as a model, expected a keras.Model, by whose "
+                "weights checkpoint= is known again: pass one, or leave out checkpoint="
+            )
     inner = wanted.inner
     if build is None:
         network = encoded = make_network(model, encoder, pixels, examples, classes, inner, seed)
     else:
         network = make_untrained_network(build, pixels, examples, len(classes), inner, seed)
         encoded = make_network(model, encoder, pixels, examples, classes, InnerSettings(), seed)
-    if checkpoint is not None and not isinstance(model, keras.Model):
-        raise UserError(
-            f"got a {type(model).__name__} as a model, expected a keras.Model, by whose weights "
-            "checkpoint= is known again: pass one, or leave out checkpoint="
-        )
     network.check_second_order(inner, wanted.outer)
     num_exemplars = int(np.minimum(per_class, np.bincount(positions)).sum())
     check_footprint(network.bytes_per_image, inner, wanted.outer, num_exemplars, len(images))

@@ -276,7 +276,9 @@ def _as_graph(encode: Encode, examples: tf.Tensor) -> TracedFunction:
     try:
         shapes = [tuple(graph(tf.gather(examples, rows)).shape) for rows in ([0, 1], [0, 1, 0])]
         reason = f"the features of 2 and of 3 images have the shapes {shapes[0]} and {shapes[1]}"
-    except Exception as error:  # whatever the user's code raises
+    except (UserError, tf.errors.ResourceExhaustedError):  # tells what it is
+        raise
+    except Exception as error:  # whatever else the user's code raises
         shapes, reason = [], " ".join(str(error).split())[:300]
     if [shape[0] for shape in shapes] != [2, 3]:
         raise UserError(

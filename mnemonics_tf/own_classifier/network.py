@@ -138,7 +138,8 @@ def make_untrained_network(
     """Returns models that are untrained at every start, as objectives ask for them.
 
     Args:
-        build: makes one from a seed; what it draws without one follows from `seed` all the same.
+        build: makes one from a seed; what Keras draws without one follows from `seed` all the
+            same.
         pixels: what comes before.
         examples: some normalised images.
         num_classes: how many classes exemplars have.
@@ -333,7 +334,9 @@ class KerasNetwork:
         self.bytes_per_image = layer_bytes(encoder) if isinstance(encoder, keras.Model) else 0
         self.images_at_once = images_at_once(self.bytes_per_image)
         layers = encoder._flatten_layers() if isinstance(encoder, keras.Model) else []
-        self.in_float16 = any(layer.compute_dtype == "float16" for layer in layers)
+        # A model's own type of numbers is the process's, whatever its layers have.
+        kinds = {one.compute_dtype for one in layers if not isinstance(one, keras.Model)}
+        self.in_float16 = "float16" in kinds
         self._encoder: Any = encoder  # a keras.Model where its weights are trained
         self._head = head
         self._pixels = pixels
@@ -399,9 +402,10 @@ class KerasNetwork:
             UserError: names them, and what may take their place.
         """
         if second_order(inner, outer):
-            scope = "; or leave inner_scope at 'classifier'"
+            way = "; or pass meta_gradient='first_order'"
             built = self._new_weights != self._own_weights
-            trained, way = ("build=", "") if built else ("inner_scope='all'", scope)
+            trained = "build=" if built else "inner_scope='all'"
+            way += "" if built else ", or leave inner_scope at 'classifier'"
             check_normalizations(self._encoder, f"{trained} trains model {self._encoder.name}", way)
 
     @staticmethod

@@ -335,10 +335,11 @@ def check_second_order(settings: Settings, architecture: Architecture) -> None:
         raise UserError(
             f"--inner_batch_statistics with {name}: Keras' batch statistics have no right second "
             "gradient, so that exemplars would learn from a wrong one by these layers: "
-            f"{few(wrong)}; pass --noinner_batch_statistics, or {right}"
+            f"{few(wrong)}; pass --noinner_batch_statistics or --meta_gradient=first_order, or "
+            f"{right}"
         )
     check_normalizations(
         model,
         f"--inner_scope={settings.inner.inner_scope} with {name}",
-        "; or pass --inner_scope=classifier",
+        "; or pass --inner_scope=classifier or --meta_gradient=first_order",
     )

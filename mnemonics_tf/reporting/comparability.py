@@ -25,7 +25,7 @@ def warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
     found = [*_other_courses(groups), *_other_budgets(groups), *_other_data(groups)]
     if len({frozenset(run.seeds for run in group.runs) for group in groups}) > 1:
         found.append("The groups do not have the same seeds.")
-    found += [*_other_phase0(groups), *_shared_phase0(groups)]
+    found += [*_other_phase0(groups), *_shared_phase0(groups), *_files_not_noted(groups)]
     kept = {id(run) for group in groups for run in group.runs}
     for run in runs:
         path = printable(run.path)
@@ -104,6 +104,24 @@ def _shared_phase0(groups: Sequence[Group]) -> list[str]:
             "and intervals over them say too little of how phase 0 varies."
         )
     return found
+
+
+def _files_not_noted(groups: Sequence[Group]) -> list[str]:
+    """Returns a line of runs that can't stand with those whose own backbone's files are noted."""
+    noted = [group for group in groups if group.first.contents.get("backbone_digests")]
+    backbones = {group.first.settings["backbone"] for group in noted}
+    silent = [
+        group
+        for group in groups
+        if any("backbone_digests" not in run.contents for run in group.runs)
+        and group.first.settings["backbone"] in backbones
+    ]
+    if not silent:
+        return []
+    return [
+        "Results of an earlier version, which did not note the files of a backbone, stand apart "
+        f"from those that do: {_listed(silent)}."
+    ]
 
 
 def _told(values: Sequence[str], groups: Sequence[Group]) -> str:

@@ -86,8 +86,10 @@ _SHARED = {
     "momentum": 0.9,
     "weight_decay": 0.0005,
     "finetune_learning_rate": 0.01,
+    "less_forget_weight": 5.0,
 }
 _IMAGENET = _SHARED | {
+    "less_forget_weight": 10.0,
     "backbone": "resnet_imagenet",
     "depth": 18,
     "learning_rate_milestones": [0.3333, 0.6667],

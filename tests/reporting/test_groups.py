@@ -303,7 +303,12 @@ def test_runs_that_began_with_other_files_of_weights_stand_apart(write):
     names = [group.name for group in groups]
     assert names[2] == "lwf, herding"
     assert all(name.startswith("lwf, herding, backbone_digest=") for name in names[:2])
-    assert not any("repeats" in text for text in warnings(runs, groups))
+    told = warnings(runs, groups)
+    assert not any("repeats" in text for text in told)
+    apart = "did not note the files of a backbone, stand apart from those that do: lwf, herding."
+    assert sum(text.endswith(apart) for text in told) == 1
+    known = load_runs(write(*of_files, drawn[0]))
+    assert not any("did not note" in text for text in warnings(known, group_runs(known)))
 
 
 def of_phase0(seed: int, of: int, **changes) -> dict:
