@@ -177,8 +177,14 @@ def refuse_too_few_bytes(
     Raises:
         UserError: says how many bytes are enough.
     """
+    enough = budget.of_classes(needed, num_seen)
+    way_out = f"pass at least {enough}"
+    if begun:
+        way_out = (
+            f"begin anew with at least {enough}, and some more for the images of later classes; "
+            "--phase0_from=RUN keeps what a run has trained in phase 0"
+        )
     raise UserError(
         f"{budget.flag} leaves {budget.share(num_seen)} bytes for each of {num_seen} classes, but "
-        f"a single exemplar takes {needed} bytes with --codec={codec}: "
-        f"{'begin anew with' if begun else 'pass'} at least {budget.of_classes(needed, num_seen)}"
+        f"a single exemplar takes {needed} bytes with --codec={codec}: {way_out}"
     )

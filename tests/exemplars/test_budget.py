@@ -118,7 +118,8 @@ def test_not_even_one(codec):
     needed = int(memory.trimmed(1).bytes_by_class()[1])
     with pytest.raises(UserError, match="a single exemplar takes") as raised:
         kept_within(memory, Budget(bytes_total=20), 2)
-    assert f"begin anew with at least --exemplar_bytes_total={2 * needed}" in str(raised.value)
+    assert f"begin anew with at least --exemplar_bytes_total={2 * needed}, and" in str(raised.value)
+    assert "--phase0_from=RUN keeps" in str(raised.value)
     assert len(kept_within(memory, Budget(bytes_total=2 * needed), 2)) >= 2
 
 
