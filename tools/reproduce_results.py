@@ -271,17 +271,15 @@ def refuse_unlike(runs: Sequence[Run]) -> None:
     Raises:
         UserError: names two that differ.
     """
-    _refuse_other_data(runs)
-    first: dict[str, tuple[pathlib.Path, Any]] = {}
-    for path, settings in [run.beside() for run in runs if run.is_done()]:
-        for name, value in sorted(settings.items()):
-            other, theirs = first.setdefault(name, (path, value))
-            if theirs != value:
-                raise UserError(
-                    f"{path} was made with --{name}={value} and {other} with --{name}={theirs}, "
-                    "which tells no rows apart: one table can't hold both; remove one of them, or "
-                    "pass the folders (--output, --published) that belong together"
-                )
+    done = [run for run in runs if run.is_done()]
+    _refuse_other_data(done)
+    if found := _first_difference([run.beside() for run in done]):
+        name, (path, value), (other, theirs) = found
+        raise UserError(
+            f"{path} was made with --{name}={value} and {other} with --{name}={theirs}, which "
+            "tells no rows apart: one table can't hold both; remove one of them, or pass the "
+            "folders (--output, --published) that belong together"
+        )
 
 
 def _refuse_other_data(runs: Sequence[Run]) -> None:
@@ -290,23 +288,39 @@ def _refuse_other_data(runs: Sequence[Run]) -> None:
     Of results that note no digest of the images the classes alone are compared.
 
     Args:
-        runs: done or not.
+        runs: that are done.
 
     Raises:
         UserError: names two that differ.
     """
-    first: dict[str, tuple[pathlib.Path, str]] = {}
-    for path, *found in dict.fromkeys(run.data() for run in runs if run.is_done()):
-        for what, one in zip(("classes", "images"), found, strict=True):
-            if one is None:
-                continue
-            other, theirs = first.setdefault(what, (path, one))
-            if theirs != one:
-                raise UserError(
-                    f"{path} and {other} learned from other {what}: one table can't hold both; "
-                    "remove one of them, or pass the --data_dir and the folders (--output, "
-                    "--published) that belong together"
-                )
+    told = []
+    for path, classes, images in [run.data() for run in runs]:
+        noted = {"classes": classes, "images": images}
+        told.append((path, {what: one for what, one in noted.items() if one is not None}))
+    if found := _first_difference(told):
+        what, (path, _), (other, _) = found
+        raise UserError(
+            f"{path} and {other} learned from other {what}: one table can't hold both; "
+            "remove one of them, or pass the --data_dir and the folders (--output, "
+            "--published) that belong together"
+        )
+
+
+def _first_difference(
+    told: Sequence[tuple[pathlib.Path, dict[str, Any]]],
+) -> tuple[str, tuple[pathlib.Path, Any], tuple[pathlib.Path, Any]] | None:
+    """Returns the name of what two files tell otherwise, and each of them with what it tells.
+
+    Args:
+        told: files, with what each tells by name; what one of them does not tell does not count.
+    """
+    first: dict[str, tuple[pathlib.Path, Any]] = {}
+    for path, values_by_name in told:
+        for name, value in sorted(values_by_name.items()):
+            earlier = first.setdefault(name, (path, value))
+            if earlier[1] != value:
+                return name, (path, value), earlier
+    return None
 
 
 def _before_finetune(phases: Sequence[dict[str, Any]], head: str, cell: Cell) -> list[float | None]:
